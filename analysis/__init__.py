@@ -1,0 +1,1 @@
+"""Reads what a study logged to MLflow: points, front, best configuration. `python -m analysis --help`."""

@@ -1,0 +1,114 @@
+"""The command line: `python -m analysis points|best|front|list`."""
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdq.errors import UserError
+
+if TYPE_CHECKING:
+    from kdq.points import Point
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 2 after a user's mistake, told in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        text = _run(options)
+        if getattr(options, "output", None):
+            _write(options.output, text)
+        else:
+            _print(text)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> str:
+    from analysis import report
+    from analysis.store import open_store
+
+    store = open_store(options.tracking_uri)
+    if options.command == "list":
+        return report.studies_report(store, options.format)
+    study = store.study(options.study)
+    if options.command == "best":
+        return report.best_report(store, study, options.max_bits, options.format)
+    points = store.points(study)
+    if options.command == "points":
+        return report.points_report(points, options.format)
+    if options.figure:
+        _draw(list(points), options.figure, study.name)
+    return report.front_report(study, points, options.format, options.figure)
+
+
+def _draw(points: list["Point"], path: Path, study: str) -> None:
+    from kdq.figures import draw_front
+
+    try:
+        draw_front(points, path, f"{study}: accuracy against total bits")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    from kdq.files import publish
+
+    try:
+        publish(path, (text.rstrip("\n") + "\n").encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _print(text: str) -> None:
+    try:
+        print(text.rstrip("\n"), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Read what a study logged to MLflow.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    points = _command(commands, "points", "print every point", ("table", "csv", "json"))
+    points.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    best = _command(commands, "best", "print the best configuration within a budget", ("text", "json"))
+    best.add_argument("--max-bits", type=_budget, required=True, metavar="BITS", help="total bits, such as 2e6")
+    front = _command(commands, "front", "print the Pareto front and its hypervolume", ("table", "csv", "json"))
+    front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front there, as PNG")
+    for command in (points, best, front):
+        command.add_argument("--study", required=True, metavar="NAME", help="see the command list")
+    _command(commands, "list", "print the studies in the store", ("table", "json"))
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    purpose: str,
+    forms: Sequence[str],
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=purpose, description=purpose)
+    command.add_argument("--format", choices=forms, default=forms[0], help=f"default: {forms[0]}")
+    where = "tracking store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlruns/mlflow.db)"
+    command.add_argument("--tracking-uri", metavar="URI", help=where)
+    return command
+
+
+def _budget(text: str) -> float:
+    try:
+        bits = float(text)
+    except ValueError:
+        bits = math.nan
+    if not 0 < bits < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of bits, such as 2e6")
+    return bits
+
+
+if __name__ == "__main__":
+    sys.exit(main())

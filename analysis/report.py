@@ -1,0 +1,125 @@
+"""What the command line prints, as text or as JSON."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.store import Store, Study
+from kdq.points import (
+    FLOAT_BITS,
+    Configuration,
+    Point,
+    as_table,
+    as_text,
+    best,
+    front_hypervolume,
+    front_table,
+    to_csv,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def points_report(points: Iterable[Point], form: str) -> str:
+    """Every point; form: csv, json or table."""
+    if form == "table":
+        return as_text(as_table(points))
+    return to_csv(points) if form == "csv" else to_json(points)
+
+
+def front_report(study: Study, points: Iterable[Point], form: str, figure: Path | None) -> str:
+    """The front and its hypervolume; form: csv (the front alone), json or table."""
+    points = list(points)
+    table, volume = front_table(points), front_hypervolume(points)
+    if form == "csv":
+        return table.to_csv(index=False)
+    if form == "json":
+        return _json({"study": study.name, "hypervolume": volume, "front": _records(table)})
+    lines = [
+        as_text(table),
+        f"hypervolume {volume:.2f} percent × octaves (reference 0 %, 2^30 bits; validation)",
+    ]
+    return "\n".join([*lines, *([f"figure {figure}"] if figure else [])])
+
+
+def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
+    """The configuration of the best validation accuracy under a budget; form: json or text."""
+    points = store.points(study)
+    chosen = best(points, max_bits)
+    winner = max(chosen.points, key=lambda point: point.val_top1)
+    document = {
+        "study": study.name,
+        "max_bits": max_bits,
+        **chosen.row(),
+        "points": [{"trial_id": p.trial_id, "seed": p.seed, "run_id": points[p]} for p in chosen.points],
+        "artifacts": store.artifacts(points[winner]),
+        "command": f"{study.command} {_flags(chosen)}" if study.command else None,
+    }
+    return _json(document) if form == "json" else _best_text(document, chosen)
+
+
+def _flags(chosen: Configuration) -> str:
+    seeds = ",".join(str(seed) for seed in sorted(point.seed for point in chosen.points))
+    return f"--seeds {seeds} --bits {chosen.bits}"
+
+
+def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:
+    width = "float" if chosen.bits == FLOAT_BITS else f"{chosen.bits} bits"
+    lines = {
+        "configuration": " ".join(f"{name}={_short(value)}" for name, value in chosen.parameters.items()),
+        "width": f"{width}, {chosen.mean('avg_bits'):.2f} on average",
+        "size": "{total_bits:,.0f} total bits, {packed_bytes:,.0f} bytes packed".format_map(document),
+        "validation": _accuracy(chosen, "val_top1"),
+        "test": _accuracy(chosen, "test_top1"),
+        "trials": ", ".join(f"{point.trial_id} (seed {point.seed})" for point in chosen.points),
+        "files": "\n               ".join(document["artifacts"]) or "none logged with the point",
+        "again": document["command"] or "the study logged no command",
+    }
+    head = f"best of {document['study']} within {document['max_bits']:,.0f} total bits, chosen on validation"
+    return "\n".join([head, *(f"{name:<15}{text}" for name, text in lines.items())])
+
+
+def _accuracy(chosen: Configuration, column: str) -> str:
+    deviation = chosen.deviation(column)
+    spread = "one seed" if deviation is None else f"± {deviation:.2f} over {chosen.n} seeds"
+    return f"{chosen.mean(column):.2f} % ({spread})"
+
+
+def _short(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def studies_report(store: Store, form: str) -> str:
+    """One line a study; form: json or table."""
+    import pandas
+
+    rows = [_study_row(store, study) for study in store.studies()]
+    if form == "json":
+        return _json(rows)
+    if not rows:
+        return "no studies yet"
+    return pandas.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.2f}".format)
+
+
+def _study_row(store: Store, study: Study) -> dict[str, Any]:
+    states, points = store.trial_states(study), store.points(study)
+    return {
+        "study": study.name,
+        "state": study.status,
+        "trials": states.total(),
+        "completed": states["completed"],
+        "points": len(points),
+        "best_val_top1": max((point.val_top1 for point in points), default=None),
+    }
+
+
+def _records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
+    """The rows of a table without their empty cells."""
+    return [{str(name): value for name, value in row.dropna().items()} for _, row in table.astype(object).iterrows()]
+
+
+def _json(document: object) -> str:
+    return json.dumps(document, indent=2, allow_nan=False)

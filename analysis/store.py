@@ -1,0 +1,128 @@
+"""What studies left in a tracking store. Reads only; no global state of MLflow is used."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdq.errors import UserError, unknown
+from kdq.points import Point, from_row, with_front
+from kdq.tracking import require_store, shown, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE = 1000
+# MLflow by itself retries for minutes; and it reports its use over the network unless told not to.
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study's own run. status: `running`, `completed`, `interrupted` or `failed`; command: what ran it."""
+
+    name: str
+    experiment_id: str
+    status: str
+    command: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A tracking store that answers."""
+
+    uri: str
+    client: "MlflowClient"
+
+    def studies(self) -> list[Study]:
+        """All studies, sorted by name."""
+        with _answers(self.uri):
+            experiments = _paged(lambda token: self.client.search_experiments(max_results=PAGE, page_token=token))
+        names = {experiment.experiment_id: experiment.name for experiment in experiments}
+        runs = self._runs(list(names), "study")
+        studies = {names[run.info.experiment_id]: _study(names[run.info.experiment_id], run) for run in runs}
+        return [studies[name] for name in sorted(studies)]
+
+    def study(self, name: str) -> Study:
+        """The study of this name. Raises UserError with the nearest known name."""
+        studies = {study.name: study for study in self.studies()}
+        if name not in studies:
+            raise (unknown("study", name, studies) if studies else UserError(f"no study in {shown(self.uri)} yet"))
+        return studies[name]
+
+    def points(self, study: Study) -> dict[Point, str]:
+        """The finished points, sorted by trial and bits, the front marked; each with the id of its run."""
+        logged = {_point(run): run.info.run_id for run in self._runs([study.experiment_id], "point", finished=True)}
+        points = sorted(logged, key=lambda point: (point.trial_id, point.bits, point.total_bits))
+        return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
+
+    def trial_states(self, study: Study) -> Counter[str]:
+        """How many trials ended how, or still run."""
+        return Counter(run.data.tags.get("kdq.status", "running") for run in self._runs([study.experiment_id], "trial"))
+
+    def artifacts(self, run_id: str) -> list[str]:
+        """Where the files of a run lie."""
+        with _answers(self.uri):
+            root = self.client.get_run(run_id).info.artifact_uri
+            files = self.client.list_artifacts(run_id)
+        return [f"{root}/{file.path}".removeprefix("file://") for file in files if not file.is_dir]
+
+    def _runs(self, experiment_ids: list[str], kind: str, finished: bool = False) -> list["Run"]:
+        condition = f"tags.`kdq.kind` = '{kind}'" + (" and attributes.status = 'FINISHED'" if finished else "")
+        with _answers(self.uri):
+            return _paged(
+                lambda token: self.client.search_runs(
+                    experiment_ids, condition, max_results=PAGE, order_by=["start_time"], page_token=token
+                )
+            )
+
+
+def open_store(uri: str | None) -> Store:
+    """The store at an address, None meaning the default one. Raises UserError if it is not there."""
+    address = tracking_uri(uri)
+    require_store(address)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    with _answers(address):
+        return Store(address, MlflowClient(tracking_uri=address))
+
+
+@contextmanager
+def _answers(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(f"the tracking store {shown(uri)} does not answer: {str(error).splitlines()[0]}") from None
+
+
+def _paged(search: Callable[[str | None], Any]) -> list[Any]:
+    """Everything that a paged search finds."""
+    page = search(None)
+    found = list(page)
+    while page.token:
+        page = search(page.token)
+        found += page
+    return found
+
+
+def _study(name: str, run: "Run") -> Study:
+    tags = run.data.tags
+    return Study(name, run.info.experiment_id, tags.get("kdq.status", "running"), tags.get("kdq.command"))
+
+
+def _point(run: "Run") -> Point:
+    try:
+        return from_row({**run.data.params, **run.data.metrics, "trial_id": run.data.tags.get("kdq.trial_id")})
+    except UserError as error:
+        raise UserError(f"run {run.info.run_id} is not a point as a study logs it: {error}") from None

@@ -1,0 +1,170 @@
+"""Augmented views of the training images, made in batches on the images' device.
+
+The view of image i in epoch e is a pure function of (stream seed, e, i): it depends on neither the batch
+size nor what was trained before. So all trials of a study see the same views, a training resumes at any
+epoch, and what a teacher says about a view can be kept under (e, i).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import betaincinv
+from torch import Tensor
+
+from kdq.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """What happens to an image. Pixels, except `flip`.
+
+    crop_padding: black pixels put around an image before a crop of the original size at a random place;
+    flip: mirror left to right with probability 1/2; cutout: side of a square of the mean colour, at a random
+    centre, that may reach over the edge (DeVries and Taylor 2017).
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    crop_padding: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout"):
+            if (pixels := getattr(self, name)) < 0:
+                raise UserError(f"{name} = {pixels}: must be at least 0 (pixels; 0 turns it off)")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A batch of B views of one epoch.
+
+    index: int64 [B], the training images they show; images: float32 [B, C, H, W] in [0, 1], channels-last;
+    labels: int64 [B]. If mixed, images = λ·view(index) + (1 − λ)·view(partner) with `mix` = λ, float32 [B],
+    and the partners' labels in `labels_partner`, int64 [B]; else both are None.
+    """
+
+    epoch: int
+    index: Tensor
+    images: Tensor
+    labels: Tensor
+    labels_partner: Tensor | None = None
+    mix: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """The random numbers of one epoch by image, [N, …]; `order` is the sequence of the images."""
+
+    order: Tensor
+    crop: Tensor
+    flip: Tensor
+    cutout: Tensor
+    partner: Tensor
+    mix: Tensor
+
+
+class Views:
+    """The augmented views of a training set.
+
+    images: uint8 [N, C, H, W]; labels: int64 [N], on the same device; fill: the colour of cutout, a value in
+    [0, 1] for each channel. With mixup_alpha = a > 0, views are mixed in pairs by λ ~ Beta(a, a)
+    (Zhang et al. 2018).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        config: AugmentConfig,
+        *,
+        stream_seed: int,
+        fill: tuple[float, ...],
+        mixup_alpha: float = 0.0,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.config = config
+        self.stream_seed = stream_seed
+        self.mixup_alpha = mixup_alpha
+        self.fill = torch.tensor(fill, device=images.device)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def steps(self, batch_size: int) -> int:
+        """Batches in an epoch: as few as hold every image once, at most `batch_size` each."""
+        return -(-len(self) // batch_size)
+
+    def epoch(self, epoch: int, batch_size: int) -> Iterator[View]:
+        """All views of an epoch in its order, in batches whose sizes differ by at most one."""
+        draws = self._draw(epoch)
+        for index in draws.order.tensor_split(self.steps(batch_size)):
+            yield self._view(epoch, index, draws)
+
+    def _view(self, epoch: int, index: Tensor, draws: _Draws) -> View:
+        view = View(epoch, index, self._augment(index, draws), self.labels[index])
+        if not self.mixup_alpha:
+            return view
+        partner, mix = draws.partner[index], draws.mix[index]
+        images = self._augment(partner, draws).lerp(view.images, mix[:, None, None, None])
+        return replace(view, images=images, labels_partner=self.labels[partner], mix=mix)
+
+    def _augment(self, index: Tensor, draws: _Draws) -> Tensor:
+        """The views of the images `index`, unmixed: float32 [B, C, H, W] in [0, 1], channels-last."""
+        height, width = self.images.shape[2:]
+        padded = F.pad(self.images[index], (self.config.crop_padding,) * 4)
+        y = torch.arange(height, device=index.device)
+        x = torch.arange(width, device=index.device)
+        columns = torch.where(draws.flip[index, None], x.flip(0), x)  # [B, W]
+        top, left = draws.crop[index].unbind(1)
+        batch = torch.arange(len(index), device=index.device)[:, None, None]
+        # [B, H, W, C] in memory, which is what channels-last means.
+        crops = padded[batch, :, (top[:, None] + y)[:, :, None], (left[:, None] + columns)[:, None, :]]
+        images = crops.float().div_(255)
+        if self.config.cutout:
+            images = torch.where(_square(draws.cutout[index], y, x, self.config.cutout), self.fill, images)
+        return images.permute(0, 3, 1, 2)
+
+    def _draw(self, epoch: int) -> _Draws:
+        """Every kind of number has its own stream: turning one kind on leaves the others as they were."""
+        count, (height, width) = len(self), self.images.shape[2:]
+
+        def stream(kind: str) -> torch.Generator:
+            return generator(self.stream_seed, epoch, kind)
+
+        shift = 2 * self.config.crop_padding + 1
+        uniform = torch.rand(count, generator=stream("mix"), dtype=torch.float64)
+        draws = {
+            "order": torch.randperm(count, generator=stream("order")),
+            "crop": torch.randint(shift, (count, 2), generator=stream("crop")),
+            "flip": torch.rand(count, generator=stream("flip")) < (0.5 if self.config.flip else 0.0),
+            "cutout": torch.rand(count, 2, generator=stream("cutout")) * torch.tensor([height, width]),
+            "partner": torch.randperm(count, generator=stream("partner")),
+            "mix": beta_quantile(uniform, self.mixup_alpha) if self.mixup_alpha else uniform,
+        }
+        return _Draws(**{name: draw.to(self.images.device) for name, draw in draws.items()})
+
+
+def _square(centre: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
+    """Mask [B, H, W, 1] of the squares around the pixels of `centre`, float [B, 2] (row, column)."""
+    top, left = (centre.long() - side // 2).unbind(1)
+    rows = (y >= top[:, None]) & (y < top[:, None] + side)
+    columns = (x >= left[:, None]) & (x < left[:, None] + side)
+    return (rows[:, :, None] & columns[:, None, :])[..., None]
+
+
+def generator(stream_seed: int, epoch: int, kind: str) -> torch.Generator:
+    """The random stream of one kind of number in one epoch."""
+    digest = hashlib.sha256(f"{stream_seed}/{epoch}/{kind}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
+    """Uniform numbers in [0, 1), float64 [N], as quantiles of Beta(alpha, alpha): float32 [N] in [0, 1]."""
+    return torch.from_numpy(np.asarray(betaincinv(alpha, alpha, uniform.numpy()), dtype=np.float32))

@@ -1,0 +1,71 @@
+"""Losses of classification and distillation as pure functions of logits, one value a sample.
+
+logits: float [N, C], C >= 2, of any floating dtype (computed in float32, in log space); labels: int64 [N].
+Everything returns float32 [N]. The teacher's logits are constants: no gradient reaches them. Only methods of
+tensors are used, so that importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ABSENT = -1e30
+"""The logit of a class left out: its probability is exactly 0, and being finite, 0 times it is 0, not NaN."""
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy against (1 − s)·one-hot + s/C (Szegedy et al. 2016, section 7)."""
+    log_p = _log_softmax(logits, 1.0)
+    hard = -_at(log_p, labels)
+    return (1 - label_smoothing) * hard - label_smoothing * log_p.mean(1) if label_smoothing else hard
+
+
+def kd(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> Tensor:
+    """T²·KL(teacher ‖ student) at temperature T (Hinton et al. 2015)."""
+    log_p, log_q = _teacher_and_student(logits_student, logits_teacher, temperature)
+    return temperature**2 * _kl(log_p, log_q)
+
+
+def tckd(logits_student: Tensor, logits_teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Target-class part of KD: T²·KL of the binary (target, rest) distributions (Zhao et al. 2022, eq. 5)."""
+    log_p, log_q = _teacher_and_student(logits_student, logits_teacher, temperature)
+    target = _kl_term(_at(log_p, labels), _at(log_q, labels))
+    rest = _kl_term(_without(log_p, labels).logsumexp(1), _without(log_q, labels).logsumexp(1))
+    return temperature**2 * (target + rest)
+
+
+def nckd(logits_student: Tensor, logits_teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Non-target part of KD: T²·KL over the classes other than the target (Zhao et al. 2022, eq. 5).
+
+    With p_t the teacher's probability of the target at temperature T, kd = tckd + (1 − p_t)·nckd (eq. 7).
+    With two classes it is 0.
+    """
+    log_p, log_q = _teacher_and_student(logits_student, logits_teacher, temperature)
+    return temperature**2 * _kl(_without(log_p, labels).log_softmax(1), _without(log_q, labels).log_softmax(1))
+
+
+def _teacher_and_student(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    return _log_softmax(logits_teacher.detach(), temperature), _log_softmax(logits_student, temperature)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.float() / temperature).log_softmax(1)
+
+
+def _at(values: Tensor, labels: Tensor) -> Tensor:
+    return values.gather(1, labels[:, None]).squeeze(1)
+
+
+def _without(log_p: Tensor, labels: Tensor) -> Tensor:
+    return log_p.scatter(1, labels[:, None], ABSENT)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return _kl_term(log_p, log_q).sum(1)
+
+
+def _kl_term(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return log_p.exp() * (log_p - log_q)

@@ -1,0 +1,89 @@
+"""A point: one model at one bit width, quantized, packed and evaluated, as a stage of the store."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from kdq.data import Dataset
+from kdq.evaluate import top1
+from kdq.models import Classifier
+from kdq.pack import pack
+from kdq.quantize import QuantizeConfig, Quantized, choose_calibration, quantize_many
+from kdq.size import avg_bits, ledger, paper_bits, total_bits
+from kdq.stages import Json, Stage, StageStore
+
+POINT_VERSION = 1
+PACKED_FILE = "model.safetensors"
+MEASUREMENT_FILE = "measurement.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PointSpec:
+    """All that determines a point. model: id of the stage whose weights are quantized; data: a fingerprint."""
+
+    model: str
+    data: str
+    bits: int
+    quantizer: str
+    calibration_images: int
+    seed: int
+
+    def stage(self) -> Stage:
+        return Stage("point", POINT_VERSION, asdict(self))
+
+
+def measured(folder: Path) -> dict[str, Json]:
+    """What the point in `folder` measured: total_bits, avg_bits, packed_bytes, val_top1, test_top1, …"""
+    measurement: dict[str, Json] = json.loads((folder / MEASUREMENT_FILE).read_text())
+    return measurement
+
+
+def measure(
+    store: StageStore,
+    specs: Sequence[PointSpec],
+    model: Callable[[], Classifier],
+    data: Callable[[], Dataset],
+) -> Iterator[tuple[PointSpec, Path]]:
+    """Every point and its folder, in the order asked for; those that the store lacks are made, together.
+
+    The specs differ in their bits only. `model` and `data` are called only if something has to be made; both
+    must give the same device.
+    """
+    made: dict[PointSpec, Quantized] = {}
+    for spec in specs:
+        if not made and store.find(spec.stage()) is None:
+            missing = [other for other in specs if store.find(other.stage()) is None]
+            made = _quantize(missing, model(), data())
+        if spec in made:
+            yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec], data=data()))
+        else:
+            yield spec, store.path(spec.stage())
+
+
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[PointSpec, Quantized]:
+    images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
+    configs = [QuantizeConfig(bits=spec.bits, method=spec.quantizer) for spec in specs]
+    return dict(zip(specs, quantize_many(model, images, configs), strict=True))
+
+
+def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:
+    started = time.perf_counter()
+    pack(quantized, folder / PACKED_FILE)
+    measurement = {
+        "total_bits": total_bits(quantized),
+        "avg_bits": avg_bits(quantized),
+        "paper_bits": paper_bits(quantized),
+        "packed_bytes": (folder / PACKED_FILE).stat().st_size,
+        "val_top1": top1(quantized.model, data.val_images, data.val_labels),
+        "test_top1": top1(quantized.model, data.test_images, data.test_labels),
+        "evaluate_seconds": time.perf_counter() - started,
+    }
+    layers = {
+        "ledger": [asdict(row) for row in ledger(quantized)],
+        "layers": [asdict(row) for row in quantized.report],
+    }
+    (folder / MEASUREMENT_FILE).write_text(json.dumps(measurement, indent=1))
+    (folder / "layers.json").write_text(json.dumps(layers, indent=1))

@@ -1,0 +1,176 @@
+"""The distillation methods: one dict, a line or two a method, all called alike.
+
+Importing this module does not import torch: a command line checks configurations with it before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from kdq import losses
+from kdq.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Params = Mapping[str, float]
+Terms = dict[str, "Tensor"]
+Loss = Callable[["Tensor", "Tensor | None", "Tensor", Params, float], Terms]
+"""Takes logits_student [N, C], logits_teacher [N, C] (None for a method without a teacher), labels int64 [N],
+parameters, and the share of the training that is done, in [0, 1). Returns the loss as named terms, each
+float32 [N]: their sum is the loss of a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The finite numbers from `low` to `high`; `above`: `low` itself is not among them."""
+
+    low: float
+    high: float = inf
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and value <= self.high and value < inf
+
+    def __str__(self) -> str:
+        least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return least + (f" and at most {self.high:g}" if self.high < inf else "")
+
+
+NON_NEGATIVE, POSITIVE, SHARE = Interval(0), Interval(0, above=True), Interval(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train a student.
+
+    params: the parameters it has, each with its default and what it allows. Every method also has
+    `mixup_alpha`: images are mixed in pairs by λ ~ Beta(a, a) and so are the losses against both labels;
+    0 mixes nothing.
+    """
+
+    description: str
+    loss: Loss
+    params: Mapping[str, tuple[float, Interval]]
+    needs_teacher: bool = True
+
+
+def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    return {"ce": losses.cross_entropy(student, labels, params["label_smoothing"])}
+
+
+def _vkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    alpha = params["alpha"]
+    return {
+        "ce": (1 - alpha) * losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "kd": alpha * losses.kd(student, teacher, params["temperature"]),
+    }
+
+
+def _mixup(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    return {"kd": losses.kd(student, teacher, params["temperature"])}
+
+
+def _dkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    warmth = min(progress / params["warmup"], 1.0) if params["warmup"] else 1.0
+    temperature = params["temperature"]
+    return {
+        "ce": losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "tckd": warmth * params["alpha"] * losses.tckd(student, teacher, labels, temperature),
+        "nckd": warmth * params["beta"] * losses.nckd(student, teacher, labels, temperature),
+    }
+
+
+SMOOTHING = {"label_smoothing": (0.0, SHARE)}
+MIXING = {"mixup_alpha": (0.0, NON_NEGATIVE)}
+
+METHODS: dict[str, Method] = {
+    "ce": Method("cross-entropy on the labels, no teacher", _ce, SMOOTHING | MIXING, needs_teacher=False),
+    "vkd": Method(
+        "(1 − α)·CE + α·T²·KL to the teacher (Hinton et al. 2015)",
+        _vkd,
+        {"alpha": (0.9, SHARE), "temperature": (4.0, POSITIVE)} | SMOOTHING | MIXING,
+    ),
+    "mixup": Method(
+        "function matching: T²·KL to the teacher on the same mixed images, no labels (Beyer et al. 2022)",
+        _mixup,
+        {"temperature": (1.0, POSITIVE), "mixup_alpha": (1.0, POSITIVE)},
+    ),
+    "dkd": Method(
+        "CE + α·TCKD + β·NCKD, warmed up over the first `warmup` of the training (Zhao et al. 2022)",
+        _dkd,
+        {
+            "alpha": (1.0, NON_NEGATIVE),
+            "beta": (8.0, NON_NEGATIVE),
+            "temperature": (4.0, POSITIVE),
+            "warmup": (20 / 240, SHARE),
+        }
+        | SMOOTHING
+        | MIXING,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """A method and all of its parameters, no others. Raises UserError for a name or value not allowed."""
+
+    name: str
+    params: Params
+
+    def __post_init__(self) -> None:
+        expected = _method(self.name).params
+        if missing := expected.keys() - self.params.keys():
+            raise UserError(f"method {self.name!r} lacks {', '.join(sorted(missing))}")
+        for name, value in self.params.items():
+            if name not in expected:
+                raise unknown(f"parameter of method {self.name!r}", name, expected)
+            _check(self.name, name, value, expected[name][1])
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> MethodConfig:
+        """From `{"method": NAME, PARAMETER: number, …}`.
+
+        Parameters left out take the method's defaults; those of other methods are dropped, so two documents
+        that mean the same training are equal. Raises UserError naming the value, the rule and the remedy.
+        """
+        if "method" not in document:
+            raise UserError(f"method: is required, and is missing; known: {', '.join(METHODS)}")
+        name, given = document["method"], {key: document[key] for key in document if key != "method"}
+        method = _method(name)
+        for key in given:
+            if key not in PARAMETERS:
+                raise unknown("parameter", key, PARAMETERS)
+        params = {key: given.get(key, default) for key, (default, _) in method.params.items()}
+        for key, (_, allowed) in method.params.items():
+            _check(name, key, params[key], allowed)
+        return cls(name, {key: float(value) for key, value in params.items()})
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.name]
+
+    def identity(self) -> dict[str, str | float]:
+        """The document that `parse` reads back into an equal configuration: the name and every parameter."""
+        return {"method": self.name, **self.params}
+
+
+PARAMETERS = frozenset(key for method in METHODS.values() for key in method.params)
+"""The names of all parameters of all methods."""
+
+
+def _method(name: Any) -> Method:
+    if not isinstance(name, str) or name not in METHODS:
+        raise unknown("method", str(name), METHODS)
+    return METHODS[name]
+
+
+def _check(method: str, name: str, value: Any, allowed: Interval) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
+        raise UserError(f"{name} = {value!r}: for method {method!r} it must be a number {allowed}")

@@ -1,0 +1,51 @@
+"""The Pareto front of (accuracy up, bits down), and the hypervolume under it."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+def front(points: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other point dominates: bool[n].
+
+    points: [n, 2], a row (accuracy, bits); more accuracy and fewer bits are better, in any unit. A point
+    dominates another if it is at least as good in both and better in one; so all duplicates of a point on the
+    front are on the front. Raises ValueError for another shape or a value that is not finite.
+    """
+    accuracy, bits = _columns(points)
+    order = np.lexsort((-accuracy, bits))
+    accuracy, bits = accuracy[order], bits[order]
+    best = np.maximum.accumulate(accuracy)  # the best accuracy for at most these bits
+    cheapest = bits[np.searchsorted(best, accuracy)]  # the fewest bits that reach this accuracy
+    mask = np.empty(len(order), dtype=np.bool_)
+    mask[order] = (accuracy == best) & (bits == cheapest)
+    return mask
+
+
+def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
+    """The area that the points dominate, up to the reference point (accuracy, bits).
+
+    points: [n, 2] as in `front`; dominated points are allowed and change nothing, and neither do points that
+    are not better than the reference in both. The unit is that of accuracy × bits as given: pass log2 of the
+    bits for percent × octaves. The reference must be fixed beforehand, not taken from the points, or the
+    values of two sets cannot be compared. Raises ValueError for another shape or a value that is not finite.
+    """
+    accuracy, bits = _columns(points)
+    worst_accuracy, worst_bits = _columns([reference])
+    order = np.lexsort((-accuracy, bits))
+    best = np.maximum.accumulate(np.maximum(accuracy[order], worst_accuracy))
+    widths = np.maximum(worst_bits - bits[order], 0.0)
+    return float(np.sum(np.diff(best, prepend=worst_accuracy) * widths))
+
+
+def _columns(points: ArrayLike) -> tuple[Floats, Floats]:
+    array = np.asarray(points, dtype=np.float64)
+    if array.size == 0:
+        array = array.reshape(0, 2)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(f"points of shape {array.shape}: must be [n, 2], a row (accuracy, bits)")
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise ValueError(f"point {row} is {tuple(array[row].tolist())}: accuracy and bits must be finite")
+    return array[:, 0], array[:, 1]

@@ -1,0 +1,111 @@
+"""The content-addressed store: a stage is found by what determines it, made once, and never half there."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+Json = Any
+
+
+def canonical(value: Json) -> str:
+    """The one JSON text of a value: sorted keys, no spaces; NaN and infinity are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Json) -> str:
+    """SHA-256 of the canonical JSON of a value, as 64 hexadecimal digits."""
+    return sha256(canonical(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A unit of work named by everything that determines its result.
+
+    kind: what it is (`data`, `teacher`, `student`, `point`); version: raised whenever the code that makes
+    this kind changes its results; inputs: JSON values, parent stages by their ids.
+    """
+
+    kind: str
+    version: int
+    inputs: Mapping[str, Json]
+
+    @cached_property
+    def id(self) -> str:
+        return digest({"kind": self.kind, "version": self.version, "inputs": dict(self.inputs)})
+
+
+class StageStore:
+    """Stages as folders `root/kind/id`. A folder is there whole or not at all.
+
+    Looking a stage up creates nothing. Two processes that want the same stage wait for one of them; the lock
+    is the operating system's, so that of a killed process is free at once.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, stage: Stage) -> Path:
+        return self.root / stage.kind / stage.id
+
+    def find(self, stage: Stage) -> Path | None:
+        """The folder of a finished stage, or None."""
+        path = self.path(stage)
+        return path if path.is_dir() else None
+
+    def make(self, stage: Stage, build: Callable[[Path], None]) -> Path:
+        """The folder of the stage; `build` fills a new one if it is not there yet.
+
+        `build` writes into a temporary folder that is flushed to the disk and renamed in one step, so a crash
+        leaves either nothing that `find` can see or the whole. An error in `build` is raised and leaves nothing.
+        """
+        if found := self.find(stage):
+            return found
+        path = self.path(stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock")
+        with FileLock(lock):
+            if self.find(stage) is None:
+                self._publish(stage, path, build)
+            # Whoever waited on this file, or makes a new one, finds the stage: the lock has done its work.
+            lock.unlink(missing_ok=True)
+        return path
+
+    def _publish(self, stage: Stage, path: Path, build: Callable[[Path], None]) -> None:
+        for left in path.parent.glob(f".making-{stage.id}-*"):
+            shutil.rmtree(left)  # of a builder that was killed: the lock is ours, nobody else is at it
+        temporary = Path(tempfile.mkdtemp(prefix=f".making-{stage.id}-", dir=path.parent))
+        try:
+            build(temporary)
+            description = {"kind": stage.kind, "version": stage.version, "inputs": dict(stage.inputs)}
+            (temporary / "stage.json").write_text(json.dumps(description, indent=1, sort_keys=True))
+            for file in (*temporary.rglob("*"), temporary):
+                _flush(file)
+            temporary.replace(path)
+            _flush(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def remove(self, stage: Stage) -> None:
+        """Forget a stage. It disappears in one step, then its files are deleted."""
+        if path := self.find(stage):
+            grave = Path(tempfile.mkdtemp(prefix=".removing-", dir=path.parent))
+            path.replace(grave / path.name)
+            shutil.rmtree(grave)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+"""What a running study shows: a live table in a terminal, a line an event where output is a pipe or a file."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+SHOWN_TRIALS = 12  # rows of the live table: running trials first, then the latest that ended
+
+
+@dataclass(slots=True)
+class Row:
+    """One trial as the table shows it."""
+
+    name: str
+    state: str = "waiting"
+    epoch: int = 0
+    epochs: int = 0
+    val_top1: float | None = None
+    points: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """The state of a study and its picture. Every method takes what a trial reported."""
+
+    study: str
+    points_per_trial: int
+    slots: int
+    console: Console = field(default_factory=Console)
+    rows: dict[str, Row] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    best: str = ""
+    best_val: float = -1.0
+    live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.live.stop()
+
+    def add(self, trial_id: str, name: str, epochs: int) -> None:
+        self.rows[trial_id] = Row(name, epochs=epochs)
+
+    def start(self, trial_id: str) -> None:
+        row = self.rows[trial_id]
+        row.state, row.started = "running", time.monotonic()
+
+    def epoch(self, trial_id: str, report: Mapping[str, Any]) -> None:
+        row = self.rows[trial_id]
+        row.epoch, row.val_top1 = report["epoch"], report["val_top1"]
+        # A log has a line for the first and last epoch and about four between: enough to see that it learns.
+        if row.epoch in (1, row.epochs) or row.epoch % max(1, row.epochs // 5) == 0:
+            self.say(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
+
+    def point(self, trial_id: str, point: Mapping[str, Any]) -> None:
+        row = self.rows[trial_id]
+        row.points += 1
+        text = f"{row.name}, {point['bits']} bits: val {point['val_top1']:.2f} %, {point['total_bits']:,} bits"
+        if point["val_top1"] > self.best_val:
+            self.best, self.best_val = text, point["val_top1"]
+
+    def end(self, trial_id: str, status: str, reason: str, log: str | None) -> None:
+        row = self.rows[trial_id]
+        row.state, row.ended = status, time.monotonic()
+        done = sum(row.ended > 0 for row in self.rows.values())
+        where = f" (log: {log})" if log else ""
+        text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
+        self.say(f"[{done}/{len(self.rows)}] {text}; {self.time_left()}")
+        if self.live and status != "completed":
+            self.console.print(text, style="red", highlight=False, markup=False)
+
+    def say(self, text: str) -> None:
+        """A line where there is no live table."""
+        if not self.live:
+            self.console.print(f"{time.monotonic() - self.began:6.0f} s  {text}", highlight=False, markup=False)
+
+    def time_left(self) -> str:
+        """Estimate from the mean time of the trials that ended here and how far the running ones are."""
+        ended = [row.ended - row.started for row in self.rows.values() if row.ended and row.started]
+        left = [row for row in self.rows.values() if not row.ended]
+        if not left:
+            return "all trials ended"
+        if not ended:
+            return "time left: known after the first trial"
+        mean = sum(ended) / len(ended)
+        now = time.monotonic()
+        work = sum(max(mean - (now - row.started), 0.1 * mean) if row.started else mean for row in left)
+        return f"about {duration(work / min(self.slots, len(left)))} left"
+
+    def render(self) -> Group:
+        done = sum(row.ended > 0 for row in self.rows.values())
+        spent = duration(time.monotonic() - self.began)
+        head = f"{self.study}: {done}/{len(self.rows)} trials, {spent}, {self.time_left()}"
+        best = f"best so far: {self.best}" if self.best else "best so far: no point yet"
+        return Group(Text(head, style="bold"), self._table(), Text(best))
+
+    def _table(self) -> Table:
+        table = Table("trial", "state", "epoch", "val top-1", "points", box=None, pad_edge=False)
+        rows = sorted(self.rows.values(), key=lambda r: (r.state != "running", r.ended == 0, -r.ended))
+        for row in rows[:SHOWN_TRIALS]:
+            val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
+            points = f"{row.points}/{self.points_per_trial}"
+            table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points)
+        if len(rows) > SHOWN_TRIALS:
+            table.add_row(f"… {len(rows) - SHOWN_TRIALS} more", "", "", "", "")
+        return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    if s < 3600:
+        return f"{s // 60} min {s % 60} s"
+    return f"{s // 3600} h {s % 3600 // 60} min"

@@ -1,0 +1,146 @@
+"""The command line: `python study/run.py --space NAME [--workload NAME] …` runs a study."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# As a script this file's folder is first on the path; the project is the folder above it.
+sys.path[0:1] = [str(Path(__file__).parents[1])] if __name__ == "__main__" else sys.path[0:1]
+
+from kdq.errors import UserError  # noqa: E402
+from study.documents import descriptions, parse_scalar  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line. Returns the exit status: 0 done, 1 trials failed, 2 a user's mistake, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        from study.conduct import conduct
+
+        return conduct(options, settings(options))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing that was finished is lost; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the options change in the space and in the workload, by dotted key."""
+    from kdq.methods import PARAMETERS
+
+    space: dict[str, Any] = {}
+    workload: dict[str, Any] = {}
+    flags = {
+        "train.epochs": options.epochs,
+        "teacher": options.teacher,
+        "student": options.student,
+        "train_images": options.train_images,
+    }
+    workload |= {key: value for key, value in flags.items() if value is not None}
+    if options.bits is not None:
+        space["bits"] = options.bits
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
+        target = space if key in (*PARAMETERS, "method", "bits") else workload
+        target[key] = parse_scalar(value)
+    return space, workload
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python study/run.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Search a space of distillation and quantization on a workload; every run goes to MLflow.",
+        epilog=_listing(),
+    )
+    add = parser.add_argument
+    add("--space", required=True, metavar="NAME|FILE", help="what is searched: a name below or a YAML file")
+    add("--workload", default="digits", metavar="NAME|FILE", help="on what (default: digits)")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with CIFAR as Hub-layout parquet, and checkpoints/",
+    )
+    add(
+        "--name",
+        metavar="STUDY",
+        help="the study's name; the same name and settings go on where they stopped",
+    )
+    add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
+    add("--trials", type=_count, metavar="N", help="at most this many configurations")
+    add(
+        "--seeds",
+        type=_integers,
+        default=(0,),
+        metavar="0,1,2",
+        help="repeat every configuration (default: 0)",
+    )
+    add("--bits", type=_integers, metavar="2,3,4,8", help="widths at which every student is quantized")
+    add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO[@REVISION] or train:ARCH")
+    add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
+    add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
+    add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
+    add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
+    add("--tracking-uri", metavar="URI", help="MLflow store or server (default: sqlite:///mlruns/mlflow.db)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="change any setting, as in train.lr=0.05",
+    )
+    add("--dry-run", action="store_true", help="print trials, students, points and cost; start nothing")
+    return parser
+
+
+def _listing() -> str:
+    folders = {"spaces": ROOT / "search_spaces", "workloads": ROOT / "study" / "workloads"}
+    lines = []
+    for title, folder in folders.items():
+        lines += [f"{title}:", *(f"  {name:<16}{text}" for name, text in descriptions(folder).items()), ""]
+    return "\n".join(lines)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas between, such as 0,1,2")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _positive(text: str) -> float:
+    value = _share(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be greater than 0")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number, at least 0")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""What a study logs to MLflow: study run -> trial runs -> point runs, written by the driver alone.
+
+A run is found again by its tags, so a study that is run a second time adds what is missing and doubles nothing.
+Tags: `kdq.kind` (study, trial, point), `kdq.study`, `kdq.trial_id`, `kdq.point_id`, `kdq.status`.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from kdq.errors import UserError
+from kdq.figures import draw_front
+from kdq.points import Point, front_table, to_csv, with_front
+from kdq.stages import canonical
+
+FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
+
+ENDED = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
+"""Our word for how a run ended -> MLflow's; every other word is `FAILED`."""
+
+
+class Tracker:
+    """The MLflow runs of one study. `kdq.status` holds our own word for how each trial ended."""
+
+    def __init__(self, uri: str, study: str, artifacts: Path | None) -> None:
+        """Open the study's experiment, made if it is not there.
+
+        uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own).
+        """
+        self.client = MlflowClient(tracking_uri=uri)
+        self.study = study
+        self.experiment = self._experiment(artifacts)
+        self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
+        self._last_epoch: dict[str, int] = {}
+        self._drawn = 0.0
+
+    def _experiment(self, artifacts: Path | None) -> str:
+        found = self.client.get_experiment_by_name(self.study)
+        if found is not None:
+            if found.lifecycle_stage != "active":
+                raise UserError(
+                    f"the study {self.study!r} was deleted in the MLflow UI: restore it there, or choose another --name"
+                )
+            return str(found.experiment_id)
+        location = (artifacts / self.study).as_uri() if artifacts else None
+        return str(self.client.create_experiment(self.study, artifact_location=location))
+
+    def _search(self) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return [run for run in runs if "kdq.kind" in run.data.tags]
+
+    @staticmethod
+    def _key(run: Run) -> str:
+        tags = run.data.tags
+        return str(tags.get("kdq.point_id") or tags.get("kdq.trial_id") or "study")
+
+    def _open(self, key: str, kind: str, name: str, parent: str | None, params: Mapping[str, Any]) -> str:
+        """The id of the run with this key, created (with its flat parameters) if it is not there."""
+        if key in self.runs:
+            return str(self.runs[key].info.run_id)
+        tags = {"kdq.kind": kind, "kdq.study": self.study, MLFLOW_RUN_NAME: name}
+        if kind != "study":
+            tags["kdq.trial_id"] = key.partition("/")[0]
+        if kind == "point":
+            tags["kdq.point_id"] = key
+        if parent:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        self.runs[key] = run
+        return str(run.info.run_id)
+
+    def study_document(self) -> dict[str, Any] | None:
+        """What the study was when it was first started, or None for a new study."""
+        run = self.runs.get("study")
+        return json.loads(run.data.tags["kdq.document"]) if run else None
+
+    def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
+        """The study's run: its document decides what it is, the command makes it again."""
+        run_id = self._open("study", "study", self.study, None, params)
+        table = '[{"path": "front.json", "type": "table"}]'
+        tags = {"kdq.document": canonical(dict(document)), "kdq.status": "running", "kdq.command": command}
+        self._set_tags(run_id, {**tags, "mlflow.loggedArtifacts": table})
+        self.client.update_run(run_id, status="RUNNING")
+
+    def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
+        """A trial's run; one that ended badly before is opened again."""
+        known = trial_id in self.runs
+        run_id = self._open(trial_id, "trial", name, self._study_run(), params)
+        if known and self.trial_status(trial_id) != "completed":
+            self._set_tags(run_id, {"kdq.status": "running"})
+            self.client.update_run(run_id, status="RUNNING")
+
+    def trial_status(self, trial_id: str) -> str | None:
+        run = self.runs.get(trial_id)
+        return run.data.tags.get("kdq.status") if run else None
+
+    def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """One point on each of the trial's curves, unless an earlier run of the study has logged this epoch."""
+        if epoch <= self._logged_epochs(trial_id):
+            return
+        now = int(time.time() * 1000)
+        batch = [Metric(key, float(value), now, epoch) for key, value in metrics.items()]
+        self.client.log_batch(self._run_id(trial_id), metrics=batch)
+        self._last_epoch[trial_id] = epoch
+
+    def _logged_epochs(self, trial_id: str) -> int:
+        if trial_id not in self._last_epoch:
+            history = self.client.get_metric_history(self._run_id(trial_id), "val_top1")
+            self._last_epoch[trial_id] = max((metric.step for metric in history), default=0)
+        return self._last_epoch[trial_id]
+
+    def log_point(self, point: Point, params: Mapping[str, Any], packed: str) -> None:
+        """One run for a point, under its trial, with the packed model. One that is there already is left alone."""
+        key = f"{point.trial_id}/{point.bits}"
+        if key in self.runs and self.runs[key].info.status == "FINISHED":
+            return
+        run_id = self._open(key, "point", f"{point.bits} bits", self._run_id(point.trial_id), params)
+        now = int(time.time() * 1000)
+        names = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
+        self.client.log_batch(run_id, metrics=[Metric(n, float(getattr(point, n)), now, 0) for n in names])
+        self.client.log_artifact(run_id, packed)
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
+        """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials."""
+        run_id = self._run_id(trial_id)
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, 0) for key, value in best.items()]
+        tags = [RunTag("kdq.status", status), RunTag("kdq.reason", reason)]
+        self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
+
+    def log_front(self, points: Sequence[Point], always: bool = False) -> None:
+        """The front on the study run: table, CSV and figure. Drawn again at most every FIGURE_SECONDS."""
+        if not points or (not always and time.monotonic() - self._drawn < FIGURE_SECONDS):
+            return
+        marked = with_front(points)
+        run_id = self._study_run()
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "points.csv").write_text(to_csv(marked))
+            front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
+            draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
+            self.client.log_artifacts(run_id, folder)
+        self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
+        self._drawn = time.monotonic()
+
+    def end_study(self, status: str, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        run_id = self._study_run()
+        batch = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
+        self.client.log_batch(run_id, metrics=batch, tags=[RunTag("kdq.status", status)])
+        self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
+
+    def figure_path(self) -> str:
+        """Where the front's figure lies: a path for a local store, else the run's artifact URI."""
+        uri = str(self.client.get_run(self._study_run()).info.artifact_uri)
+        return uri.removeprefix("file://") + "/front.png"
+
+    def _study_run(self) -> str:
+        return self._run_id("study")
+
+    def _run_id(self, key: str) -> str:
+        return str(self.runs[key].info.run_id)
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def open_tracker(uri: str, study: str, artifacts: Path | None) -> Tracker:
+    """A Tracker, or UserError when the store or server cannot be used."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    try:
+        return Tracker(uri, study, artifacts)
+    except MlflowException as error:
+        raise UserError(f"MLflow store {uri!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def _mlflow_table(table: Any) -> dict[str, Any]:
+    """A data frame in the layout in which MLflow's UI shows an artifact as a table."""
+    plain = table.astype(object).where(table.notna(), None)
+    return dict(plain.to_dict(orient="split", index=False))

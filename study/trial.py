@@ -1,0 +1,222 @@
+"""One trial: distill a student, then quantize it at every width. Imports no ray: it runs wherever torch does."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdq.data import Dataset, open_dataset
+from kdq.measure import PACKED_FILE, PointSpec, measure, measured
+from kdq.methods import METHODS, MethodConfig
+from kdq.models import Classifier
+from kdq.points import FLOAT_BITS, Point, from_row
+from kdq.stages import Json, StageStore, digest
+from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
+from kdq.teachers import Checkpoint, load
+from kdq.train import Diverged, TeacherLogits, TrainConfig, forward_teacher
+from study.spaces import TEACHER, Configuration
+
+Event = dict[str, Any]
+"""What a trial reports: an `epoch`, a `point` or its `end`, as the key `event` says."""
+
+QUANTIZER = "gpfq"
+
+
+@dataclass(frozen=True, slots=True)
+class DataRef:
+    """A data set by the folder of its stage, divided into training and validation images."""
+
+    folder: str
+    fingerprint: str
+    train_images: int
+    val_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRef:
+    """A teacher by the folder of its stage and that stage's id."""
+
+    folder: str
+    id: str
+    arch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Everything a worker needs to run one trial; its document is plain JSON.
+
+    parameters: the method's, complete; bits: the widths at which the student is quantized, beside float.
+    """
+
+    data: DataRef
+    teacher: TeacherRef | None
+    method: str
+    parameters: Mapping[str, float]
+    student: str
+    train: Mapping[str, Json]
+    seed: int
+    bits: tuple[int, ...]
+    calibration_images: int
+    store: str
+
+    @property
+    def spec(self) -> StudentSpec | None:
+        """The student, or None if the teacher itself is quantized."""
+        if self.method == TEACHER:
+            return None
+        needed = self.teacher if METHODS[self.method].needs_teacher else None
+        return StudentSpec(
+            data=self.data.fingerprint,
+            teacher=needed.id if needed else None,
+            arch=self.student,
+            method=MethodConfig(self.method, self.parameters),
+            train=train_config(self.train),
+            seed=self.seed,
+        )
+
+    @property
+    def model_id(self) -> str:
+        """The id of the stage whose weights are quantized."""
+        if self.spec:
+            return self.spec.stage().id
+        assert self.teacher
+        return self.teacher.id
+
+    @property
+    def arch(self) -> str:
+        """The architecture that is quantized."""
+        return self.teacher.arch if self.method == TEACHER and self.teacher else self.student
+
+    @property
+    def points(self) -> tuple[PointSpec, ...]:
+        """Float first, then every width."""
+        widths = dict.fromkeys((FLOAT_BITS, *self.bits))
+        return tuple(
+            PointSpec(self.model_id, self.data.fingerprint, bits, QUANTIZER, self.calibration_images, self.seed)
+            for bits in widths
+        )
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of what the trial does."""
+        return digest([point.stage().id for point in self.points])[:16]
+
+    @property
+    def name(self) -> str:
+        """For people: `dkd alpha=1 beta=8 temperature=4 seed=0`."""
+        return f"{Configuration(self.method, self.parameters).name} seed={self.seed}"
+
+    @property
+    def epochs(self) -> int:
+        return 0 if self.method == TEACHER else int(self.train["epochs"])
+
+    def document(self) -> dict[str, Json]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Json]) -> "Trial":
+        """The trial that `document` described."""
+        known = dict(document)
+        known["data"] = DataRef(**document["data"])
+        known["teacher"] = TeacherRef(**document["teacher"]) if document["teacher"] else None
+        known["bits"] = tuple(document["bits"])
+        return cls(**known)
+
+    def is_finished(self, store: StageStore) -> bool:
+        return all(store.find(point.stage()) for point in self.points)
+
+
+def train_config(document: Mapping[str, Json]) -> TrainConfig:
+    """The training recipe that `dataclasses.asdict` wrote."""
+    from kdq.augment import AugmentConfig
+
+    return TrainConfig(**{**document, "augment": AugmentConfig(**document["augment"])})
+
+
+@cache
+def _dataset(data: DataRef, device: str) -> Dataset:
+    opened = open_dataset(Path(data.folder), train_images=data.train_images, val_images=data.val_images)
+    assert opened.fingerprint == data.fingerprint
+    return opened.to(device)
+
+
+def load_teacher(teacher: TeacherRef, data: Dataset) -> Classifier:
+    """The teacher on the data's device, in evaluation mode."""
+    checkpoint = Checkpoint(teacher.arch, Path(teacher.folder) / MODEL_FILE)
+    model = load(checkpoint, classes=data.classes, normalization=data.normalization)
+    return model.to(data.train_images.device)
+
+
+def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None]) -> None:
+    """Run a trial to its end, which is the last event it reports; an error is an end, not an exception.
+
+    log: the file that an unexpected error is described in.
+    """
+    try:
+        _run(trial, device, report)
+    except Diverged as error:
+        report({"event": "end", "status": "diverged", "reason": str(error), "log": None})
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        report({"event": "end", "status": "out_of_memory", "reason": _first_line(error), "log": _describe(log)})
+    except Exception as error:
+        report({"event": "end", "status": "failed", "reason": _first_line(error), "log": _describe(log)})
+    else:
+        report({"event": "end", "status": "completed", "reason": "", "log": None})
+
+
+def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
+    store = StageStore(Path(trial.store))
+
+    def data() -> Dataset:
+        return _dataset(trial.data, device)
+
+    def teacher() -> TeacherLogits | None:
+        return forward_teacher(load_teacher(trial.teacher, data())) if trial.teacher and spec and spec.teacher else None
+
+    def model() -> Classifier:
+        if spec:
+            return load_student(folder, spec, data()).to(device)
+        assert trial.teacher
+        return load_teacher(trial.teacher, data())
+
+    spec = trial.spec
+    if spec is not None:
+        folder = distill(store, spec, data, teacher, lambda epoch: report({"event": "epoch", **epoch}))
+    for point, place in measure(store, trial.points, model, data):
+        report(
+            {
+                "event": "point",
+                "point": asdict(_point(trial, point.bits, place)),
+                "packed": str(place / PACKED_FILE),
+            }
+        )
+
+
+def _point(trial: Trial, bits: int, folder: Path) -> Point:
+    return from_row(
+        {
+            "trial_id": trial.id,
+            "method": trial.method,
+            **trial.parameters,
+            "seed": trial.seed,
+            "student": trial.arch,
+            "bits": bits,
+            **measured(folder),
+            "on_front": False,
+        }
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _describe(log: Path) -> str:
+    """Write the error that is being handled to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(traceback.format_exc())
+    return str(log)

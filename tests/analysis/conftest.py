@@ -1,0 +1,99 @@
+"""A tracking store as studies leave it, built once: making one takes MLflow seconds."""
+
+from dataclasses import asdict, dataclass
+
+import pytest
+from mlflow import MlflowClient
+
+from kdq.points import Point
+
+SEEDS = (0, 1)
+MEASURES = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
+
+
+@dataclass(frozen=True)
+class Logged:
+    """The store's address and the points that study `grid` finished."""
+
+    uri: str
+    points: list[Point]
+    run_ids: dict[tuple[str, int], str]
+
+
+def grid_points():
+    """Two configurations, two seeds, three widths; alpha 1 is the better by its mean."""
+    return [
+        Point(
+            trial_id=f"a{alpha:g}-s{seed}",
+            method="dkd",
+            alpha=alpha,
+            beta=8.0,
+            temperature=4.0,
+            mixup_alpha=None,
+            seed=seed,
+            student="resnet20",
+            bits=bits,
+            avg_bits=bits + 0.25,
+            total_bits=bits * 250_000,
+            packed_bytes=bits * 31_250,
+            val_top1=80.0 + bits - alpha + seed,
+            test_top1=79.0 + bits - alpha,
+        )
+        for alpha in (1.0, 2.0)
+        for seed in SEEDS
+        for bits in (2, 4, 8)
+    ]
+
+
+class Writer:
+    """Logs as a study does."""
+
+    def __init__(self, client, study, artifacts):
+        self.client, self.study = client, study
+        self.experiment = client.create_experiment(study, artifact_location=artifacts.as_uri())
+
+    def run(self, kind, tags, parent=None, status="FINISHED", params=(), metrics=()):
+        """A run of this kind; returns its id."""
+        tags = {"kdq.kind": kind, "kdq.study": self.study, **tags}
+        if parent:
+            tags["mlflow.parentRunId"] = parent
+        run_id = self.client.create_run(self.experiment, tags=tags).info.run_id
+        for name, value in dict(params).items():
+            self.client.log_param(run_id, name, value)
+        for name, value in dict(metrics).items():
+            self.client.log_metric(run_id, name, value)
+        if status != "RUNNING":
+            self.client.set_terminated(run_id, status)
+        return run_id
+
+    def point(self, point, parent, status="FINISHED"):
+        """A point's run, with its packed file."""
+        row = {name: value for name, value in asdict(point).items() if value is not None}
+        del row["on_front"]
+        metrics = {name: float(row.pop(name)) for name in MEASURES}
+        tags = {"kdq.trial_id": point.trial_id, "kdq.point_id": f"{point.trial_id}/{point.bits}"}
+        run_id = self.run("point", tags, parent, status, row, metrics)
+        self.client.log_text(run_id, "codes", f"{point.bits}bit.kdq")
+        return run_id
+
+
+@pytest.fixture(scope="session")
+def logged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    points = grid_points()
+    grid = Writer(client, "grid", folder / "artifacts" / "grid")
+    study = grid.run("study", {"kdq.status": "completed", "kdq.command": "python study/run.py --space dkd_grid"})
+    trials = {}
+    for trial_id in dict.fromkeys(point.trial_id for point in points):
+        trials[trial_id] = grid.run("trial", {"kdq.trial_id": trial_id, "kdq.status": "completed"}, study)
+    run_ids = {(p.trial_id, p.bits): grid.point(p, trials[p.trial_id]) for p in points}
+    diverged = grid.run("trial", {"kdq.trial_id": "bad", "kdq.status": "diverged"}, study, "FAILED")
+    for status in ("RUNNING", "FAILED", "KILLED"):
+        unfinished = Point(**{**asdict(points[0]), "trial_id": status, "val_top1": 100.0})
+        grid.point(unfinished, diverged, status)
+    fresh = Writer(client, "fresh", folder / "artifacts" / "fresh")
+    fresh.run("study", {"kdq.status": "running"}, status="RUNNING")
+    Writer(client, "not-a-study", folder / "artifacts" / "other").run("something", {})
+    return Logged(uri, points, run_ids)

@@ -1,0 +1,157 @@
+import io
+import json
+import subprocess
+import sys
+
+import pandas
+import pytest
+from PIL import Image
+
+from analysis.__main__ import main
+from kdq.points import COLUMNS, FRONT_COLUMNS, from_csv, from_json, front_hypervolume, with_front
+
+
+@pytest.fixture
+def run(logged, capsys):
+    """Run a command on the store; returns what it printed."""
+
+    def run(*arguments, status=0):
+        assert main([*arguments, "--tracking-uri", logged.uri]) == status
+        printed = capsys.readouterr()
+        assert (printed.err == "") == (status == 0)
+        return printed.out if status == 0 else printed.err
+
+    return run
+
+
+def expected(logged):
+    return sorted(with_front(logged.points), key=lambda point: (point.trial_id, point.bits))
+
+
+def test_points_in_every_format(run, logged):
+    csv = run("points", "--study", "grid", "--format", "csv")
+    assert csv.splitlines()[0] == ",".join(COLUMNS)
+    assert from_csv(csv) == from_json(run("points", "--study", "grid", "--format", "json")) == expected(logged)
+    table = run("points", "--study", "grid").splitlines()
+    assert len(table) == 1 + len(logged.points)
+    assert table[0].split() == [name for name in COLUMNS if name != "mixup_alpha"]
+
+
+def test_points_into_a_file(run, logged, tmp_path):
+    path = tmp_path / "new" / "points.csv"
+    assert run("points", "--study", "grid", "--format", "csv", "--output", str(path)) == ""
+    assert from_csv(path.read_text()) == expected(logged)
+
+
+def test_front_and_its_figure(run, logged, tmp_path):
+    path = tmp_path / "front.png"
+    text = run("front", "--study", "grid", "--figure", str(path))
+    assert f"hypervolume {front_hypervolume(logged.points):.2f} percent" in text
+    assert str(path) in text
+    with Image.open(path) as image:
+        assert image.size == (1200, 800)
+
+
+def test_front_as_data(run, logged):
+    table = pandas.read_csv(io.StringIO(run("front", "--study", "grid", "--format", "csv")))
+    assert tuple(table.columns) == FRONT_COLUMNS
+    assert table["bits"].tolist() == [2, 4, 8]
+    assert table["alpha"].tolist() == [1, 1, 1]
+    document = json.loads(run("front", "--study", "grid", "--format", "json"))
+    assert document["hypervolume"] == front_hypervolume(logged.points)
+    assert [row["val_top1"] for row in document["front"]] == [81.5, 83.5, 87.5]
+    assert "mixup_alpha" not in document["front"][0]
+
+
+def test_best_as_text(run):
+    lines = run("best", "--study", "grid", "--max-bits", "1.2e6").splitlines()
+    assert lines[0] == "best of grid within 1,200,000 total bits, chosen on validation"
+    text = "\n".join(lines)
+    for part in (
+        "method=dkd alpha=1 beta=8 temperature=4 student=resnet20",
+        "4 bits, 4.25 on average",
+        "1,000,000 total bits, 125,000 bytes packed",
+        "83.50 % (± 0.71 over 2 seeds)",
+        "82.00 % (± 0.00 over 2 seeds)",
+        "a1-s0 (seed 0), a1-s1 (seed 1)",
+        "python study/run.py --space dkd_grid --seeds 0,1 --bits 4",
+    ):
+        assert part in text
+
+
+def test_best_as_data_names_the_file_of_the_better_seed(run, logged):
+    document = json.loads(run("best", "--study", "grid", "--max-bits", "1e9", "--format", "json"))
+    assert (document["bits"], document["n"], document["alpha"]) == (8, 2, 1.0)
+    assert (document["val_top1"], document["test_top1"]) == (87.5, 86.0)
+    assert [point["run_id"] for point in document["points"]] == [
+        logged.run_ids["a1-s0", 8],
+        logged.run_ids["a1-s1", 8],
+    ]
+    (path,) = document["artifacts"]
+    assert f"/{logged.run_ids['a1-s1', 8]}/" in path
+
+
+def test_list_in_both_formats(run):
+    lines = run("list").splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["fresh", "running", "0", "0", "0"],
+        ["grid", "completed", "5", "4", "12", "88.00"],
+    ]
+    rows = json.loads(run("list", "--format", "json"))
+    assert rows[0]["best_val_top1"] is None
+    assert rows[1]["best_val_top1"] == 88.0
+
+
+def test_a_study_without_points(run, tmp_path):
+    assert run("points", "--study", "fresh", "--format", "csv") == ",".join(COLUMNS) + "\n"
+    assert json.loads(run("points", "--study", "fresh", "--format", "json")) == []
+    assert "no points" in run("front", "--study", "fresh", "--figure", str(tmp_path / "front.png"))
+    assert "no points at all" in run("best", "--study", "fresh", "--max-bits", "1e6", status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["points", "--study", "grit"], "did you mean 'grid'"),
+        (["best", "--study", "grid", "--max-bits", "1000"], "the smallest has 500000"),
+        (
+            ["points", "--study", "grid", "--output", f"{__file__}/points.csv"],
+            "cannot write",
+        ),
+        (
+            ["front", "--study", "grid", "--figure", f"{__file__}/front.png"],
+            "cannot write",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(run, arguments, message):
+    printed = run(*arguments, status=2)
+    assert message in printed
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("budget", ["0", "-1", "nan", "inf", "many"])
+def test_a_budget_must_be_a_positive_number(budget, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["best", "--study", "grid", f"--max-bits={budget}"])
+    assert "must be a positive number of bits" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_imported_before_parsing():
+    code = (
+        "import sys, analysis.__main__ as a\n"
+        "try: a.main(['best', '--help'])\n"
+        "except SystemExit: print({'mlflow', 'pandas', 'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.endswith("set()\n")
+
+
+def test_the_module_runs_and_a_reader_may_leave_early(logged):
+    """As typed in a shell: nothing on standard error, no traceback when `head` has seen enough."""
+    command = [sys.executable, "-m", "analysis", "points", "--study", "grid", "--tracking-uri", logged.uri]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

@@ -1,0 +1,90 @@
+import contextlib
+import socket
+
+import mlflow
+import pytest
+
+from analysis import store as store_module
+from analysis.store import open_store
+from kdq.errors import UserError
+from kdq.points import with_front
+
+
+def by_id(points):
+    return sorted(points, key=lambda point: (point.trial_id, point.bits))
+
+
+@pytest.fixture(params=[1000, 2], ids=["one page", "many pages"])
+def store(request, logged, monkeypatch):
+    monkeypatch.setattr(store_module, "PAGE", request.param)
+    return open_store(logged.uri)
+
+
+def test_only_studies_are_listed(store):
+    studies = store.studies()
+    assert [(study.name, study.status) for study in studies] == [("fresh", "running"), ("grid", "completed")]
+    assert studies[1].command == "python study/run.py --space dkd_grid"
+
+
+def test_finished_points_come_back_exactly_with_their_runs(store, logged):
+    points = store.points(store.study("grid"))
+    assert list(points) == by_id(with_front(logged.points))
+    assert points == {point: logged.run_ids[point.trial_id, point.bits] for point in points}
+
+
+def test_a_study_may_have_no_points_yet(store):
+    assert store.points(store.study("fresh")) == {}
+
+
+def test_states_of_trials(store):
+    assert store.trial_states(store.study("grid")) == {"completed": 4, "diverged": 1}
+
+
+def test_artifacts_are_named_where_they_lie(store, logged):
+    (path,) = store.artifacts(logged.run_ids["a1-s0", 4])
+    with open(path) as file:  # noqa: PTH123
+        assert file.read() == "codes"
+    assert path.endswith("/4bit.kdq")
+
+
+def test_an_unknown_study_is_told_the_nearest(store):
+    with pytest.raises(UserError, match=r"did you mean 'grid'.*fresh, grid"):
+        store.study("gird")
+
+
+def test_a_foreign_point_run_is_told(tmp_path, logged):
+    open_store(logged.uri)
+    client = mlflow.MlflowClient(tracking_uri=logged.uri)
+    experiment = client.create_experiment("foreign", artifact_location=tmp_path.as_uri())
+    study = client.create_run(experiment, tags={"kdq.kind": "study"})
+    point = client.create_run(experiment, tags={"kdq.kind": "point", "kdq.trial_id": "t"})
+    client.set_terminated(point.info.run_id)
+    try:
+        store = open_store(logged.uri)
+        with pytest.raises(UserError, match=rf"run {point.info.run_id} is not a point .* method = None"):
+            store.points(store.study("foreign"))
+    finally:
+        client.delete_experiment(study.info.experiment_id)
+
+
+def test_no_global_state_of_mlflow_is_used(logged):
+    before = mlflow.get_tracking_uri(), mlflow.active_run()
+    open_store(logged.uri).studies()
+    assert (mlflow.get_tracking_uri(), mlflow.active_run()) == before
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="no tracking store"):
+        open_store(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_goes_away_is_told(logged):
+    open_store(logged.uri)  # which keeps MLflow from trying again for minutes
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port = listener.getsockname()[1]
+    gone = store_module.Store(f"http://127.0.0.1:{port}", mlflow.MlflowClient(f"http://127.0.0.1:{port}"))
+    with pytest.raises(UserError, match="does not answer"):
+        gone.studies()

@@ -1,0 +1,323 @@
+"""The training loop: exact resumption, what each part does to the student, and that it learns."""
+
+import dataclasses
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdq.augment import AugmentConfig, View
+from kdq.data import Dataset, load_source, open_dataset
+from kdq.errors import UserError
+from kdq.evaluate import top1
+from kdq.methods import METHODS, MethodConfig
+from kdq.models import Classifier, Normalization, build
+from kdq.stages import StageStore
+from kdq.train import (
+    Diverged,
+    TeacherLogits,
+    TrainConfig,
+    Trainer,
+    forward_teacher,
+    learning_rate,
+    sgd,
+    view_terms,
+)
+
+CONFIG = TrainConfig(
+    epochs=4,
+    batch_size=16,
+    lr=0.05,
+    warmup_epochs=1,
+    augment=AugmentConfig(crop_padding=1, flip=True, cutout=2),
+)
+NORMALIZATION = Normalization(mean=(0.5,), std=(0.25,))
+VARIANTS = [{"method": name} for name in sorted(METHODS)] + [{"method": "dkd", "mixup_alpha": 0.5}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def noise(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images of noise around a brightness that tells the class."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 4
+    images = torch.randint(0, 100, (count, 1, 8, 8), generator=random) + 50 * labels[:, None, None, None]
+    return images.to(torch.uint8), labels
+
+
+def small_dataset() -> Dataset:
+    (train, train_y), (val, val_y), (test, test_y) = noise(60, 0), noise(20, 1), noise(20, 2)
+    return Dataset("noise", tuple("abcd"), NORMALIZATION, train, train_y, val, val_y, test, test_y, "0" * 64)
+
+
+DATA = small_dataset()
+
+
+def student(seed: int = 0) -> Classifier:
+    return build("resnet8", classes=4, normalization=NORMALIZATION, seed=seed)
+
+
+def trainer(
+    method: dict[str, Any],
+    teacher: TeacherLogits | None = None,
+    config: TrainConfig = CONFIG,
+    stream_seed: int = 0,
+) -> Trainer:
+    teacher = teacher or forward_teacher(student(seed=9))
+    return Trainer(config, MethodConfig.parse(method), student(), teacher, DATA, stream_seed=stream_seed)
+
+
+def run(training: Trainer, epochs: int) -> list[dict[str, float]]:
+    rows = [training.run_epoch() for _ in range(epochs)]
+    return [{key: row[key] for key in row if key not in ("seconds", "images_per_s")} for row in rows]
+
+
+def equal(a: Trainer, b: Trainer) -> bool:
+    """Every tensor of both states is the same to the bit."""
+    leaves = [torch.utils._pytree.tree_leaves(training.state_dict()) for training in (a, b)]
+    return len(leaves[0]) == len(leaves[1]) and all(
+        torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(*leaves, strict=True)
+    )
+
+
+@pytest.mark.parametrize("method", VARIANTS, ids=str)
+def test_resumes_to_the_bit(method: dict[str, Any], tmp_path: Path) -> None:
+    straight, first, second = trainer(method), trainer(method), trainer(method)
+    rows = run(straight, 4)
+    head = run(first, 2)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert head + run(second, 2) == rows
+    assert equal(second, straight)
+
+
+def test_same_seeds_same_bits_and_other_views_other_weights() -> None:
+    a, b, c = (
+        trainer({"method": "dkd"}),
+        trainer({"method": "dkd"}),
+        trainer({"method": "dkd"}, stream_seed=1),
+    )
+    assert run(a, 1) == run(b, 1)
+    run(c, 1)
+    assert equal(a, b)
+    assert not equal(a, c)
+
+
+def test_the_global_random_state_is_neither_used_nor_touched() -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    a = trainer({"method": "dkd", "mixup_alpha": 0.5})
+    run(a, 1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(2)
+    b = trainer({"method": "dkd", "mixup_alpha": 0.5})
+    run(b, 1)
+    assert equal(a, b)
+
+
+@pytest.mark.parametrize("method", VARIANTS, ids=str)
+def test_a_teacher_stays_as_it_was(method: dict[str, Any]) -> None:
+    teacher = student(seed=9)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    run(trainer(method, forward_teacher(teacher)), 1)
+    assert not teacher.training
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
+def test_logits_kept_by_epoch_and_image_replace_the_teacher(mixup_alpha: float) -> None:
+    """What a bank does: the teacher looks at each view once, whatever batches it came in."""
+    method = {"method": "dkd", "mixup_alpha": mixup_alpha}
+    live = forward_teacher(student(seed=9))
+    probe = trainer(method)
+    bank = torch.zeros(2, len(DATA.train_images), 4)
+    for epoch in range(2):
+        for view in probe.views.epoch(epoch, 7):
+            bank[epoch, view.index] = live(view)
+    banked = trainer(method, lambda view: bank[view.epoch, view.index])
+    rows, expected = run(banked, 2), run(trainer(method, live), 2)
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_student_and_teacher_see_the_same_mixed_view() -> None:
+    """Function matching (Beyer et al. 2022, figure 2)."""
+    seen: list[View] = []
+    training = trainer({"method": "mixup"}, lambda view: seen.append(view) or torch.zeros(len(view.index), 4))  # type: ignore[func-returns-value]
+    inputs: list[Tensor] = []
+    training.student.register_forward_pre_hook(lambda module, args: inputs.append(args[0]) if module.training else None)
+    run(training, 1)
+    assert len(seen) == len(inputs) == training.steps
+    assert all(torch.equal(view.images, images) for view, images in zip(seen, inputs, strict=True))
+
+
+def view_of(mix: float) -> View:
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    return View(0, torch.arange(5), torch.empty(0), labels, labels.flip(0), torch.full((5,), mix))
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_mixing_splits_the_loss_by_both_targets(name: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 4, generator=random), torch.randn(5, 4, generator=random)
+    config = MethodConfig.parse({"method": name})
+
+    def terms(view: View) -> dict[str, Tensor]:
+        return view_terms(config, *logits, view, 0.5)
+
+    whole, half, none = (terms(view_of(mix)) for mix in (1.0, 0.5, 0.0))
+    first = terms(dataclasses.replace(view_of(1.0), mix=None, labels_partner=None))
+    for key in first:
+        assert torch.equal(whole[key], first[key])
+        torch.testing.assert_close(half[key], (whole[key] + none[key]) / 2)
+
+
+def test_an_epoch_reports_means_over_all_its_images() -> None:
+    """With a learning rate of almost 0 the epoch's loss is that of the first student on the epoch's views."""
+    config = dataclasses.replace(CONFIG, lr=1e-30, warmup_epochs=0, batch_size=60)
+    training = trainer({"method": "vkd"}, config=config)
+    assert training.teacher is not None
+    (view,) = training.views.epoch(0, 60)
+    logits = student().train()(view.images)
+    expected = {key: term.mean().item() for key, term in _vkd_terms(logits, training.teacher(view), view).items()}
+    training.student.eval()  # the loop sets the mode itself
+    row = training.run_epoch()
+    assert row["train_ce"] == pytest.approx(expected["ce"], rel=1e-5)
+    assert row["train_kd"] == pytest.approx(expected["kd"], rel=1e-5)
+    assert row["train_loss"] == pytest.approx(expected["ce"] + expected["kd"], rel=1e-5)
+    assert row["epoch"] == 1
+    assert row["val_top1"] == top1(training.student, DATA.val_images, DATA.val_labels)
+    assert training.student.training
+
+
+def _vkd_terms(logits: Tensor, logits_teacher: Tensor, view: View) -> dict[str, Tensor]:
+    return view_terms(MethodConfig.parse({"method": "vkd"}), logits, logits_teacher, view, 0.0)
+
+
+def test_the_warm_up_of_a_method_follows_the_whole_training() -> None:
+    config = TrainConfig(epochs=4, batch_size=60, lr=1e-30)
+    rows = run(trainer({"method": "dkd", "warmup": 0.5}, config=config), 4)
+    nckd = [row["train_nckd"] for row in rows]
+    assert nckd == pytest.approx([0, nckd[3] / 2, nckd[3], nckd[3]], rel=1e-4)
+    assert nckd[3] > 0
+
+
+def test_learning_rate_warms_up_and_anneals() -> None:
+    config = TrainConfig(epochs=5, batch_size=1, lr=2.0, warmup_epochs=1)
+    rates = [learning_rate(config, step, 10) for step in range(50)]
+    assert rates[:10] == pytest.approx([2.0 * (step + 1) / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([1 + math.cos(math.pi * step / 40) for step in range(40)])
+    assert 0 < rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(("warmup", "first"), [(0.0, 2.0), (0.05, 2.0), (5.0, 0.04)])
+def test_learning_rate_of_any_warmup_stays_in_range(warmup: float, first: float) -> None:
+    config = TrainConfig(epochs=5, batch_size=1, lr=2.0, warmup_epochs=warmup)
+    rates = [learning_rate(config, step, 10) for step in range(50)]
+    assert rates[0] == pytest.approx(first)
+    assert all(0 < rate <= 2.0 for rate in rates)
+
+
+def test_batch_norm_and_biases_do_not_decay() -> None:
+    model = student()
+    decays, rest = sgd(model, CONFIG).param_groups
+    assert decays["weight_decay"] == CONFIG.weight_decay
+    assert rest["weight_decay"] == 0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)].rpartition(".")[2] for p in rest["params"]} == {"weight", "bias"}
+    assert all("bn" in names[id(p)] or names[id(p)].endswith("bias") for p in rest["params"])
+    assert not any("bn" in names[id(p)] or names[id(p)].endswith("bias") for p in decays["params"])
+    assert len(decays["params"]) + len(rest["params"]) == len(names)
+
+
+def test_a_step_is_sgd_with_nesterov_momentum() -> None:
+    """Two steps of a hand-written update (Sutskever 2013, in torch's form) on the same views."""
+    config = dataclasses.replace(CONFIG, epochs=2, batch_size=60, warmup_epochs=0)
+    training, model = trainer({"method": "ce"}, config=config), student().train()
+    momentum = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for epoch in range(2):
+        (view,) = training.views.epoch(epoch, 60)
+        loss = torch.nn.functional.cross_entropy(model(view.images), view.labels)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        for (name, p), gradient in zip(model.named_parameters(), gradients, strict=True):
+            g = gradient + (config.weight_decay * p.detach() if p.ndim > 1 else 0)
+            momentum[name] = config.momentum * momentum[name] + g
+            p.data -= learning_rate(config, epoch, 1) * (g + config.momentum * momentum[name])
+    run(training, 2)
+    for key, value in training.student.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_step() -> None:
+    calls = iter(range(100))
+
+    def teacher(view: View) -> Tensor:
+        return torch.full((len(view.index), 4), math.nan if next(calls) >= 6 else 0.0)
+
+    training = trainer({"method": "dkd"}, teacher)
+    assert training.steps == 4
+    training.run_epoch()
+    with pytest.raises(Diverged, match="epoch 2, step 3: the loss is not finite") as caught:
+        training.run_epoch()
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.epoch, copy.step, copy.reason) == (2, 3, "the loss is not finite")
+
+
+def test_a_last_step_that_spoils_the_weights_is_noticed() -> None:
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=60, lr=1e38, warmup_epochs=0)
+    with pytest.raises(Diverged, match="epoch 1, step 1: the validation logits are not finite"):
+        trainer({"method": "ce"}, config=config).run_epoch()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
+    args = CONFIG, MethodConfig.parse({"method": name}), student()
+    if METHODS[name].needs_teacher:
+        with pytest.raises(UserError, match=f"method '{name}' needs a teacher"):
+            Trainer(*args, None, DATA, stream_seed=0)
+    else:
+        run(Trainer(*args, None, DATA, stream_seed=0), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0: must be at least 1"),
+        ({"batch_size": 0}, "batch_size = 0: must be at least 1"),
+        ({"lr": 0.0}, "lr = 0.0: must be a number above 0"),
+        ({"lr": math.nan}, "lr = nan: must be a number above 0"),
+        ({"momentum": 1.0}, "momentum = 1.0: must be above 0 and below 1"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0: must be a number that is at least 0"),
+        ({"warmup_epochs": 5}, r"warmup_epochs = 5: must be from 0 to epochs \(4\)"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
+    ],
+)
+def test_a_recipe_that_is_wrong_says_how(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_students_learn_real_digits(tmp_path: Path) -> None:
+    """Six epochs on 1,057 images; chance is 10 %."""
+    store = StageStore(tmp_path / "stages")
+    data = open_dataset(store.path(load_source("digits", None, store)), train_images=None, val_images=240)
+    config = TrainConfig(epochs=6, batch_size=64, lr=0.1, warmup_epochs=1, augment=AugmentConfig(crop_padding=1))
+
+    def learn(method: str, teacher: TeacherLogits | None) -> Classifier:
+        model = build("resnet8", classes=10, normalization=data.normalization, seed=0)
+        training = Trainer(config, MethodConfig.parse({"method": method}), model, teacher, data, stream_seed=0)
+        assert [training.run_epoch() for _ in range(6)][-1]["val_top1"] > 90
+        return model
+
+    learn("dkd", forward_teacher(learn("ce", None)))

@@ -1,0 +1,57 @@
+"""What the tests of the study share: a command line run as a user runs it, and one real study."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Result = subprocess.CompletedProcess[str]
+Run = Callable[..., Result]
+
+SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
+SMALL = [
+    "--space",
+    "dkd_grid",
+    "--trials",
+    "2",
+    "--epochs",
+    "2",
+    "--bits",
+    "2,4",
+    "--name",
+    "small",
+    "--set",
+    "teacher_train.epochs=3",
+]
+"""A whole study of seconds: two students, six points."""
+
+
+def _run(folder: Path, *arguments: str) -> Result:
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment["COLUMNS"] = "200"
+    command = [sys.executable, str(SCRIPT), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Function of (folder, arguments…): `python study/run.py ARGUMENTS` in that folder."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def small_study() -> list[str]:
+    """The arguments of a whole study that takes seconds: two students, six points."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder of that study, run to its end, and what its command printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = _run(folder, *SMALL)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder, result

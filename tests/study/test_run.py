@@ -1,0 +1,86 @@
+"""The command line as a user types it: help, dry runs, and every mistake in one message with status 2."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from study.run import main
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+HEAVY = ("torch", "ray", "mlflow", "pandas", "pydantic", "matplotlib")
+
+
+def test_help_shows_what_there_is_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom study.run import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+    for word in ("dkd_grid", "teacher_ptq", "digits", "cifar10_small", "cifar100", "--gpus-per-trial"):
+        assert word in shown
+
+
+def test_a_dry_run_plans_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--space", "dkd_grid", "--seeds", "0,1", "--bits", "2,4", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("workload digits: 1,797 real 8x8 images")
+    assert "--workload cifar10" in lines[0]
+    assert "18 trials, 18 distinct students, 54 points" in lines[1]
+    assert "estimate: about" in lines[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+MISTAKES = [
+    (["--space", "dkd_gird"], "unknown space 'dkd_gird': did you mean 'dkd_grid'?"),
+    (["--space", "dkd_grid", "--workload", "digit"], "unknown workload 'digit': did you mean 'digits'?"),
+    (["--space", "dkd_grid", "--student", "resnet9"], "unknown architecture 'resnet9'"),
+    (["--space", "dkd_grid", "--set", "method=dkdd"], "unknown method 'dkdd': did you mean 'dkd'?"),
+    (["--space", "dkd_grid", "--set", "lr"], "must be key=value"),
+    (["--space", "dkd_grid", "--bits", "0"], "bits = 0: must be 1 to 8, or 32"),
+    (["--space", "dkd_grid", "--bits", "2,x"], "must be whole numbers"),
+    (["--space", "dkd_grid", "--epochs", "0"], "must be a whole number, at least 1"),
+    (["--space", "dkd_grid", "--name", "../x"], "study name '../x'"),
+    (["--space", "dkd_grid", "--cpus-per-trial", "1000"], "cores; give at most that"),
+    (["--space", "dkd_grid", "--gpus-per-trial", "100"], "GPUs; leave it out"),
+    (["--space", "dkd_grid", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
+    (["--space", "dkd_grid", "--teacher", "resnet20:nowhere.th"], "there is no such checkpoint"),
+    (["--space", "dkd_grid", "--workload", "cifar10_small"], "--data-dir"),
+    (
+        ["--space", "dkd_grid", "--workload", "cifar10_small", "--data-dir", "."],
+        "exactly one file must match, found none",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a[2:] or a) for a, _ in MISTAKES])
+def test_a_mistake_is_one_message_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    try:
+        status: object = main(arguments)
+    except SystemExit as end:  # argparse's own
+        status = end.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_the_script_says_a_mistake_without_a_traceback(run: Run, tmp_path: Path) -> None:
+    result = run(tmp_path, "--space", "dkd_gird")
+    assert result.returncode == 2
+    assert result.stderr == "error: unknown space 'dkd_gird': did you mean 'dkd_grid'? known: dkd_grid, teacher_ptq\n"
+    assert result.stdout == ""

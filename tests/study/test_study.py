@@ -1,0 +1,176 @@
+"""A real study from the command line: what it prints, what stands in MLflow, and what a second run does."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+
+from kdq.points import COLUMNS
+
+Result = subprocess.CompletedProcess[str]
+Run = Callable[..., Result]
+Finished = tuple[Path, Result]
+
+
+def runs(folder: Path, study: str = "small") -> list[MlflowRun]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name(study)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def of_kind(found: list[MlflowRun], kind: str) -> list[MlflowRun]:
+    return [run for run in found if run.data.tags["kdq.kind"] == kind]
+
+
+def analysis(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "analysis", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_what_it_prints(finished: Finished) -> None:
+    folder, result = finished
+    first = result.stdout.splitlines()[0]
+    assert "digits" in first
+    assert "--workload cifar10" in first
+    assert "Pareto front" in result.stdout
+    assert "2 completed" in result.stdout
+    assert "mlflow ui --backend-store-uri sqlite:///" in result.stdout
+    assert "-m analysis best --study small --max-bits" in result.stdout
+    figure = next(line.removeprefix("figure: ") for line in result.stdout.splitlines() if line.startswith("figure: "))
+    assert (folder / figure).read_bytes().startswith(b"\x89PNG")
+    assert result.stderr == ""
+
+
+def test_runs_hang_together(finished: Finished) -> None:
+    found = runs(finished[0])
+    (study,) = of_kind(found, "study")
+    trials, points = of_kind(found, "trial"), of_kind(found, "point")
+    assert (len(trials), len(points)) == (2, 6)
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {study.info.run_id}
+    parents = {run.info.run_id: run.data.tags["kdq.trial_id"] for run in trials}
+    assert all(parents[p.data.tags["mlflow.parentRunId"]] == p.data.tags["kdq.trial_id"] for p in points)
+    for point in points:
+        assert {
+            "method",
+            "alpha",
+            "beta",
+            "temperature",
+            "seed",
+            "student",
+            "bits",
+            "dataset",
+        } <= point.data.params.keys()
+        assert {"val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits"} <= point.data.metrics.keys()
+        assert "None" not in point.data.params.values()
+    assert all(len(run.data.metrics) <= 40 for run in found)
+
+
+def test_curves_have_a_value_an_epoch(finished: Finished) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished[0]}/mlruns/mlflow.db")
+    for trial in of_kind(runs(finished[0]), "trial"):
+        for key in ("val_top1", "train_loss", "lr"):
+            assert [m.step for m in client.get_metric_history(trial.info.run_id, key)] == [1, 2]
+
+
+def test_the_study_run_has_its_front_and_the_points_their_models(finished: Finished) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished[0]}/mlruns/mlflow.db")
+    found = runs(finished[0])
+    (study,) = of_kind(found, "study")
+    names = {item.path for item in client.list_artifacts(study.info.run_id)}
+    assert {"front.csv", "front.json", "front.png", "points.csv"} <= names
+    for point in of_kind(found, "point"):
+        (packed,) = client.list_artifacts(point.info.run_id)
+        assert packed.file_size == point.data.metrics["packed_bytes"]
+
+
+def test_points_as_csv(finished: Finished) -> None:
+    rows = list(csv.DictReader(io.StringIO(analysis(finished[0], "points", "--study", "small", "--format", "csv"))))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 6
+    assert {row["bits"] for row in rows} == {"32", "2", "4"}
+    assert {row["student"] for row in rows} == {"resnet8"}
+    assert any(row["on_front"] == "True" for row in rows)
+    for row in rows:
+        assert 8 * int(row["packed_bytes"]) >= int(row["total_bits"])
+
+
+def test_the_best_under_a_budget_fits_it(finished: Finished) -> None:
+    assert "resnet8" in analysis(finished[0], "best", "--study", "small", "--max-bits", "1e6")
+
+
+def test_a_second_run_does_nothing_again(finished: Finished, run: Run, small_study: list[str]) -> None:
+    folder, _ = finished
+    before = {
+        r.info.run_id: (r.info.end_time, r.data.metrics) for r in runs(folder) if r.data.tags["kdq.kind"] == "point"
+    }
+    stages = {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")}
+    result = run(folder, *small_study)
+    assert result.returncode == 0, result.stderr
+    after = {
+        r.info.run_id: (r.info.end_time, r.data.metrics) for r in runs(folder) if r.data.tags["kdq.kind"] == "point"
+    }
+    assert after == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")} == stages
+    assert len(runs(folder)) == 9
+
+
+def test_other_settings_under_the_same_name_are_refused(finished: Finished, run: Run, small_study: list[str]) -> None:
+    result = run(finished[0], *small_study, "--seeds", "1")
+    assert result.returncode == 2
+    assert "seeds was [0], is now [1]" in result.stderr
+    assert len(runs(finished[0])) == 9
+
+
+def test_the_teacher_itself_is_quantized(finished: Finished, run: Run) -> None:
+    folder, _ = finished
+    arguments = ["--space", "teacher_ptq", "--bits", "4", "--name", "rows", "--set", "teacher_train.epochs=3"]
+    result = run(folder, *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = list(csv.DictReader(io.StringIO(analysis(folder, "points", "--study", "rows", "--format", "csv"))))
+    assert [(row["method"], row["student"], row["bits"], row["alpha"]) for row in rows] == [
+        ("teacher", "resnet20", "4", ""),
+        ("teacher", "resnet20", "32", ""),
+    ]
+
+
+def test_a_trial_that_diverges_ends_as_diverged_and_its_neighbour_goes_on(run: Run, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("description: one diverges\nparams: {method: dkd, beta: {grid: [4, 1.0e38]}}\nbits: [4]\n")
+    result = run(tmp_path, "--space", str(space), "--epochs", "2", "--name", "s", "--set", "teacher_train.epochs=3")
+    assert result.returncode == 1
+    assert "diverged" in result.stdout
+    found = runs(tmp_path, "s")
+    statuses = {r.data.params["beta"]: (r.data.tags["kdq.status"], r.info.status) for r in of_kind(found, "trial")}
+    assert statuses == {"4.0": ("completed", "FINISHED"), "1e+38": ("diverged", "FAILED")}
+    assert {r.data.params["beta"] for r in of_kind(found, "point")} == {"4.0"}
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_driver_loses_nothing(finished: Finished, run: Run, small_study: list[str], tmp_path: Path) -> None:
+    """Killed with -9 in mid-study, the same command ends in the same points as the undisturbed study."""
+    script = Path(__file__).parents[2] / "study" / "run.py"
+    driver = subprocess.Popen(
+        [sys.executable, str(script), *small_study], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    students = tmp_path / "mlruns" / "stages" / "student"
+    deadline = time.monotonic() + 120
+    while len(list(students.glob("[0-9a-f]*/stage.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)  # the teacher is one; a second is a student in mid-training
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    result = run(tmp_path, *small_study)
+    assert result.returncode == 0, result.stdout + result.stderr
+    undisturbed = analysis(finished[0], "points", "--study", "small", "--format", "csv")
+    assert analysis(tmp_path, "points", "--study", "small", "--format", "csv") == undisturbed
+    assert len(runs(tmp_path)) == 9
