@@ -62,8 +62,10 @@ def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
 
 
 def _flags(chosen: Configuration) -> str:
+    """What narrows the study's command to this configuration."""
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in chosen.points))
-    return f"--seeds {seeds} --bits {chosen.bits}"
+    fixed = {name: value for name, value in chosen.parameters.items() if name != "student"}
+    return " ".join([f"--seeds {seeds} --bits {chosen.bits}", *(f"--set {k}={_short(v)}" for k, v in fixed.items())])
 
 
 def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:

@@ -29,8 +29,8 @@ class Alphabet:
     bits: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise UserError(f"an alphabet of {self.bits} bits: must have 1 to 8 bits")
+        if not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
+            raise UserError(f"an alphabet of {self.bits!r} bits: must have 1 to 8 bits")
 
     @property
     def levels(self) -> int:

@@ -2,11 +2,11 @@
 
 For each quantized layer `NAME.codes` (uint8, b bits a code), `NAME.scale` and `NAME.bias` (float16); all else
 under its name in float32. What is needed to build the network stands as JSON in the header's metadata, under
-`kdq`: format version, architecture, classes, normalisation, and bits and shape of each quantized layer.
+`kdq`: format version, architecture, classes, normalisation, and the bits of each quantized layer. The names,
+shapes and six or so numbers of the normalisation in the header are the only things outside the payload.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdq.alphabet import Alphabet
 from kdq.errors import UserError
-from kdq.graph import PREFIX, fold
+from kdq.graph import PREFIX, QUANTIZABLE, fold
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build, check_architecture
 from kdq.quantize import Quantized, QuantizedLayer
 from kdq.size import leftovers, packed_bytes
@@ -52,9 +53,7 @@ def pack(quantized: Quantized, path: Path | str) -> None:
     model = quantized.model
     check_architecture(model.arch)
     tensors = {key: value.cpu().contiguous() for key, value in leftovers(quantized).items()}
-    layers = {}
     for name, layer in quantized.layers.items():
-        layers[name] = {"bits": layer.bits, "shape": list(layer.codes.shape)}
         tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.bits)
         tensors[f"{name}.scale"] = layer.scale.cpu()
         tensors[f"{name}.bias"] = layer.bias.cpu()
@@ -64,7 +63,7 @@ def pack(quantized: Quantized, path: Path | str) -> None:
         "classes": model.classes,
         "mean": model.normalization.mean,
         "std": model.normalization.std,
-        "layers": layers,
+        "bits": {name: layer.bits for name, layer in quantized.layers.items()},
     }
     save_file(tensors, path, metadata={"kdq": json.dumps(header, sort_keys=True)})
 
@@ -85,15 +84,14 @@ def load(path: Path | str) -> Classifier:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["kdq"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        model, layers = _empty(header), dict(header["layers"])
-        state = _state(tensors, layers)
+        model = _empty(header)
+        state = _state(tensors, dict(header["bits"]), model)
         _check(state, model)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); name a file written by kdq.pack"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be read ({reason}); name a file written by kdq.pack") from error
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged or not a packed model ({error!r}); pack the model again") from error
+        raise UserError(f"{path}: damaged, or not a packed model ({error!r}); pack the model again") from error
     model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
     return model.eval()
 
@@ -109,17 +107,20 @@ def _empty(header: Mapping[str, Any]) -> Classifier:
     return fold(build(arch, classes=classes, normalization=normalization, seed=0))
 
 
-def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, Any]) -> dict[str, Tensor]:
+def _state(tensors: Mapping[str, Tensor], widths: Mapping[str, Any], model: Classifier) -> dict[str, Tensor]:
     """The tensors of the model's state, weights of quantized layers restored."""
-    state = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
-    for name, row in layers.items():
-        bits, shape = row["bits"], tuple(row["shape"])
+    state = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in widths}
+    for name, bits in widths.items():
+        module = model.get_submodule(PREFIX + name)
+        if not isinstance(module, QUANTIZABLE):
+            raise ValueError(f"{name!r} is no layer that has codes")
+        alphabet, shape = Alphabet(bits), module.weight.shape
         codes, scale, bias = (tensors[f"{name}.{kind}"] for kind in ("codes", "scale", "bias"))
-        dtypes = (codes.dtype, scale.dtype, bias.dtype)
-        if dtypes != (torch.uint8, torch.float16, torch.float16) or scale.shape != shape[:1]:
-            raise ValueError(f"layer {name!r} has types {dtypes} and scales {tuple(scale.shape)}")
-        count = math.prod(shape)
-        if codes.shape != (packed_bytes(count, bits),):
+        types = (codes.dtype, scale.dtype, bias.dtype)
+        if types != (torch.uint8, torch.float16, torch.float16) or scale.shape != shape[:1]:
+            raise ValueError(f"layer {name!r} has types {types} and scales {tuple(scale.shape)}")
+        count = shape.numel()
+        if codes.shape != (packed_bytes(count, alphabet.bits),):
             raise ValueError(f"layer {name!r} has codes {tuple(codes.shape)}, must hold {count} of {bits} bits")
         layer = QuantizedLayer(bits, unpack_codes(codes, bits, count).view(shape), scale, bias)
         state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight(), bias.float()

@@ -119,7 +119,7 @@ def quantize(model: Classifier, calibration_images: Tensor, config: QuantizeConf
     return quantize_many(model, calibration_images, [config])[0]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
     """The same as `quantize` for each of the configurations, but what they share is computed once.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError
-from kdq.points import Point, as_text, best, front_hypervolume, front_table
+from kdq.points import Point, as_text, configurations, front_hypervolume, front_table, with_front
 from kdq.stages import StageStore
 from kdq.tracking import tracking_uri
 from study.plan import Plan, check_name, check_same
@@ -199,8 +199,18 @@ class Study:
         return {**self._params(), **own, "trial_id": trial_id}
 
     def _command(self) -> str:
-        """The command that makes this study again."""
-        return shlex.join(["python", "study/run.py", *sys.argv[1:]])
+        """The command that runs this space on this workload, for others to narrow: without name and limit."""
+        kept: list[str] = []
+        drop_value = False
+        for argument in self.options.given:
+            name, equals, _ = argument.partition("=")
+            if name in ("--name", "--trials"):
+                drop_value = not equals
+            elif drop_value:
+                drop_value = False
+            else:
+                kept.append(argument)
+        return shlex.join(["python", "study/run.py", *kept])
 
     def _summary(self, status: str) -> None:
         from study.progress import duration
@@ -217,7 +227,8 @@ class Study:
             return
         print_("\nPareto front (chosen on validation; test beside it):")
         print(as_text(front_table(self.points)))
-        budget = best(self.points, float("inf")).mean("total_bits") / 4
+        front = sorted(group.mean("total_bits") for group in configurations(with_front(self.points)) if group.on_front)
+        budget = 1.1 * front[len(front) // 2]
         print(f"\nfigure: {_here(self.tracker.figure_path())}")
         print(f"MLflow: {_here(sys.prefix)}/bin/mlflow ui --backend-store-uri {self.uri}")
         print(

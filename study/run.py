@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Returns the exit status: 0 done, 1 trials failed, 2 a user's mistake, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    options.given = sys.argv[1:] if arguments is None else arguments
     # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:

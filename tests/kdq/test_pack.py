@@ -16,7 +16,7 @@ from kdq.errors import UserError
 from kdq.evaluate import logits
 from kdq.models import Classifier, Normalization, build
 from kdq.pack import load, pack, pack_codes, payload_bytes, unpack_codes
-from kdq.quantize import QuantizeConfig, Quantized, layer_names, quantize, quantize_many
+from kdq.quantize import QuantizeConfig, Quantized, layer_names, quantize_many
 from kdq.size import packed_bytes, total_bits
 
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -68,13 +68,6 @@ def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     assert not loaded.training
 
 
-def test_torchvision_architectures_come_back(tmp_path: Path) -> None:
-    made = quantize(model("resnet18"), images(2), QuantizeConfig(2, "rtn"))
-    pack(made, tmp_path / "model")
-    assert torch.equal(logits(load(tmp_path / "model"), images()), logits(made.model, images()))
-    assert 8 * payload_bytes(tmp_path / "model") == total_bits(made)
-
-
 def test_an_architecture_without_a_name_is_refused(made: list[Quantized], tmp_path: Path) -> None:
     strange = Classifier("mine", made[0].model.net, 7, NORMALIZATION)
     with pytest.raises(UserError, match="unknown architecture 'mine'"):
@@ -85,7 +78,7 @@ def test_an_architecture_without_a_name_is_refused(made: list[Quantized], tmp_pa
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: cannot be read"):
         load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="cannot be read|not a packed model"):
+    with pytest.raises(UserError, match=r"cannot be read|not a packed model"):
         load(tmp_path)
     for content in (b"", b"x" * 100, b"\xff" * 8 + b"{}"):
         (tmp_path / "junk").write_bytes(content)
@@ -134,14 +127,12 @@ HOSTILE = {
     "std": _set("std", value=[1, 0, 1]),
     "mean": _set("mean", value="abc"),
     "channels": _set("mean", value=[]),
-    "layers": _set("layers", value=None),
-    "layer is no layer": _set("layers", "bn1", value={"bits": 2, "shape": [1]}),
-    "bits too many": _set("layers", "conv1", "bits", value=9),
-    "bits wrong": _set("layers", "conv1", "bits", value=3),
-    "bits type": _set("layers", "conv1", "bits", value="2"),
-    "shape": _set("layers", "conv1", "shape", value=[16, 27, 1, 1]),
-    "shape negative": _set("layers", "conv1", "shape", value=[16, -3, -3, 3]),
-    "shape huge": _set("layers", "conv1", "shape", value=[2**40, 2**40]),
+    "bits of nothing": _set("bits", value=None),
+    "layer unknown": _set("bits", "conv9", value=2),
+    "layer is no layer": _set("bits", "bn1", value=2),
+    "bits too many": _set("bits", "conv1", value=9),
+    "bits wrong": _set("bits", "conv1", value=3),
+    "bits type": _set("bits", "conv1", value="2"),
     "codes missing": _tensor("conv1.codes", lambda t: None),
     "codes short": _tensor("conv1.codes", lambda t: t[:-1].clone()),
     "codes type": _tensor("conv1.codes", lambda t: t.float()),

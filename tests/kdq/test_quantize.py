@@ -235,11 +235,13 @@ def test_torchvision_resnet_is_quantized_whole() -> None:
     model = resnet("resnet18")
     names = layer_names(model)
     assert len(names) == 21  # 16 in blocks, the stem, 3 downsamplings, the classifier
-    widths = {name: 4 if name.startswith(("conv1", "layer1", "layer2.0")) else 32 for name in names}  # time
+    widths = {
+        name: 4 if name.startswith(("layer1", "layer2.0.conv1", "layer2.0.down")) else 32 for name in names
+    }  # time
     configs = QuantizeConfig(4, "rtn"), QuantizeConfig(widths)
     whole, part = quantize_many(model, images(4, 8), configs)
     assert set(whole.layers) == set(names)
-    assert len(part.report) == 8
+    assert len(part.report) == 6
     assert all(0 < row.error < 0.5 for row in part.report)
 
 
@@ -343,8 +345,8 @@ def test_calibration_images_are_drawn_by_the_seed() -> None:
 
 
 def test_published_resnet20_keeps_its_accuracy(shared_data: Path) -> None:
-    """On 1,000 test images, with 64 for calibration. The full measurement is a benchmark."""
-    pixels, labels = cifar(shared_data, "test", 1000)
+    """On 500 test images, with 64 for calibration. The full measurement is a benchmark."""
+    pixels, labels = cifar(shared_data, "test", 500)
     calibration, _ = cifar(shared_data, "train", 64)
     path = shared_data / "checkpoints" / "resnet20-12fca82f.th"
     state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
