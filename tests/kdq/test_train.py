@@ -24,7 +24,8 @@ from kdq.train import (
     Trainer,
     forward_teacher,
     learning_rate,
-    sgd,
+    make_optimizer,
+    update_average,
     view_terms,
 )
 
@@ -36,7 +37,11 @@ CONFIG = TrainConfig(
     augment=AugmentConfig(crop_padding=1, flip=True, cutout=2),
 )
 NORMALIZATION = Normalization(mean=(0.5,), std=(0.25,))
-VARIANTS = [{"method": name} for name in sorted(METHODS)] + [{"method": "dkd", "mixup_alpha": 0.5}]
+VARIANTS = [{"method": name} for name in sorted(METHODS)] + [
+    {"method": "dkd", "mixup_alpha": 0.5},
+    {"method": "dml", "mixup_alpha": 0.5, "handover": 1},
+    {"method": "mixup", "mix_logits": 1},
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +79,9 @@ def trainer(
     stream_seed: int = 0,
 ) -> Trainer:
     teacher = teacher or forward_teacher(student(seed=9))
-    return Trainer(config, MethodConfig.parse(method), student(), teacher, DATA, stream_seed=stream_seed)
+    parsed = MethodConfig.parse(method)
+    peer = student(seed=7) if parsed.method.needs_peer else None
+    return Trainer(config, parsed, student(), teacher, DATA, stream_seed=stream_seed, peer=peer)
 
 
 def run(training: Trainer, epochs: int) -> list[dict[str, float]]:
@@ -156,7 +163,7 @@ def test_student_and_teacher_see_the_same_mixed_view() -> None:
     seen: list[View] = []
     training = trainer({"method": "mixup"}, lambda view: seen.append(view) or torch.zeros(len(view.index), 4))  # type: ignore[func-returns-value]
     inputs: list[Tensor] = []
-    training.student.register_forward_pre_hook(lambda module, args: inputs.append(args[0]) if module.training else None)
+    training.students[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]) if module.training else None)
     run(training, 1)
     assert len(seen) == len(inputs) == training.steps
     assert all(torch.equal(view.images, images) for view, images in zip(seen, inputs, strict=True))
@@ -164,7 +171,8 @@ def test_student_and_teacher_see_the_same_mixed_view() -> None:
 
 def view_of(mix: float) -> View:
     labels = torch.tensor([0, 1, 2, 3, 0])
-    return View(0, torch.arange(5), torch.empty(0), labels, labels.flip(0), torch.full((5,), mix))
+    parts = tuple(View(0, torch.arange(5), torch.empty(0), y) for y in (labels, labels.flip(0)))
+    return View(0, torch.arange(5), torch.empty(0), labels, parts, torch.full((5,), mix))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -177,7 +185,7 @@ def test_mixing_splits_the_loss_by_both_targets(name: str) -> None:
         return view_terms(config, *logits, view, 0.5)
 
     whole, half, none = (terms(view_of(mix)) for mix in (1.0, 0.5, 0.0))
-    first = terms(dataclasses.replace(view_of(1.0), mix=None, labels_partner=None))
+    first = terms(dataclasses.replace(view_of(1.0), mix=None, parts=None))
     for key in first:
         assert torch.equal(whole[key], first[key])
         torch.testing.assert_close(half[key], (whole[key] + none[key]) / 2)
@@ -191,14 +199,14 @@ def test_an_epoch_reports_means_over_all_its_images() -> None:
     (view,) = training.views.epoch(0, 60)
     logits = student().train()(view.images)
     expected = {key: term.mean().item() for key, term in _vkd_terms(logits, training.teacher(view), view).items()}
-    training.student.eval()  # the loop sets the mode itself
+    training.students[0].eval()  # the loop sets the mode itself
     row = training.run_epoch()
     assert row["train_ce"] == pytest.approx(expected["ce"], rel=1e-5)
     assert row["train_kd"] == pytest.approx(expected["kd"], rel=1e-5)
     assert row["train_loss"] == pytest.approx(expected["ce"] + expected["kd"], rel=1e-5)
     assert row["epoch"] == 1
-    assert row["val_top1"] == top1(training.student, DATA.val_images, DATA.val_labels)
-    assert training.student.training
+    assert row["val_top1"] == top1(training.students[0], DATA.val_images, DATA.val_labels)
+    assert training.students[0].training
 
 
 def _vkd_terms(logits: Tensor, logits_teacher: Tensor, view: View) -> dict[str, Tensor]:
@@ -231,7 +239,7 @@ def test_learning_rate_of_any_warmup_stays_in_range(warmup: float, first: float)
 
 def test_batch_norm_and_biases_do_not_decay() -> None:
     model = student()
-    decays, rest = sgd(model, CONFIG).param_groups
+    decays, rest = make_optimizer([model], CONFIG).param_groups
     assert decays["weight_decay"] == CONFIG.weight_decay
     assert rest["weight_decay"] == 0
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -255,7 +263,7 @@ def test_a_step_is_sgd_with_nesterov_momentum() -> None:
             momentum[name] = config.momentum * momentum[name] + g
             p.data -= learning_rate(config, epoch, 1) * (g + config.momentum * momentum[name])
     run(training, 2)
-    for key, value in training.student.state_dict().items():
+    for key, value in training.students[0].state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-3, atol=1e-4)
 
 
@@ -283,11 +291,12 @@ def test_a_last_step_that_spoils_the_weights_is_noticed() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
     args = CONFIG, MethodConfig.parse({"method": name}), student()
+    peer = student(seed=7) if METHODS[name].needs_peer else None
     if METHODS[name].needs_teacher:
         with pytest.raises(UserError, match=f"method '{name}' needs a teacher"):
             Trainer(*args, None, DATA, stream_seed=0)
     else:
-        run(Trainer(*args, None, DATA, stream_seed=0), 1)
+        run(Trainer(*args, None, DATA, stream_seed=0, peer=peer), 1)
 
 
 @pytest.mark.parametrize(
