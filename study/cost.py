@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from kdq.errors import unknown
+from kdq.methods import METHODS
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build
 from kdq.quantize import QuantizeConfig, quantize_many
 from study.plan import Plan
@@ -60,6 +62,7 @@ def estimate(plan: Plan, slots: int) -> str:
     epoch = 0.0
     if plan.needs_distilling:
         epoch = train / _rate(lambda: _step(student, images), len(images)) + workload.val_images / forward
+        epoch *= _students_at_once(plan)
     if plan.needs_distilling and plan.needs_teacher:
         model = _model(teacher, shape)
         epoch += train / _rate(lambda: _forward(model, images), len(images))
@@ -74,6 +77,11 @@ def estimate(plan: Plan, slots: int) -> str:
         f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time "
         f"({forward:,.0f} images/s evaluated, {duration(epoch)} an epoch; measured with random images on one thread)"
     )
+
+
+def _students_at_once(plan: Plan) -> float:
+    """Mean over the configurations that distill: two under a method whose students teach each other, else one."""
+    return fmean(1 + METHODS[c.method].needs_peer for c in plan.configurations if c.method in METHODS)
 
 
 def _teacher_arch(workload: Workload) -> str:
