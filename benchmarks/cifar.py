@@ -1,0 +1,30 @@
+"""The setting that benchmarks share: CIFAR-10, the published ResNet-56 teaches a ResNet-20."""
+
+from pathlib import Path
+
+from kdq.augment import AugmentConfig
+from kdq.data import Dataset, load_source, open_dataset
+from kdq.methods import MethodConfig
+from kdq.models import Classifier, build
+from kdq.stages import StageStore
+from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
+from kdq.train import TrainConfig
+
+METHOD = MethodConfig.parse({"method": "dkd", "alpha": 1, "beta": 8, "temperature": 4})
+AUGMENT = AugmentConfig(crop_padding=4, flip=True)
+
+
+def dataset(data_dir: Path, store: StageStore, images: int, val_images: int = 200) -> Dataset:
+    return open_dataset(store.path(load_source("cifar10", data_dir, store)), train_images=images, val_images=val_images)
+
+
+def teacher(data_dir: Path) -> Classifier:
+    return load(Checkpoint("resnet56", find_checkpoint(data_dir, "resnet56*.th")), classes=10, normalization=IMAGENET)
+
+
+def student(data: Dataset, seed: int = 0) -> Classifier:
+    return build("resnet20", classes=data.classes, normalization=data.normalization, seed=seed)
+
+
+def recipe(epochs: int) -> TrainConfig:
+    return TrainConfig(epochs=epochs, batch_size=128, lr=0.1, augment=AUGMENT)

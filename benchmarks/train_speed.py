@@ -1,0 +1,200 @@
+"""Images per second of our training loop beside the loop that it replaces and the limit it cannot pass.
+
+    python -m benchmarks.train_speed --data-dir DIR
+
+CIFAR-10, ResNet-56 teaches ResNet-20, dkd, batches of 128. In one run, in turn, so that other work on the
+machine disturbs all alike:
+
+- `plain loop`: that of common scripts: a torchvision DataLoader with 2 workers, transforms of one PIL image at a
+  time, NCHW, the teacher's forward pass every step
+- `bare loop`: the student's forward and backward pass on random tensors that lie in memory, nothing else
+- `ours, bank filled`: an epoch whose teacher logits are in the bank, as all but the first of a study's trials find it
+- `ours, bank empty`: an epoch that computes them, as the first trial does
+- `ours, a trial of 9`: their mean over a study of 9 trials that see the same views
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
+
+from benchmarks.cifar import METHOD, dataset, recipe, student, teacher
+from benchmarks.report import circumstances, publish, summary
+from kdq.augment import Views
+from kdq.bank import Bank
+from kdq.data import Dataset
+from kdq.models import Classifier
+from kdq.stages import StageStore
+from kdq.train import Trainer, forward_teacher, make_optimizer
+
+BATCH = 128
+TRIALS = 9
+
+Loop = Callable[[int], int]
+"""Takes the number of the round, trains on some images, returns how many."""
+
+
+class PilImages(TorchDataset[tuple[Tensor, int]]):
+    """What torchvision.datasets.CIFAR10 is once it is in memory: an array a image, made into a PIL image on access."""
+
+    def __init__(self, data: Dataset, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.arrays = data.train_images.permute(0, 2, 3, 1).numpy()
+        self.labels = data.train_labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
+
+
+def plain_loop(data: Dataset, model: Classifier) -> Loop:
+    """The loop of the scripts that this platform replaces, written as they are."""
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+        ]
+    )
+    loader = DataLoader(PilImages(data, transform), batch_size=BATCH, shuffle=True, num_workers=2)
+    learner, answers = student(data), model.eval()
+    optimizer = make_optimizer([learner], recipe(1))
+
+    def epoch(number: int) -> int:
+        learner.train()
+        for images, labels in loader:
+            with torch.no_grad():
+                logits_teacher = answers(images)
+            logits_student = learner(images)
+            terms = METHOD.method.loss(logits_student, logits_teacher, labels, METHOD.params, 1.0)
+            loss = torch.stack([term.mean() for term in terms.values()]).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss.item()  # they print it
+        return len(data.train_images)
+
+    return epoch
+
+
+def bare_loop(data: Dataset) -> Loop:
+    """Forward and backward pass of the student on one random batch, as often as an epoch has steps."""
+    learner: nn.Module = student(data).to(memory_format=torch.channels_last).train()
+    images = torch.rand(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH) % data.classes
+    steps = len(data.train_images) // BATCH
+
+    def epoch(number: int) -> int:
+        for _ in range(steps):
+            learner.zero_grad()
+            F.cross_entropy(learner(images), labels).backward()  # type: ignore[no-untyped-call]
+        return steps * BATCH
+
+    return epoch
+
+
+def our_loop(data: Dataset, model: Classifier, store: StageStore, rounds: int, fill_first: bool) -> Loop:
+    """The training part of an epoch of ours, whose teacher logits are in the bank already or have to be computed."""
+    config = recipe(rounds)
+    answer = forward_teacher(model)
+
+    def bank(name: str) -> Bank:
+        fill = data.normalization.mean
+        views = Views(data.train_images, data.train_labels, config.augment, stream_seed=0, fill=fill)
+        return Bank(store, lambda: answer, name, data, views)
+
+    name = "filled" if fill_first else "empty"
+    if fill_first:
+        for epoch in range(rounds):
+            filled = bank(name)
+            filled(next(filled.views.epoch(epoch, BATCH)))
+    trainer = Trainer(config, METHOD, student(data), bank(name), data, stream_seed=0)
+
+    def train(number: int) -> int:
+        trainer._train_epoch()
+        trainer.epoch += 1
+        return len(data.train_images)
+
+    return train
+
+
+def measure(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
+    """Images per second of each loop in each round, the first of which only warms up."""
+    rates: dict[str, list[float]] = {name: [] for name in loops}
+    for number in range(rounds):
+        for name, loop in loops.items():
+            started = time.perf_counter()
+            images = loop(number)
+            if number:
+                rates[name].append(images / (time.perf_counter() - started))
+    return rates
+
+
+def mean_of_trials(filled: float, empty: float) -> float:
+    """Images per second of a study's trials, of which one fills the bank for all."""
+    return TRIALS / ((TRIALS - 1) / filled + 1 / empty)
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    head = {"unit": "images/s", **circumstances(options.threads)}
+    rounds = options.rounds + 1
+    with tempfile.TemporaryDirectory() as folder:
+        store = StageStore(Path(folder))
+        data, model = dataset(options.data_dir, store, options.images), teacher(options.data_dir)
+        rates = measure(
+            {
+                "plain loop": plain_loop(data, teacher(options.data_dir)),
+                "bare loop": bare_loop(data),
+                "ours, bank filled": our_loop(data, model, store, rounds, fill_first=True),
+                "ours, bank empty": our_loop(data, model, store, rounds, fill_first=False),
+            },
+            rounds,
+        )
+    filled, empty = rates["ours, bank filled"], rates["ours, bank empty"]
+    rates[f"ours, a trial of {TRIALS}"] = [mean_of_trials(*pair) for pair in zip(filled, empty, strict=True)]
+    publish("train_speed", head, rows(rates))
+
+
+def rows(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """A row a loop; the ratios are of medians in this run."""
+    found = {name: summary(values) for name, values in rates.items()}
+    return [
+        {
+            "loop": name,
+            **row,
+            "x plain": row["median"] / found["plain loop"]["median"],
+            "x bare": row["median"] / found["bare loop"]["median"],
+        }
+        for name, row in found.items()
+    ]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
+    parser.add_argument("--images", type=int, default=2560, help="images of an epoch (default: 2560)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each loop is timed (default: 5)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
