@@ -18,6 +18,7 @@ from kdq.stages import Json, Stage, StageStore
 POINT_VERSION = 1
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
+LAYERS_FILE = "layers.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +87,4 @@ def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:
         "layers": [asdict(row) for row in quantized.report],
     }
     (folder / MEASUREMENT_FILE).write_text(json.dumps(measurement, indent=1))
-    (folder / "layers.json").write_text(json.dumps(layers, indent=1))
+    (folder / LAYERS_FILE).write_text(json.dumps(layers, indent=1))

@@ -14,7 +14,7 @@ from kdq.errors import UserError
 from kdq.points import Point, as_text, configurations, front_hypervolume, front_table, with_front
 from kdq.stages import StageStore
 from kdq.tracking import tracking_uri
-from study.plan import Plan, check_name, check_same
+from study.plan import Plan, check_name, check_same, flat
 from study.spaces import load_space
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ class Study:
             point = Point(**event["point"])
             self.points.append(point)
             self.progress.point(trial_id, event["point"])
-            self.tracker.log_point(point, {**self._trial_params(trial_id), "bits": point.bits}, event["packed"])
+            name = f"{self.trials[trial_id].name}, {point.bits} bits"
+            self.tracker.log_point(point, name, {**self._trial_params(trial_id), "bits": point.bits}, event["files"])
         else:
             self.statuses[trial_id] = event["status"]
             self.progress.end(trial_id, event["status"], event["reason"], event["log"])
@@ -190,7 +191,7 @@ class Study:
             "train_images": workload.train_images or "all",
             "val_images": workload.val_images,
             "calibration_images": workload.calibration_images,
-            **{f"train.{key}": value for key, value in self.plan.document()["workload"]["train"].items()},
+            **flat({"train": self.plan.document()["workload"]["train"]}),
         }
 
     def _trial_params(self, trial_id: str) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def check_name(name: str) -> str:
 
 def check_same(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError naming every setting in which a study differs from what it was under this name."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     differences = [
         f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}"
         for key in sorted({*old, *new})
@@ -98,8 +98,9 @@ def check_same(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         )
 
 
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in document.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

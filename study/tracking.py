@@ -130,16 +130,17 @@ class Tracker:
             self._last_epoch[trial_id] = max((metric.step for metric in history), default=0)
         return self._last_epoch[trial_id]
 
-    def log_point(self, point: Point, params: Mapping[str, Any], packed: str) -> None:
-        """One run for a point, under its trial, with the packed model. One that is there already is left alone."""
+    def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
+        """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
         key = f"{point.trial_id}/{point.bits}"
         if key in self.runs and self.runs[key].info.status == "FINISHED":
             return
-        run_id = self._open(key, "point", f"{point.bits} bits", self._run_id(point.trial_id), params)
+        run_id = self._open(key, "point", name, self._run_id(point.trial_id), params)
         now = int(time.time() * 1000)
         names = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
         self.client.log_batch(run_id, metrics=[Metric(n, float(getattr(point, n)), now, 0) for n in names])
-        self.client.log_artifact(run_id, packed)
+        for file in files:
+            self.client.log_artifact(run_id, file)
         self.client.set_terminated(run_id, "FINISHED")
 
     def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
