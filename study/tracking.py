@@ -55,7 +55,9 @@ class Tracker:
                 )
             return str(found.experiment_id)
         location = (artifacts / self.study).as_uri() if artifacts else None
-        return str(self.client.create_experiment(self.study, artifact_location=location))
+        # The kind opens the UI on the run table, not on pages for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
     def _search(self) -> list[Run]:
         runs: list[Run] = []
