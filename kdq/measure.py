@@ -11,6 +11,7 @@ from kdq.data import Dataset
 from kdq.evaluate import top1
 from kdq.models import Classifier
 from kdq.pack import pack
+from kdq.points import FLOAT_BITS
 from kdq.quantize import QuantizeConfig, Quantized, choose_calibration, quantize_many
 from kdq.size import avg_bits, ledger, paper_bits, total_bits
 from kdq.stages import Json, Stage, StageStore
@@ -55,9 +56,11 @@ def measure(
     """
     made: dict[PointSpec, Quantized] = {}
     for spec in specs:
-        if not made and store.find(spec.stage()) is None:
-            missing = [other for other in specs if store.find(other.stage()) is None]
-            made = _quantize(missing, model(), data())
+        if spec not in made and store.find(spec.stage()) is None:
+            # The float point alone and first: it stands even if the model cannot be quantized.
+            is_float = spec.bits == FLOAT_BITS
+            missing = [s for s in specs if (s.bits == FLOAT_BITS) == is_float and store.find(s.stage()) is None]
+            made |= _quantize(missing, model(), data())
         if spec in made:
             yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec], data=data()))
         else:

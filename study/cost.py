@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kdq.errors import UserError
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build
 from kdq.quantize import QuantizeConfig, quantize_many
 from study.plan import Plan
@@ -52,6 +53,11 @@ def estimate(plan: Plan, slots: int) -> str:
     workload = plan.workload
     shape = SHAPES[workload.dataset]
     train = workload.train_images or shape.train - workload.val_images
+    if train < 1 or train + workload.val_images > shape.train:
+        raise UserError(
+            f"{train} training and {workload.val_images} validation images were asked of {shape.train}: each must be "
+            f"at least 1, and their sum at most {shape.train}"
+        )
     teacher = _model(_teacher_arch(workload), shape)
     student = _model(workload.student, shape) if plan.needs_distilling else teacher
     images = torch.rand(PROBE_IMAGES, shape.channels, shape.size, shape.size)
