@@ -45,15 +45,16 @@ class View:
     """A batch of B views of one epoch.
 
     index: int64 [B], the training images they show; images: float32 [B, C, H, W] in [0, 1], channels-last;
-    labels: int64 [B]. If mixed, images = λ·view(index) + (1 − λ)·view(partner) with `mix` = λ, float32 [B],
-    and the partners' labels in `labels_partner`, int64 [B]; else both are None.
+    labels: int64 [B]. A mixed view is made of two plain ones, its `parts`, of which `index` and `labels` are
+    the first's: images = λ·parts[0].images + (1 − λ)·parts[1].images with `mix` = λ, float32 [B]. A plain
+    view has neither.
     """
 
     epoch: int
     index: Tensor
     images: Tensor
     labels: Tensor
-    labels_partner: Tensor | None = None
+    parts: "tuple[View, View] | None" = None
     mix: Tensor | None = None
 
 
@@ -108,12 +109,15 @@ class Views:
             yield self._view(epoch, index, draws)
 
     def _view(self, epoch: int, index: Tensor, draws: _Draws) -> View:
-        view = View(epoch, index, self._augment(index, draws), self.labels[index])
+        view = self._plain(epoch, index, draws)
         if not self.mixup_alpha:
             return view
-        partner, mix = draws.partner[index], draws.mix[index]
-        images = self._augment(partner, draws).lerp(view.images, mix[:, None, None, None])
-        return replace(view, images=images, labels_partner=self.labels[partner], mix=mix)
+        partner, mix = self._plain(epoch, draws.partner[index], draws), draws.mix[index]
+        images = partner.images.lerp(view.images, mix[:, None, None, None])
+        return replace(view, images=images, parts=(view, partner), mix=mix)
+
+    def _plain(self, epoch: int, index: Tensor, draws: _Draws) -> View:
+        return View(epoch, index, self._augment(index, draws), self.labels[index])
 
     def _augment(self, index: Tensor, draws: _Draws) -> Tensor:
         """The views of the images `index`, unmixed: float32 [B, C, H, W] in [0, 1], channels-last."""

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Params = Mapping[str, float]
 Terms = dict[str, "Tensor"]
 Loss = Callable[["Tensor", "Tensor | None", "Tensor", Params, float], Terms]
-"""Takes logits_student [N, C], logits_teacher [N, C] (None for a method without a teacher), labels int64 [N],
-parameters, and the share of the training that is done, in [0, 1). Returns the loss as named terms, each
-float32 [N]: their sum is the loss of a sample."""
+"""Takes logits_student [N, C], logits_teacher [N, C] (the peer's for a method with two students, None for one
+without either), labels int64 [N], parameters, and the share of the training that is done, in [0, 1). Returns
+the loss as named terms, each float32 [N]: their sum is the loss of a sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,17 @@ class Interval:
         return least + (f" and at most {self.high:g}" if self.high < inf else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Off and on."""
+
+    def __contains__(self, value: float) -> bool:
+        return value in (0, 1)
+
+    def __str__(self) -> str:
+        return "that is 0 (off) or 1 (on)"
+
+
 NON_NEGATIVE, POSITIVE, SHARE = Interval(0), Interval(0, above=True), Interval(0, 1)
 
 
@@ -49,13 +60,14 @@ class Method:
 
     params: the parameters it has, each with its default and what it allows. Every method also has
     `mixup_alpha`: images are mixed in pairs by λ ~ Beta(a, a) and so are the losses against both labels;
-    0 mixes nothing.
+    0 mixes nothing. needs_peer: two students are trained at once, each with the other as its teacher.
     """
 
     description: str
     loss: Loss
-    params: Mapping[str, tuple[float, Interval]]
+    params: Mapping[str, tuple[float, Interval | Switch]]
     needs_teacher: bool = True
+    needs_peer: bool = False
 
 
 def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
@@ -87,6 +99,15 @@ def _dkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params
     }
 
 
+def _dml(student: Tensor, peer: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert peer is not None
+    tilt = params["handover"] * (1 - 2 * progress)
+    return {
+        "ce": (1 - tilt) * losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "kl": (1 + tilt) * params["alpha"] * losses.kd(student, peer, params["temperature"]),
+    }
+
+
 SMOOTHING = {"label_smoothing": (0.0, SHARE)}
 MIXING = {"mixup_alpha": (0.0, NON_NEGATIVE)}
 
@@ -100,7 +121,8 @@ METHODS: dict[str, Method] = {
     "mixup": Method(
         "function matching: T²·KL to the teacher on the same mixed images, no labels (Beyer et al. 2022)",
         _mixup,
-        {"temperature": (1.0, POSITIVE), "mixup_alpha": (1.0, POSITIVE)},
+        # mix_logits: the teacher's logits of the two plain images are mixed instead, as in the study paper's code.
+        {"temperature": (1.0, POSITIVE), "mixup_alpha": (1.0, POSITIVE), "mix_logits": (0.0, Switch())},
     ),
     "dkd": Method(
         "CE + α·TCKD + β·NCKD, warmed up over the first `warmup` of the training (Zhao et al. 2022)",
@@ -113,6 +135,15 @@ METHODS: dict[str, Method] = {
         }
         | SMOOTHING
         | MIXING,
+    ),
+    "dml": Method(
+        "two students teach each other: CE + α·T²·KL to the peer, the better one goes on (Zhang et al. 2017)",
+        _dml,
+        # handover h: CE weighs 1 − h(1 − 2x) and KL α(1 + h(1 − 2x)) at share x of the training. With h = 1 it
+        # begins with KL alone and ends with CE alone; the mean weights are those without.
+        {"alpha": (1.0, NON_NEGATIVE), "temperature": (1.0, POSITIVE), "handover": (0.0, SHARE)} | SMOOTHING | MIXING,
+        needs_teacher=False,
+        needs_peer=True,
     ),
 }
 
@@ -156,6 +187,16 @@ class MethodConfig:
     def method(self) -> Method:
         return METHODS[self.name]
 
+    @property
+    def mixes_logits(self) -> bool:
+        """The teacher is shown the two plain parts of a mixed view, and its logits are mixed."""
+        return bool(self.params.get("mix_logits"))
+
+    @property
+    def teacher_mixup_alpha(self) -> float:
+        """The `mixup_alpha` of the views that the teacher is shown."""
+        return 0.0 if self.mixes_logits else self.params["mixup_alpha"]
+
     def identity(self) -> dict[str, str | float]:
         """The document that `parse` reads back into an equal configuration: the name and every parameter."""
         return {"method": self.name, **self.params}
@@ -171,6 +212,6 @@ def _method(name: Any) -> Method:
     return METHODS[name]
 
 
-def _check(method: str, name: str, value: Any, allowed: Interval) -> None:
+def _check(method: str, name: str, value: Any, allowed: Interval | Switch) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
         raise UserError(f"{name} = {value!r}: for method {method!r} it must be a number {allowed}")

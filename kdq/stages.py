@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -96,11 +97,16 @@ class StageStore:
             raise
 
     def remove(self, stage: Stage) -> None:
-        """Forget a stage. It disappears in one step, then its files are deleted."""
+        """Forget a stage, if it is there."""
         if path := self.find(stage):
-            grave = Path(tempfile.mkdtemp(prefix=".removing-", dir=path.parent))
+            self.discard(path)
+
+    def discard(self, path: Path) -> None:
+        """Remove a stage's folder. It disappears in one step, then its files are deleted; two may try at once."""
+        grave = Path(tempfile.mkdtemp(prefix=".removing-", dir=path.parent))
+        with suppress(FileNotFoundError):
             path.replace(grave / path.name)
-            shutil.rmtree(grave)
+        shutil.rmtree(grave)
 
 
 def _flush(path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from kdq.data import Dataset
+from kdq.errors import UserError
 from kdq.methods import MethodConfig
 from kdq.models import Classifier, build
-from kdq.stages import Json, Stage, StageStore
-from kdq.teachers import Checkpoint, load, save
+from kdq.stages import Json, Stage, StageStore, digest
+from kdq.teachers import BUFFERS_TO_IGNORE, Checkpoint, load, read_state, save, saved_normalization
 from kdq.train import TeacherLogits, TrainConfig, Trainer
 
 STUDENT_VERSION = 1
@@ -24,8 +25,12 @@ Report = Callable[[Mapping[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class StudentSpec:
-    """All that determines a student. data: a fingerprint; teacher: the id of its stage, None without one;
-    seed: that of its initialisation and of the views it is shown."""
+    """All that determines a student.
+
+    data: a fingerprint; teacher: the id of its stage, None without one; seed: that of its initialisation, of its
+    peer's and of the views it is shown; peer_init: an id of the weights that its peer starts from, None for
+    random ones or no peer.
+    """
 
     data: str
     teacher: str | None
@@ -33,6 +38,7 @@ class StudentSpec:
     method: MethodConfig
     train: TrainConfig
     seed: int
+    peer_init: str | None = None
 
     def stage(self, epoch: int | None = None) -> Stage:
         """The student after `epoch` epochs; None: the finished one."""
@@ -46,6 +52,7 @@ class StudentSpec:
                 "method": self.method.identity(),
                 "train": asdict(self.train),
                 "seed": self.seed,
+                "peer_init": self.peer_init,
                 "epoch": self.train.epochs if epoch is None else epoch,
             },
         )
@@ -57,12 +64,15 @@ def distill(
     data: Callable[[], Dataset],
     teacher: Callable[[], TeacherLogits | None],
     report: Report,
+    peer: Callable[[], Classifier] | None = None,
 ) -> Path:
     """The folder of the finished student, trained if it is not there, from the last epoch that is.
 
-    data, teacher: called only if something has to be trained; the student is trained on the data's device.
-    report: told every epoch of the student's history once, those of an earlier run too. Raises Diverged.
+    data, teacher, peer: called only if something has to be trained; the student is trained on the data's device.
+    peer: what `spec.peer_init` names. report: told every epoch of the student's history once, those of an
+    earlier run too. Of two students the one better on the validation images is kept. Raises Diverged.
     """
+    assert (spec.peer_init is None) == (peer is None)
     told = 0
 
     def tell(history: list[Json]) -> None:
@@ -72,9 +82,7 @@ def distill(
         told = len(history)
 
     def train(folder: Path) -> None:
-        dataset = data()
-        student = _initial(spec, dataset)
-        trainer = Trainer(spec.train, spec.method, student, teacher(), dataset, stream_seed=spec.seed)
+        trainer = _trainer(spec, data(), teacher(), peer)
         history = _go_on(store, spec, trainer)
         tell(history)
         while trainer.epoch < spec.train.epochs:
@@ -82,7 +90,7 @@ def distill(
             if trainer.epoch < spec.train.epochs:
                 _keep(store, spec, trainer, history)
             tell(history)
-        save(student, folder / MODEL_FILE)
+        save(trainer.best, folder / MODEL_FILE)
         (folder / HISTORY_FILE).write_text(json.dumps(history))
 
     folder = store.make(spec.stage(), train)
@@ -96,9 +104,41 @@ def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
     return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
 
 
-def _initial(spec: StudentSpec, data: Dataset) -> Classifier:
-    student = build(spec.arch, classes=data.classes, normalization=data.normalization, seed=spec.seed)
-    return student.to(data.train_images.device)
+def warm_start(spec: Checkpoint, arch: str, data: Dataset, seed: int) -> Classifier:
+    """A student that starts from the weights of a checkpoint, as a peer may: on this data set, or on ImageNet.
+
+    The first and the last layer stay random where theirs have another shape, as ImageNet's 7x7 stem and 1,000
+    classes have. Raises UserError for a checkpoint that `read_state` refuses or that does not fit otherwise.
+    """
+    normalization = spec.normalization or saved_normalization(spec.path) or data.normalization
+    student = build(arch, classes=data.classes, normalization=normalization, seed=seed)
+    own, given = student.net.state_dict(), read_state(spec.path)
+    names = [name for name, _ in student.net.named_parameters()]
+    ends = tuple(name.split(".")[0] + "." for name in (names[0], names[-1]))  # `conv1.`, `linear.`
+    for key in own | given:
+        if key in own and key in given and own[key].shape == given[key].shape:
+            own[key].copy_(given[key])
+        elif not key.startswith(ends) and not key.endswith(BUFFERS_TO_IGNORE):
+            raise UserError(f"{spec.path}: does not fit {arch}: {key}; start from weights of that architecture")
+    return student
+
+
+def _trainer(
+    spec: StudentSpec, data: Dataset, teacher: TeacherLogits | None, peer: Callable[[], Classifier] | None
+) -> Trainer:
+    def initial(seed: int) -> Classifier:
+        return build(spec.arch, classes=data.classes, normalization=data.normalization, seed=seed)
+
+    device = data.train_images.device
+    student, other = initial(spec.seed).to(device), None
+    if spec.method.method.needs_peer:
+        other = (peer() if peer else initial(peer_seed(spec.seed))).to(device)
+    return Trainer(spec.train, spec.method, student, teacher, data, stream_seed=spec.seed, peer=other)
+
+
+def peer_seed(seed: int) -> int:
+    """Of the peer's initialisation: no other student of the study has it."""
+    return int(digest(f"peer of {seed}")[:15], 16)
 
 
 def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:

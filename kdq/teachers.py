@@ -1,6 +1,7 @@
 """Where a teacher comes from: a checkpoint file, the Hugging Face Hub, or a training run of our own.
 
-A teacher is named by one word: `ARCH:PATH`, `hub:REPO[@REVISION]`, `train` or `train:ARCH`.
+A teacher is named by one word: `ARCH:PATH`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
+`transformers:FOLDER`, `train` or `train:ARCH`.
 """
 
 import json
@@ -26,6 +27,8 @@ PREFIXES = ("module.", "net.")
 """What wrappers put before every key: torch's DataParallel, our Classifier."""
 
 BUFFERS_TO_IGNORE = "num_batches_tracked"
+REPOSITORY = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
+PRETRAINED_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 REMEDY = "download its weights on another machine and use ARCH:PATH"
 
 
@@ -67,6 +70,39 @@ class Hub:
 
 
 @dataclass(frozen=True, slots=True)
+class Transformers:
+    """`transformers:FOLDER` or `transformers:REPO[@REVISION]`: an image classifier of the transformers library."""
+
+    source: str | Path
+    revision: str | None = None
+
+    def fetch(self) -> Path:
+        """Its folder, downloaded if it is a repository. Raises UserError if it is not to be had."""
+        if isinstance(self.source, Path):
+            if not self.source.is_dir():
+                raise UserError(f"transformers:{self.source}: there is no such folder; give one, or OWNER/NAME")
+            return self.source
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=list(PRETRAINED_FILES)))
+        except Exception as error:  # no network, no such repository or revision, no permission, ...
+            raise UserError(
+                f"transformers:{self.source}: cannot be had ({_reason(error)}); download it on another machine and "
+                "use transformers:FOLDER"
+            ) from error
+
+    def files(self) -> list[Path]:
+        """The files that determine what it says: configurations and safetensors, no code and no pickles."""
+        folder = self.fetch()
+        return sorted(path for pattern in PRETRAINED_FILES for path in folder.glob(pattern))
+
+    def identity(self) -> Json:
+        """Name and content of each of its files."""
+        return {"files": {path.name: content_hash(path) for path in self.files()}}
+
+
+@dataclass(frozen=True, slots=True)
 class Trained:
     """`train` or `train:ARCH`: trained here by the workload's recipe; None leaves `arch` to the workload."""
 
@@ -77,14 +113,26 @@ class Trained:
         return {"arch": self.arch}
 
 
-TeacherSpec = Checkpoint | Hub | Trained
+TeacherSpec = Checkpoint | Hub | Transformers | Trained
 
 
 def _parse_hub(text: str) -> Hub:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", text):
+    if not re.fullmatch(REPOSITORY, text):
         raise UserError(f"teacher 'hub:{text}': must be hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
     repo, _, revision = text.partition("@")
     return Hub(repo, revision or None)
+
+
+def _parse_transformers(text: str) -> Transformers:
+    folder = Path(text).expanduser()
+    if text and (folder.is_dir() or text.startswith((".", "/", "~"))):
+        return Transformers(folder.absolute())
+    if not re.fullmatch(REPOSITORY, text):
+        raise UserError(
+            f"teacher 'transformers:{text}': must be transformers:FOLDER, OWNER/NAME or OWNER/NAME@REVISION"
+        )
+    repo, _, revision = text.partition("@")
+    return Transformers(repo, revision or None)
 
 
 def _parse_trained(text: str) -> Trained:
@@ -95,6 +143,7 @@ def _parse_trained(text: str) -> Trained:
 
 KINDS: dict[str, Callable[[str], TeacherSpec]] = {
     "hub": _parse_hub,
+    "transformers": _parse_transformers,
     "train": _parse_trained,
 }
 """First word of a teacher that is not ARCH:PATH -> function of the text after the colon."""

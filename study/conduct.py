@@ -104,10 +104,12 @@ class Study:
 
     def run(self) -> int:
         """Run the study to its end, or to an interruption. Returns the exit status."""
-        from study.prepare import teacher_spec
+        from study.prepare import check_quantizable, teacher_spec
 
         workload = self.plan.workload
         self.teacher = teacher_spec(workload, self.options.data_dir) if self.plan.needs_teacher else None
+        if self.teacher:
+            check_quantizable(self.plan, self.teacher)
         self.resources = resources(self.options)
         self.uri = tracking_uri(self.options.tracking_uri)
         with self._alone():
@@ -159,7 +161,7 @@ class Study:
         teacher = prepare_teacher(workload, self.teacher, reference, data, self.store, say) if self.teacher else None
         self.teacher_metrics: dict[str, float] = {}
         if teacher:
-            val, test = evaluate_teacher(teacher, reference, data, workload.calibration_images, self.store, say)
+            val, test = evaluate_teacher(teacher, reference, data, self.store, say)
             self.teacher_metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
         self.trials = make_trials(self.plan, reference, teacher, self.store)
         document = {"settings": self.plan.document(), "trials": sorted(self.trials)}

@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from kdq.errors import UserError
+from kdq.methods import METHODS
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build
 from kdq.quantize import QuantizeConfig, quantize_many
 from study.plan import Plan
@@ -65,15 +67,15 @@ def estimate(plan: Plan, slots: int) -> str:
     epoch = 0.0
     if plan.needs_distilling:
         epoch = train / _rate(lambda: _step(student, images)) + workload.val_images / forward
-    if plan.needs_distilling and plan.needs_teacher:
-        epoch += train / _rate(lambda: _forward(teacher, images))
+        epoch *= _students_at_once(plan)
+    teaching = workload.train.epochs * _views(plan) * train / _rate(lambda: _forward(teacher, images))
     quantization, note = _quantization(student, images)
     points = len(plan.widths) * (workload.val_images + shape.test) / forward + (len(plan.widths) - 1) * quantization
     one = epoch * workload.train.epochs * plan.students / len(plan.runs) + points
-    whole = one * -(-len(plan.runs) // slots)
+    whole = one * -(-len(plan.runs) // slots) + teaching / slots
     return (
         f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time: "
-        f"{duration(epoch)} an epoch, {duration(points)} for the points{note} "
+        f"{duration(epoch)} an epoch, {duration(points)} for the points{note}, {duration(teaching)} for the teacher "
         f"(measured now on the CPU, one thread, random images)"
     )
 
@@ -85,6 +87,17 @@ def _quantization(model: Classifier, images: Tensor) -> tuple[float, str]:
     started = time.perf_counter()
     quantize_many(model, (images * 255).byte(), [QuantizeConfig(bits=4)])
     return time.perf_counter() - started, ""
+
+
+def _students_at_once(plan: Plan) -> float:
+    """Mean over the configurations that distill: two under a method whose students teach each other, else one."""
+    return fmean(1 + METHODS[c.method].needs_peer for c in plan.configurations if c.method in METHODS)
+
+
+def _views(plan: Plan) -> int:
+    """How many streams of views the teacher looks at, each once: trials with the same seed and mixup share one."""
+    looking = [(c, seed) for c, seed in plan.runs if c.method in METHODS and METHODS[c.method].needs_teacher]
+    return len({(seed, c.parameters["mixup_alpha"]) for c, seed in looking})
 
 
 def _teacher_arch(workload: Workload) -> str:

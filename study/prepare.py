@@ -1,15 +1,17 @@
 """What every trial of a study shares, made before the first one starts: the data and the teacher, as stages."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from kdq.data import Dataset, load_source, open_dataset
 from kdq.errors import UserError
-from kdq.measure import PointSpec, measure, measured
+from kdq.evaluate import top1
 from kdq.methods import MethodConfig
 from kdq.models import ARCHITECTURES
-from kdq.points import FLOAT_BITS
+from kdq.pretrained import labels, load_pretrained, unnamed
 from kdq.stages import Stage, StageStore
 from kdq.students import MODEL_FILE, StudentSpec, distill
 from kdq.teachers import (
@@ -18,6 +20,7 @@ from kdq.teachers import (
     Hub,
     TeacherSpec,
     Trained,
+    Transformers,
     find_checkpoint,
     load,
     parse_spec,
@@ -25,11 +28,14 @@ from kdq.teachers import (
 )
 from kdq.train import TrainConfig
 from study.plan import Plan
-from study.trial import QUANTIZER, DataRef, TeacherRef, Trial, load_teacher
+from study.spaces import TEACHER
+from study.trial import DataRef, TeacherRef, Trial, load_teacher
 from study.workloads import Workload
 
 TEACHER_VERSION = 1
 TEACHER_SEED = 0
+ACCURACY_VERSION = 1
+ACCURACY_FILE = "accuracy.json"
 CHANCE_FACTOR = 1.5  # a teacher below this multiple of guessing has not learnt this data set, or sees it wrongly
 
 Say = Callable[[str], None]
@@ -50,8 +56,8 @@ def teacher_spec(workload: Workload, data_dir: Path | None) -> TeacherSpec:
     text = workload.teacher
     if text not in ARCHITECTURES:
         spec = parse_spec(text)
-        if isinstance(spec, Checkpoint):
-            spec.identity()  # a file that is missing is said before the data is decoded
+        if isinstance(spec, Checkpoint | Transformers):
+            spec.identity()  # what is missing is said before the data is decoded
         return spec
     if data_dir is None:
         raise UserError(
@@ -67,6 +73,8 @@ def prepare_teacher(
     """The teacher as a stage: its file read and checked, or trained here."""
     if isinstance(spec, Trained):
         return _trained(workload, spec.arch or workload.student, reference, data, store, say)
+    if isinstance(spec, Transformers):
+        return _pretrained(spec, data, store, say)
     normalization = IMAGENET if workload.teacher_normalization == "imagenet" else data.normalization
     if isinstance(spec, Hub):
         spec = spec.fetch()
@@ -75,6 +83,21 @@ def prepare_teacher(
     model = load(spec, classes=data.classes, normalization=normalization)
     folder = store.make(stage, lambda folder: save(model, folder / MODEL_FILE))
     return TeacherRef(str(folder), stage.id, spec.arch)
+
+
+def _pretrained(spec: Transformers, data: Dataset, store: StageStore, say: Say) -> TeacherRef:
+    """A teacher of the transformers library: checked against the data, then its files kept as they are."""
+    source = spec.fetch()
+    model = load_pretrained(source, data.class_names, data.train_images.shape[1])
+    if unnamed(labels(source)):
+        say(f"teacher: its {data.classes} labels have no names; they are taken to be in the data set's order")
+
+    def copy(folder: Path) -> None:
+        for file in spec.files():
+            shutil.copyfile(file, folder / file.name)
+
+    stage = Stage("teacher", TEACHER_VERSION, {**spec.identity(), "class_names": data.class_names})
+    return TeacherRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
 
 
 def _trained(
@@ -97,18 +120,18 @@ def _trained(
 
 
 def evaluate_teacher(
-    teacher: TeacherRef,
-    reference: DataRef,
-    data: Dataset,
-    calibration_images: int,
-    store: StageStore,
-    say: Say,
+    teacher: TeacherRef, reference: DataRef, data: Dataset, store: StageStore, say: Say
 ) -> tuple[float, float]:
     """The teacher's validation and test accuracy in percent. Raises UserError for one that only guesses."""
-    float_point = PointSpec(teacher.id, reference.fingerprint, FLOAT_BITS, QUANTIZER, calibration_images, TEACHER_SEED)
-    ((_, folder),) = measure(store, [float_point], lambda: load_teacher(teacher, data), lambda: data)
-    measurement = measured(folder)
-    val, test = float(measurement["val_top1"]), float(measurement["test_top1"])
+
+    def evaluate(folder: Path) -> None:
+        model = load_teacher(teacher, data)
+        val, test = top1(model, data.val_images, data.val_labels), top1(model, data.test_images, data.test_labels)
+        (folder / ACCURACY_FILE).write_text(json.dumps({"val_top1": val, "test_top1": test}))
+
+    stage = Stage("accuracy", ACCURACY_VERSION, {"model": teacher.id, "data": reference.fingerprint})
+    accuracy = json.loads((store.make(stage, evaluate) / ACCURACY_FILE).read_text())
+    val, test = float(accuracy["val_top1"]), float(accuracy["test_top1"])
     say(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         raise UserError(
@@ -117,6 +140,16 @@ def evaluate_teacher(
             f"try --set teacher_normalization=imagenet (or dataset), or another --teacher"
         )
     return val, test
+
+
+def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
+    """Raise UserError if the space quantizes the teacher itself and the quantizer cannot."""
+    if isinstance(spec, Transformers) and any(c.method == TEACHER for c in plan.configurations):
+        raise UserError(
+            f"teacher 'transformers:{spec.source}': the space {plan.space_name!r} quantizes the teacher itself, and a "
+            f"model of the transformers library can teach but not be quantized; use a teacher of kdq's own "
+            f"architectures ({', '.join(ARCHITECTURES)}), or a space that distills"
+        )
 
 
 def make_trials(plan: Plan, data: DataRef, teacher: TeacherRef | None, store: StageStore) -> dict[str, Trial]:

@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         help="repeat every configuration (default: 0)",
     )
     add("--bits", type=_integers, metavar="2,3,4,8", help="widths at which every student is quantized")
-    add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO[@REVISION] or train:ARCH")
+    add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
     add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
     add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")

@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 
+from kdq.augment import AugmentConfig, Views
+from kdq.bank import Bank
 from kdq.data import Dataset, open_dataset
 from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, measure, measured
 from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier
 from kdq.points import FLOAT_BITS, Point, from_row
+from kdq.pretrained import load_pretrained
 from kdq.stages import Json, StageStore, digest
 from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
 from kdq.teachers import Checkpoint, load
@@ -38,11 +41,12 @@ class DataRef:
 
 @dataclass(frozen=True, slots=True)
 class TeacherRef:
-    """A teacher by the folder of its stage and that stage's id."""
+    """A teacher by the folder of its stage and that stage's id. pretrained: it is one of the transformers library."""
 
     folder: str
     id: str
     arch: str
+    pretrained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +136,6 @@ class Trial:
 
 def train_config(document: Mapping[str, Json]) -> TrainConfig:
     """The training recipe that `dataclasses.asdict` wrote."""
-    from kdq.augment import AugmentConfig
-
     return TrainConfig(**{**document, "augment": AugmentConfig(**document["augment"])})
 
 
@@ -146,9 +148,31 @@ def _dataset(data: DataRef, device: str) -> Dataset:
 
 def load_teacher(teacher: TeacherRef, data: Dataset) -> Classifier:
     """The teacher on the data's device, in evaluation mode."""
-    checkpoint = Checkpoint(teacher.arch, Path(teacher.folder) / MODEL_FILE)
-    model = load(checkpoint, classes=data.classes, normalization=data.normalization)
+    folder = Path(teacher.folder)
+    if teacher.pretrained:
+        model = load_pretrained(folder, data.class_names, data.train_images.shape[1])
+    else:
+        checkpoint = Checkpoint(teacher.arch, folder / MODEL_FILE)
+        model = load(checkpoint, classes=data.classes, normalization=data.normalization)
     return model.to(data.train_images.device)
+
+
+def bank(store: StageStore, spec: StudentSpec, teacher: TeacherRef, data: Dataset) -> Bank:
+    """What the teacher says about the views of a student's training, shared by all students that see the same."""
+    views = Views(
+        data.train_images,
+        data.train_labels,
+        spec.train.augment,
+        stream_seed=spec.seed,
+        fill=data.normalization.mean,
+        mixup_alpha=spec.method.teacher_mixup_alpha,
+    )
+    precision = spec.train.precision
+
+    def teach() -> TeacherLogits:
+        return forward_teacher(load_teacher(teacher, data), precision)
+
+    return Bank(store, teach, teacher.id, data, views, precision=precision)
 
 
 def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None]) -> None:
@@ -175,7 +199,7 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
         return _dataset(trial.data, device)
 
     def teacher() -> TeacherLogits | None:
-        return forward_teacher(load_teacher(trial.teacher, data())) if trial.teacher and spec and spec.teacher else None
+        return bank(store, spec, trial.teacher, data()) if trial.teacher and spec and spec.teacher else None
 
     def model() -> Classifier:
         if spec:

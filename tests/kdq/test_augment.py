@@ -113,13 +113,18 @@ def test_a_mixed_view_is_the_convex_combination_of_two_plain_ones() -> None:
         mix = view.mix[:, None, None, None]
         expected = mix * plain[view.index] + (1 - mix) * plain[partner[view.index]]
         torch.testing.assert_close(view.images, expected)
-        assert torch.equal(view.labels_partner, LABELS[partner[view.index]])  # type: ignore[arg-type]
+        assert view.parts is not None
+        for part, index in zip(view.parts, (view.index, partner[view.index]), strict=True):
+            assert (part.epoch, part.parts, part.mix) == (0, None, None)
+            assert torch.equal(part.index, index)
+            assert torch.equal(part.labels, LABELS[index])
+            assert torch.equal(part.images, plain[index])
 
 
 def test_a_plain_view_has_no_partner() -> None:
     view = next(views().epoch(0, 8))
     assert view.mix is None
-    assert view.labels_partner is None
+    assert view.parts is None
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0, 4.0])

@@ -1,5 +1,6 @@
 """Every member of METHODS keeps the same promises; configurations have one name each."""
 
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from kdq.errors import UserError
 from kdq.methods import METHODS, MethodConfig, Terms
 
 NAMES = sorted(METHODS)
-TEACHING = [name for name in NAMES if METHODS[name].needs_teacher]
+TEACHING = [name for name in NAMES if METHODS[name].needs_teacher or METHODS[name].needs_peer]
 CLASSES = [2, 3, 10, 100, 1000]
 
 
@@ -122,6 +123,42 @@ def test_dkd_warms_up_linearly_over_its_share_of_the_training() -> None:
     assert torch.equal(at[0.0]["ce"], at[0.9]["ce"])
 
 
+def test_dml_is_cross_entropy_and_kl_to_the_peer() -> None:
+    """Zhang et al. 2017, eq. 7."""
+    student, peer, y = logits(0, 4, 5), logits(1, 4, 5), labels(4, 5)
+    p, q = student.double().softmax(1), peer.double().softmax(1)
+    expected = -p[range(4), y].log() + (q * (q / p).log()).sum(1)
+    torch.testing.assert_close(total(terms("dml", student, peer, y)).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("handover", [0.0, 0.5, 1.0])
+def test_dml_hands_over_from_kl_to_ce_at_the_same_mean_weights(handover: float) -> None:
+    config = MethodConfig.parse({"method": "dml", "alpha": 3, "temperature": 2, "handover": handover})
+    args = logits(0, 4, 5), logits(1, 4, 5), labels(4, 5)
+    plain = MethodConfig.parse({"method": "dml", "alpha": 3, "temperature": 2})
+    whole = config.method.loss(*args, plain.params, 0.3)
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        now = config.method.loss(*args, config.params, progress)
+        torch.testing.assert_close(now["ce"], (1 - handover * (1 - 2 * progress)) * whole["ce"])
+        torch.testing.assert_close(now["kl"], (1 + handover * (1 - 2 * progress)) * whole["kl"])
+    first, last = (config.method.loss(*args, config.params, progress) for progress in (0.0, 1.0))
+    for key in whole:
+        torch.testing.assert_close((first[key] + last[key]) / 2, whole[key])
+
+
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ({"method": "ce"}, 0.0),
+        ({"method": "dkd", "mixup_alpha": 0.5}, 0.5),
+        ({"method": "mixup", "mixup_alpha": 0.5}, 0.5),
+        ({"method": "mixup", "mixup_alpha": 0.5, "mix_logits": 1}, 0.0),
+    ],
+)
+def test_which_views_the_teacher_is_shown(document: dict[str, object], shown: float) -> None:
+    assert MethodConfig.parse(document).teacher_mixup_alpha == shown
+
+
 def test_vkd_is_ce_at_alpha_zero_and_pure_kd_at_one() -> None:
     args = logits(0, 4, 5), logits(1, 4, 5), labels(4, 5)
     ends = [MethodConfig.parse({"method": "vkd", "alpha": alpha, "temperature": 1}) for alpha in (0, 1)]
@@ -148,7 +185,7 @@ def test_an_identity_drops_inactive_parameters_and_spellings_of_a_number() -> No
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), True, "4", None, [1]])
 def test_a_value_that_is_not_allowed_names_value_and_rule(name: str, bad: object) -> None:
     for key, (_, allowed) in METHODS[name].params.items():
-        with pytest.raises(UserError, match=rf"{key} = .*must be a number {allowed}"):
+        with pytest.raises(UserError, match=rf"{key} = .*must be a number {re.escape(str(allowed))}"):
             MethodConfig.parse({"method": name, key: bad})
 
 
@@ -161,6 +198,7 @@ def test_a_value_that_is_not_allowed_names_value_and_rule(name: str, bad: object
         ({"alpha": 1}, "method: is required"),
         ({"method": "mixup", "mixup_alpha": 0}, "mixup_alpha = 0: .*above 0"),
         ({"method": "vkd", "alpha": 1.5}, "alpha = 1.5: .*at most 1"),
+        ({"method": "mixup", "mix_logits": 0.5}, r"mix_logits = 0.5: .*0 \(off\) or 1 \(on\)"),
     ],
 )
 def test_a_document_that_is_wrong_says_how(document: dict[str, object], message: str) -> None:

@@ -1,113 +1,134 @@
-"""Students as stages: trained once, gone on from the last epoch, told once."""
+"""Students as stages: found, gone on from, or trained; of two that teach each other the better one is kept."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from torchvision.models import resnet18
 
+from kdq.augment import AugmentConfig
 from kdq.data import Dataset
-from kdq.methods import MethodConfig
-from kdq.models import Normalization
+from kdq.errors import UserError
+from kdq.methods import METHODS, MethodConfig
+from kdq.models import Classifier, Normalization, build
 from kdq.stages import StageStore
-from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
-from kdq.train import Diverged, TrainConfig
+from kdq.students import StudentSpec, distill, load_student, peer_seed, warm_start
+from kdq.teachers import Checkpoint, save
+from kdq.train import TrainConfig, Trainer, forward_teacher
+
+NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+TRAIN = TrainConfig(epochs=3, batch_size=20, lr=0.05, ema=0.5, augment=AugmentConfig(crop_padding=1))
 
 
-def make_data() -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (48, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(48) % 3
-    images[:, 0, 0] = (labels * 100).to(torch.uint8).unsqueeze(1)  # something to learn
-    parts = (images[:32], labels[:32], images[32:40], labels[32:40], images[40:], labels[40:])
-    return Dataset("made", ("a", "b", "c"), Normalization((0.5,), (0.3,)), *parts, fingerprint="made")
+def small_dataset() -> Dataset:
+    random = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(count) % 4
+        images = torch.randint(0, 100, (count, 3, 8, 8), generator=random) + 50 * labels[:, None, None, None]
+        return images.to(torch.uint8), labels
+
+    return Dataset("noise", tuple("abcd"), NORMALIZATION, *split(40), *split(20), *split(20), "0" * 64)
 
 
-def make_spec(epochs: int = 4, lr: float = 0.05, seed: int = 0) -> StudentSpec:
-    method = MethodConfig.parse({"method": "ce"})
-    return StudentSpec("made", None, "resnet8", method, TrainConfig(epochs=epochs, batch_size=16, lr=lr), seed)
+DATA = small_dataset()
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it."""
+def classifier(seed: int, arch: str = "resnet8") -> Classifier:
+    return build(arch, classes=4, normalization=NORMALIZATION, seed=seed)
 
 
-def run(store: StageStore, spec: StudentSpec, stop_after: int | None = None) -> tuple[Path | None, list[int]]:
-    """Distill, the process ending when epoch `stop_after` is told. Returns the folder and the epochs told."""
-    told: list[int] = []
-
-    def report(epoch: Mapping[str, float]) -> None:
-        told.append(int(epoch["epoch"]))
-        if told[-1] == stop_after:
-            raise Killed
-
-    try:
-        return distill(store, spec, make_data, lambda: None, report), told
-    except Killed:
-        return None, told
+def same(a: Classifier, b: Classifier) -> bool:
+    return all(torch.equal(value, b.state_dict()[key]) for key, value in a.state_dict().items())
 
 
-def weights(folder: Path) -> bytes:
-    return (folder / MODEL_FILE).read_bytes()
+def spec(name: str, **changes: object) -> StudentSpec:
+    teacher = "t" if METHODS[name].needs_teacher else None
+    config = MethodConfig.parse({"method": name})
+    return dataclasses.replace(StudentSpec("0" * 64, teacher, "resnet8", config, TRAIN, 0), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
-def test_a_student_that_was_stopped_goes_on_and_ends_in_the_same_bits(tmp_path: Path, stop_after: int) -> None:
-    undisturbed, _ = run(StageStore(tmp_path / "a"), make_spec())
-    store = StageStore(tmp_path / "b")
-    nothing, _ = run(store, make_spec(), stop_after)
-    assert nothing is None
-    resumed, told = run(store, make_spec())
-    assert told == [1, 2, 3, 4]
-    assert undisturbed is not None
-    assert resumed is not None
-    assert weights(resumed) == weights(undisturbed)
+def trained(store: StageStore, wanted: StudentSpec, told: list[Mapping[str, float]], stop: int = 99) -> Path:
+    def report(row: Mapping[str, float]) -> None:
+        told.append(row)
+        if row["epoch"] == stop:
+            raise KeyboardInterrupt
+
+    peer = (lambda: classifier(5)) if wanted.peer_init else None
+    return distill(store, wanted, lambda: DATA, lambda: forward_teacher(classifier(9)), report, peer)
 
 
-def test_a_finished_student_is_neither_trained_nor_loaded_again(tmp_path: Path) -> None:
-    store = StageStore(tmp_path)
-    folder, _ = run(store, make_spec())
-
-    def never() -> Dataset:
-        raise AssertionError("the data were asked for")
-
-    told: list[float] = []
-    again = distill(store, make_spec(), never, lambda: None, lambda epoch: told.append(epoch["epoch"]))
-    assert again == folder
-    assert told == [1, 2, 3, 4]
-
-
-def test_a_finished_student_keeps_no_checkpoint(tmp_path: Path) -> None:
-    store = StageStore(tmp_path)
-    folder, _ = run(store, make_spec())
-    assert list((tmp_path / "student").iterdir()) == [folder]
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_an_interrupted_student_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
+    straight, broken = StageStore(tmp_path / "a"), StageStore(tmp_path / "b")
+    rows: list[Mapping[str, float]] = []
+    expected = trained(straight, spec(method), rows)
+    with pytest.raises(KeyboardInterrupt):
+        trained(broken, spec(method), [], stop=2)
+    again: list[Mapping[str, float]] = []
+    folder = trained(broken, spec(method), again)
+    assert same(load_student(folder, spec(method), DATA), load_student(expected, spec(method), DATA))
+    assert [row["val_top1"] for row in again] == [row["val_top1"] for row in rows]
+    assert [row["epoch"] for row in again] == [1, 2, 3]
+    assert [path.name for path in (tmp_path / "b" / "student").glob("[0-9a-f]*/")] == [spec(method).stage().id]
 
 
-def test_a_live_student_keeps_its_last_checkpoint_only(tmp_path: Path) -> None:
-    store = StageStore(tmp_path)
-    run(store, make_spec(), stop_after=3)
-    assert [epoch for epoch in (1, 2, 3, 4) if store.find(make_spec().stage(epoch))] == [3]
+@pytest.mark.parametrize("peer_init", [None, "w"])
+def test_the_better_of_two_students_is_kept(peer_init: str | None, tmp_path: Path) -> None:
+    wanted = spec("dml", peer_init=peer_init)
+    folder = trained(StageStore(tmp_path), wanted, [])
+    peer = classifier(5 if peer_init else peer_seed(0))
+    by_hand = Trainer(TRAIN, wanted.method, classifier(0), None, DATA, stream_seed=0, peer=peer)
+    while by_hand.epoch < TRAIN.epochs:
+        by_hand.run_epoch()
+    assert by_hand.best in by_hand.averages
+    assert same(load_student(folder, wanted, DATA), by_hand.best)
 
 
-def test_the_loaded_student_is_the_trained_one(tmp_path: Path) -> None:
-    folder, _ = run(StageStore(tmp_path), make_spec())
-    assert folder is not None
-    student = load_student(folder, make_spec(), make_data())
-    saved = load_file(folder / MODEL_FILE)
-    assert not student.training
-    assert all(torch.equal(saved[key], value) for key, value in student.net.state_dict().items())
+def test_everything_that_determines_a_student_is_in_its_id() -> None:
+    plain = spec("dml")
+    others = [
+        spec("dml", peer_init="w"),
+        spec("dml", seed=1),
+        spec("dml", train=dataclasses.replace(TRAIN, ema=0.0)),
+        spec("dml", train=dataclasses.replace(TRAIN, optimizer="adamw")),
+        spec("dml", method=MethodConfig.parse({"method": "dml", "handover": 1})),
+    ]
+    assert len({wanted.stage().id for wanted in [plain, *others]}) == 6
+    assert spec("dml").stage().id == plain.stage().id
 
 
-def test_everything_that_matters_is_in_the_identity() -> None:
-    ids = {make_spec().stage().id, make_spec().stage(2).id, make_spec(3).stage().id, make_spec(seed=1).stage().id}
-    ids |= {make_spec(lr=0.1).stage().id}
-    assert len(ids) == 5
-    assert make_spec().stage().id == make_spec().stage(4).id
+def test_no_peer_begins_as_another_student() -> None:
+    seeds = range(1000)
+    assert not {peer_seed(seed) for seed in seeds} & set(seeds)
+    assert len({peer_seed(seed) for seed in seeds}) == len(seeds)
 
 
-def test_one_that_diverges_leaves_no_finished_stage(tmp_path: Path) -> None:
-    store = StageStore(tmp_path)
-    with pytest.raises(Diverged):
-        run(store, make_spec(lr=1e30))
-    assert store.find(make_spec(lr=1e30).stage()) is None
+def test_a_peer_starts_from_weights_on_its_own_data(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    save(classifier(3), path)
+    started = warm_start(Checkpoint("resnet8", path), "resnet8", DATA, seed=0)
+    assert same(started, classifier(3))
+    assert all(parameter.requires_grad for parameter in started.parameters())
+
+
+def test_a_peer_starts_from_imagenet_but_for_its_stem_and_head(tmp_path: Path) -> None:
+    """ImageNet's ResNet-18 has a 7x7 stem and 1,000 classes."""
+    with torch.random.fork_rng():
+        imagenet = resnet18(weights=None).state_dict()
+    torch.save(imagenet, tmp_path / "imagenet.pth")
+    started = warm_start(Checkpoint("resnet18", tmp_path / "imagenet.pth"), "resnet18", DATA, seed=2)
+    fresh = classifier(2, "resnet18").net.state_dict()
+    for key, value in started.net.state_dict().items():
+        random = key in ("conv1.weight", "fc.weight", "fc.bias")
+        assert torch.equal(value, fresh[key] if random else imagenet[key])
+
+
+@pytest.mark.parametrize(("saved", "arch"), [("resnet8", "resnet14"), ("resnet14", "resnet8")])
+def test_weights_of_another_architecture_are_refused(saved: str, arch: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save(classifier(0, saved), path)
+    with pytest.raises(UserError, match=rf"does not fit {arch}: layer1\.1"):
+        warm_start(Checkpoint(arch, path), arch, DATA, seed=0)

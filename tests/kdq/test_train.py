@@ -18,13 +18,16 @@ from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier, Normalization, build
 from kdq.stages import StageStore
 from kdq.train import (
+    OPTIMIZERS,
+    SCHEDULES,
     Diverged,
     TeacherLogits,
     TrainConfig,
     Trainer,
     forward_teacher,
     learning_rate,
-    sgd,
+    make_optimizer,
+    update_average,
     view_terms,
 )
 
@@ -36,7 +39,11 @@ CONFIG = TrainConfig(
     augment=AugmentConfig(crop_padding=1, flip=True, cutout=2),
 )
 NORMALIZATION = Normalization(mean=(0.5,), std=(0.25,))
-VARIANTS = [{"method": name} for name in sorted(METHODS)] + [{"method": "dkd", "mixup_alpha": 0.5}]
+VARIANTS = [{"method": name} for name in sorted(METHODS)] + [
+    {"method": "dkd", "mixup_alpha": 0.5},
+    {"method": "dml", "mixup_alpha": 0.5, "handover": 1},
+    {"method": "mixup", "mix_logits": 1},
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +81,9 @@ def trainer(
     stream_seed: int = 0,
 ) -> Trainer:
     teacher = teacher or forward_teacher(student(seed=9))
-    return Trainer(config, MethodConfig.parse(method), student(), teacher, DATA, stream_seed=stream_seed)
+    parsed = MethodConfig.parse(method)
+    peer = student(seed=7) if parsed.method.needs_peer else None
+    return Trainer(config, parsed, student(), teacher, DATA, stream_seed=stream_seed, peer=peer)
 
 
 def run(training: Trainer, epochs: int) -> list[dict[str, float]]:
@@ -97,6 +106,28 @@ def test_resumes_to_the_bit(method: dict[str, Any], tmp_path: Path) -> None:
     head = run(first, 2)
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert head + run(second, 2) == rows
+    assert equal(second, straight)
+
+
+RECIPES = [
+    {"optimizer": optimizer, "schedule": schedule, "ema": ema}
+    for optimizer in OPTIMIZERS
+    for schedule in SCHEDULES
+    for ema in (0.0, 0.9)
+]
+
+
+@pytest.mark.parametrize("method", ["ce", "dml"])
+@pytest.mark.parametrize("recipe", [*RECIPES, {"precision": "bf16", "ema": 0.9}], ids=str)
+def test_resumes_to_the_bit_by_every_recipe(recipe: dict[str, Any], method: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=3, batch_size=30, lr=0.01, **recipe)
+    straight, first, second = (trainer({"method": method}, config=config) for _ in range(3))
+    rows = run(straight, 3)
+    head = run(first, 1)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.val_top1 == first.val_top1
     assert head + run(second, 2) == rows
     assert equal(second, straight)
 
@@ -156,15 +187,45 @@ def test_student_and_teacher_see_the_same_mixed_view() -> None:
     seen: list[View] = []
     training = trainer({"method": "mixup"}, lambda view: seen.append(view) or torch.zeros(len(view.index), 4))  # type: ignore[func-returns-value]
     inputs: list[Tensor] = []
-    training.student.register_forward_pre_hook(lambda module, args: inputs.append(args[0]) if module.training else None)
+    training.students[0].register_forward_pre_hook(
+        lambda module, args: inputs.append(args[0]) if module.training else None
+    )
     run(training, 1)
     assert len(seen) == len(inputs) == training.steps
     assert all(torch.equal(view.images, images) for view, images in zip(seen, inputs, strict=True))
 
 
+def linear_teacher(view: View) -> Tensor:
+    return view.images.flatten(1) @ torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_mixing_logits_is_mixing_images_for_a_linear_teacher_only() -> None:
+    def losses(mix_logits: int, teacher: TeacherLogits) -> list[float]:
+        training = trainer({"method": "mixup", "mix_logits": mix_logits}, teacher)
+        return [row["train_kd"] for row in run(training, 2)]
+
+    assert losses(1, linear_teacher) == pytest.approx(losses(0, linear_teacher), rel=1e-4)
+    network = forward_teacher(student(seed=9))
+    assert losses(1, network) != pytest.approx(losses(0, network), rel=1e-2)
+
+
+def test_mixing_logits_shows_the_teacher_plain_views() -> None:
+    """So what it says of them can be kept, whatever mixup's alpha is."""
+    seen: list[View] = []
+    method = {"method": "mixup", "mix_logits": 1}
+    run(trainer(method, lambda view: seen.append(view) or torch.zeros(len(view.index), 4)), 1)  # type: ignore[func-returns-value]
+    plain = trainer({"method": "ce"}).views
+    images = torch.cat([view.images for view in plain.epoch(0, 60)])
+    of_image = images[torch.cat([view.index for view in plain.epoch(0, 60)]).argsort()]
+    assert torch.equal(torch.cat([view.index for view in seen]).bincount(), torch.full((60,), 2))
+    for view in seen:
+        assert torch.equal(view.images, of_image[view.index])
+
+
 def view_of(mix: float) -> View:
     labels = torch.tensor([0, 1, 2, 3, 0])
-    return View(0, torch.arange(5), torch.empty(0), labels, labels.flip(0), torch.full((5,), mix))
+    parts = tuple(View(0, torch.arange(5), torch.empty(0), y) for y in (labels, labels.flip(0)))
+    return View(0, torch.arange(5), torch.empty(0), labels, parts, torch.full((5,), mix))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -177,7 +238,7 @@ def test_mixing_splits_the_loss_by_both_targets(name: str) -> None:
         return view_terms(config, *logits, view, 0.5)
 
     whole, half, none = (terms(view_of(mix)) for mix in (1.0, 0.5, 0.0))
-    first = terms(dataclasses.replace(view_of(1.0), mix=None, labels_partner=None))
+    first = terms(dataclasses.replace(view_of(1.0), mix=None, parts=None))
     for key in first:
         assert torch.equal(whole[key], first[key])
         torch.testing.assert_close(half[key], (whole[key] + none[key]) / 2)
@@ -191,14 +252,14 @@ def test_an_epoch_reports_means_over_all_its_images() -> None:
     (view,) = training.views.epoch(0, 60)
     logits = student().train()(view.images)
     expected = {key: term.mean().item() for key, term in _vkd_terms(logits, training.teacher(view), view).items()}
-    training.student.eval()  # the loop sets the mode itself
+    training.students[0].eval()  # the loop sets the mode itself
     row = training.run_epoch()
     assert row["train_ce"] == pytest.approx(expected["ce"], rel=1e-5)
     assert row["train_kd"] == pytest.approx(expected["kd"], rel=1e-5)
     assert row["train_loss"] == pytest.approx(expected["ce"] + expected["kd"], rel=1e-5)
     assert row["epoch"] == 1
-    assert row["val_top1"] == top1(training.student, DATA.val_images, DATA.val_labels)
-    assert training.student.training
+    assert row["val_top1"] == top1(training.students[0], DATA.val_images, DATA.val_labels)
+    assert training.students[0].training
 
 
 def _vkd_terms(logits: Tensor, logits_teacher: Tensor, view: View) -> dict[str, Tensor]:
@@ -221,17 +282,50 @@ def test_learning_rate_warms_up_and_anneals() -> None:
     assert 0 < rates[-1] < 0.01
 
 
+def test_learning_rate_falls_by_steps() -> None:
+    """He et al. 2016: divided by 10 at 1/2 and 3/4 of the training."""
+    config = TrainConfig(epochs=4, batch_size=1, lr=2.0, warmup_epochs=1, schedule="step")
+    rates = [learning_rate(config, step, 10) for step in range(40)]
+    expected = [2.0 * (step + 1) / 10 for step in range(10)] + 10 * [2.0] + 10 * [0.2] + 10 * [0.02]
+    assert rates == pytest.approx(expected)
+    thirds = dataclasses.replace(config, warmup_epochs=0, milestones=(0.3, 0.7, 0.9), step_factor=0.5)
+    assert [learning_rate(thirds, step, 10) for step in (0, 11, 12, 27, 28, 35, 36, 39)] == pytest.approx(
+        [2.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    )
+    assert learning_rate(dataclasses.replace(thirds, milestones=()), 39, 10) == 2.0
+
+
+def test_learning_rate_of_one_cycle_is_a_triangle() -> None:
+    config = TrainConfig(epochs=5, batch_size=1, lr=2.0, warmup_epochs=2, schedule="one_cycle")
+    rates = [learning_rate(config, step, 10) for step in range(50)]
+    assert rates == pytest.approx([step / 10 for step in range(1, 21)] + [2 - step / 15 for step in range(30)])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [("cosine", 1 - math.cos(math.pi / 40)), ("step", 0.02), ("one_cycle", 0.05)],
+)
+def test_first_and_last_learning_rate(schedule: str, last: float) -> None:
+    config = TrainConfig(epochs=5, batch_size=1, lr=2.0, warmup_epochs=1, schedule=schedule)
+    assert learning_rate(config, 0, 10) == pytest.approx(0.2)
+    assert learning_rate(config, 49, 10) == pytest.approx(last)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 @pytest.mark.parametrize(("warmup", "first"), [(0.0, 2.0), (0.05, 2.0), (5.0, 0.04)])
-def test_learning_rate_of_any_warmup_stays_in_range(warmup: float, first: float) -> None:
-    config = TrainConfig(epochs=5, batch_size=1, lr=2.0, warmup_epochs=warmup)
+def test_learning_rate_of_any_warmup_stays_in_range(warmup: float, first: float, schedule: str) -> None:
+    if schedule == "one_cycle" and not warmup:
+        pytest.skip("its warm-up is its rising part")
+    config = TrainConfig(epochs=5, batch_size=1, lr=2.0, warmup_epochs=warmup, schedule=schedule)
     rates = [learning_rate(config, step, 10) for step in range(50)]
     assert rates[0] == pytest.approx(first)
     assert all(0 < rate <= 2.0 for rate in rates)
 
 
-def test_batch_norm_and_biases_do_not_decay() -> None:
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_batch_norm_and_biases_do_not_decay(optimizer: str) -> None:
     model = student()
-    decays, rest = sgd(model, CONFIG).param_groups
+    decays, rest = make_optimizer([model], dataclasses.replace(CONFIG, optimizer=optimizer)).param_groups
     assert decays["weight_decay"] == CONFIG.weight_decay
     assert rest["weight_decay"] == 0
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -255,8 +349,138 @@ def test_a_step_is_sgd_with_nesterov_momentum() -> None:
             momentum[name] = config.momentum * momentum[name] + g
             p.data -= learning_rate(config, epoch, 1) * (g + config.momentum * momentum[name])
     run(training, 2)
-    for key, value in training.student.state_dict().items():
+    for key, value in training.students[0].state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), [("sgd", 0.05), ("adam", 0.5), ("adamw", 0.45)])
+def test_first_step_of_an_optimizer_in_closed_form(optimizer: str, expected: float) -> None:
+    """From w = 1 with gradient 1, lr = 1/2, weight decay 1/10, momentum 8/11 or β₁.
+
+    SGD with Nesterov: 1 − lr·(1 + momentum)(1 + 1/10). Adam: 1 − lr, the decay within the gradient drops out.
+    AdamW: (1 − lr/10) − lr.
+    """
+    config = TrainConfig(
+        epochs=1, batch_size=1, lr=0.5, optimizer=optimizer, momentum=8 / 11, weight_decay=0.1, schedule="cosine"
+    )
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    chosen = make_optimizer([model], config)
+    model(torch.ones(1, 1)).sum().backward()
+    chosen.step()
+    assert model.weight.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_average_of_a_linear_model_in_closed_form() -> None:
+    """Gradient descent on (w − 3)²/2 leaves w = 3 + e·r^t, so average = 3 + e·(d^t + (1 − d)·r·(r^t − d^t)/(r − d))."""
+    d, rate, steps = 0.1, 0.25, 12  # d is below 2/11, so it holds from the first step
+    model, average = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    for module in (model, average):
+        torch.nn.init.constant_(module.weight, 8.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    r, e = 1 - rate, 5.0
+    for t in range(1, steps + 1):
+        optimizer.zero_grad()
+        ((model(torch.ones(1, 1)) - 3) ** 2 / 2).sum().backward()
+        optimizer.step()
+        update_average(average, model, d, t)
+        assert model.weight.item() == pytest.approx(3 + e * r**t, rel=1e-5)
+        assert average.weight.item() == pytest.approx(3 + e * (d**t + (1 - d) * r * (r**t - d**t) / (r - d)), rel=1e-5)
+
+
+def test_the_first_weights_leave_the_average_early() -> None:
+    """Their share after t updates is the product of (1 + s) / (10 + s): (t + 1)!·10! / (t + 10)!."""
+    model, average = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.ones_(average.weight)
+    for t in range(1, 31):
+        update_average(average, model, 0.999, t)
+        share = math.factorial(t + 1) * math.factorial(10) / math.factorial(t + 10)
+        assert average.weight.item() == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["ce", "dml"])
+def test_an_average_is_beside_the_students_and_goes_on_in_their_place(method: str) -> None:
+    """One step an epoch, so that the weights after every step can be read; batch norm's statistics are among them."""
+    config = dataclasses.replace(CONFIG, batch_size=60, ema=0.5)
+    plain = trainer({"method": method}, config=dataclasses.replace(config, ema=0.0))
+    training = trainer({"method": method}, config=config)
+    expected = [{k: v.clone() for k, v in model.state_dict().items()} for model in plain.students]
+    for step in range(1, 5):
+        d = min(0.5, (1 + step) / (10 + step))
+        run(plain, 1)
+        (row,) = run(training, 1)
+        for mean, model in zip(expected, plain.students, strict=True):
+            for key, value in model.state_dict().items():
+                mean[key] = d * mean[key] + (1 - d) * value if value.is_floating_point() else value.clone()
+    for model, other, average, mean in zip(plain.students, training.students, training.averages, expected, strict=True):
+        for key, value in model.state_dict().items():
+            assert torch.equal(other.state_dict()[key], value)
+            torch.testing.assert_close(average.state_dict()[key], mean[key])
+    assert training.best in training.averages
+    assert row["val_top1"] == top1(training.best, DATA.val_images, DATA.val_labels)
+
+
+def test_two_students_teach_each_other() -> None:
+    """One step of a hand-written update (Zhang et al. 2017, eq. 7) of both, the peer's logits being constants."""
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=60, warmup_epochs=0)
+    training = trainer({"method": "dml", "alpha": 2}, config=config)
+    (view,) = training.views.epoch(0, 60)
+    models = [student().train(), student(seed=7).train()]
+    answers = [model(view.images) for model in models]
+    losses = []
+    for own, peer in zip(answers, [answer.detach().softmax(1) for answer in reversed(answers)], strict=True):
+        ce = torch.nn.functional.cross_entropy(own, view.labels)
+        kl = torch.nn.functional.kl_div(own.log_softmax(1), peer, reduction="batchmean")
+        losses.append(ce + 2 * kl)
+    for model, loss in zip(models, losses, strict=True):
+        for p, g in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True):
+            decayed = g + (config.weight_decay * p.detach() if p.ndim > 1 else 0)
+            p.data -= config.lr * (1 + config.momentum) * decayed
+    (row,) = run(training, 1)
+    assert row["train_loss"] == pytest.approx(sum(loss.item() for loss in losses) / 2, rel=1e-4)
+    for model, trained in zip(models, training.students, strict=True):
+        for key, value in trained.state_dict().items():
+            torch.testing.assert_close(value, model.state_dict()[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_the_student_that_is_better_on_validation_goes_on(better: int) -> None:
+    learnt = trainer({"method": "ce"}, config=dataclasses.replace(CONFIG, epochs=6))
+    run(learnt, 6)
+    pair = [student(), learnt.students[0]]
+    first, second = pair if better else reversed(pair)
+    config, method = dataclasses.replace(CONFIG, lr=1e-30), MethodConfig.parse({"method": "dml"})
+    training = Trainer(config, method, first, None, DATA, stream_seed=0, peer=second)
+    (row,) = run(training, 1)
+    accuracies = [top1(model, DATA.val_images, DATA.val_labels) for model in (first, second)]
+    assert accuracies[better] > accuracies[1 - better]
+    assert training.best is training.students[better]
+    assert [row["val_top1_student"], row["val_top1_peer"]] == accuracies
+    assert row["val_top1"] == max(accuracies)
+
+
+def test_bf16_is_of_the_forward_passes_alone() -> None:
+    config = dataclasses.replace(CONFIG, precision="bf16", lr=1e-30)
+    training = trainer({"method": "dkd"}, forward_teacher(student(seed=9), "bf16"), config)
+    seen: list[torch.dtype] = []
+    training.students[0].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    (row,), (exact,) = (
+        run(training, 1),
+        run(trainer({"method": "dkd"}, config=dataclasses.replace(CONFIG, lr=1e-30)), 1),
+    )
+    assert seen == training.steps * [torch.bfloat16] + [torch.float32]  # the last: validation
+    view = next(training.views.epoch(0, 16))
+    assert training.teacher is not None
+    assert training.teacher(view).dtype == torch.bfloat16
+    assert {v.dtype for v in training.students[0].state_dict().values()} == {torch.float32, torch.int64}
+    assert row["train_loss"] == pytest.approx(exact["train_loss"], rel=0.02)
+    assert row["train_loss"] != exact["train_loss"]
+
+
+def test_compiling_is_for_gpus() -> None:
+    with pytest.raises(UserError, match="compile = True: compiles for a GPU, and this training is on the CPU"):
+        trainer({"method": "ce"}, config=dataclasses.replace(CONFIG, compile=True))
 
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step() -> None:
@@ -283,11 +507,12 @@ def test_a_last_step_that_spoils_the_weights_is_noticed() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
     args = CONFIG, MethodConfig.parse({"method": name}), student()
+    peer = student(seed=7) if METHODS[name].needs_peer else None
     if METHODS[name].needs_teacher:
         with pytest.raises(UserError, match=f"method '{name}' needs a teacher"):
             Trainer(*args, None, DATA, stream_seed=0)
     else:
-        run(Trainer(*args, None, DATA, stream_seed=0), 1)
+        run(Trainer(*args, None, DATA, stream_seed=0, peer=peer), 1)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +526,18 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
         ({"weight_decay": -1.0}, "weight_decay = -1.0: must be a number that is at least 0"),
         ({"warmup_epochs": 5}, r"warmup_epochs = 5: must be from 0 to epochs \(4\)"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
+        (
+            {"schedule": "one_cycle", "warmup_epochs": 0},
+            "warmup_epochs = 0: must be above 0 for the schedule one_cycle",
+        ),
+        ({"optimizer": "adamv"}, "unknown optimizer 'adamv': did you mean 'adam"),
+        ({"precision": "bf1"}, "unknown precision 'bf1': did you mean 'bf16'"),
+        ({"milestones": (0.75, 0.5)}, r"milestones = \(0.75, 0.5\): must be shares of the training, ascending"),
+        ({"milestones": (0.5, 1.0)}, "milestones = .*: must be shares"),
+        ({"milestones": (math.nan,)}, "milestones = .*: must be shares"),
+        ({"step_factor": 0.0}, "step_factor = 0.0: must be above 0 and below 1"),
+        ({"ema": 1.0}, "ema = 1.0: must be at least 0"),
+        ({"ema": math.nan}, "ema = nan: must be at least 0"),
     ],
 )
 def test_a_recipe_that_is_wrong_says_how(change: dict[str, Any], message: str) -> None:
