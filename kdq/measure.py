@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from kdq.data import Dataset
@@ -55,6 +55,7 @@ def measure(
     must give the same device.
     """
     made: dict[PointSpec, Quantized] = {}
+    model = cache(model)
     for spec in specs:
         if spec not in made and store.find(spec.stage()) is None:
             # The float point alone and first: it stands even if the model cannot be quantized.
