@@ -4,13 +4,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from kdq.data import Dataset
 from kdq.evaluate import top1
 from kdq.models import Classifier
 from kdq.pack import pack
+from kdq.points import FLOAT_BITS
 from kdq.quantize import QuantizeConfig, Quantized, choose_calibration, quantize_many
 from kdq.size import avg_bits, ledger, paper_bits, total_bits
 from kdq.stages import Json, Stage, StageStore
@@ -18,6 +19,7 @@ from kdq.stages import Json, Stage, StageStore
 POINT_VERSION = 1
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
+LAYERS_FILE = "layers.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,13 @@ def measure(
     must give the same device.
     """
     made: dict[PointSpec, Quantized] = {}
+    model = cache(model)
     for spec in specs:
-        if not made and store.find(spec.stage()) is None:
-            missing = [other for other in specs if store.find(other.stage()) is None]
-            made = _quantize(missing, model(), data())
+        if spec not in made and store.find(spec.stage()) is None:
+            # The float point alone and first: it stands even if the model cannot be quantized.
+            is_float = spec.bits == FLOAT_BITS
+            missing = [s for s in specs if (s.bits == FLOAT_BITS) == is_float and store.find(s.stage()) is None]
+            made |= _quantize(missing, model(), data())
         if spec in made:
             yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec], data=data()))
         else:
@@ -86,4 +91,4 @@ def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:
         "layers": [asdict(row) for row in quantized.report],
     }
     (folder / MEASUREMENT_FILE).write_text(json.dumps(measurement, indent=1))
-    (folder / "layers.json").write_text(json.dumps(layers, indent=1))
+    (folder / LAYERS_FILE).write_text(json.dumps(layers, indent=1))

@@ -35,7 +35,7 @@ DAMPING = 0.01
 ROUNDING = 1e-6
 """Relative error of float32 sums: the centred G of d nearly constant inputs may be off by d times that."""
 SWEEPS = 4
-RATIOS = torch.logspace(-1, 0.2, 16, dtype=torch.float64)
+RATIOS = torch.logspace(-0.8, 0.05, 16, dtype=torch.float64)
 """Scales that are tried, in units of the one that spans a channel's largest weight."""
 
 
@@ -49,8 +49,9 @@ def best_recipe(problem: Problem) -> Solution:
 
     The wanted outputs are those of the float stream plus what the other branch of an addition lacks (see
     `quantize`). Their damped least-squares solution for the inputs of the quantized stream replaces the
-    weights: (T + λW)(G + λI)⁻¹, moments centred. Error diffusion rounds it for a grid of scales of either
-    sign, of which each channel takes the one with the least output error; sweeps of coordinate descent follow.
+    weights: (T + λW)(G + λI)⁻¹, moments centred. Error diffusion, strongest inputs first, rounds it for a grid
+    of scales of either sign, of which each channel takes the one with the least output error; sweeps of
+    coordinate descent follow.
     The bias keeps the mean of the outputs. Least-squares target and diffusion as in Qronos (2026).
     """
     centred = problem.moments.centred()
@@ -58,10 +59,12 @@ def best_recipe(problem: Problem) -> Solution:
     damping = torch.where(damping > 0, damping, 1)
     G = centred.G + damping * torch.eye(centred.G.shape[-1], dtype=torch.float64, device=centred.G.device)
     W = torch.cholesky_solve((centred.T + damping * problem.W).mT, torch.linalg.cholesky(G)).mT.float()
+    order = G.diagonal(dim1=-2, dim2=-1).argsort(stable=True, dim=-1, descending=True).unsqueeze(1)
+    W, G = W.take_along_dim(order, -1), G.take_along_dim(order.mT, -2).take_along_dim(order, -1)
     codes, scale = search(W, G, problem.alphabet)
-    G = G.float()
     for _ in range(SWEEPS):
-        codes = descend(W, G, G, problem.alphabet, scale, codes)
+        codes = descend(W, G.to(W), G.to(W), problem.alphabet, scale, codes)
+    codes = codes.take_along_dim(order.argsort(-1), -1)
     Q = problem.alphabet.values(codes, scale.double().unsqueeze(-1))
     return Solution(codes, scale, problem.moments.bias(Q))
 

@@ -203,7 +203,8 @@ def save(model: Classifier, path: Path) -> None:
     """Write the weights as safetensors that `ARCH:PATH` reads, normalisation included as metadata."""
     state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
     normalization = {"mean": model.normalization.mean, "std": model.normalization.std}
-    save_file(state, path, metadata={"arch": model.arch, "normalization": json.dumps(normalization)})
+    # One key: safetensors writes several in random order, and the same weights must give the same bytes.
+    save_file(state, path, metadata={"normalization": json.dumps(normalization)})
 
 
 def saved_normalization(path: Path) -> Normalization | None:

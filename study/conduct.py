@@ -5,22 +5,26 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from kdq.errors import UserError
 from kdq.points import Point, as_text, configurations, front_hypervolume, front_table, with_front
 from kdq.stages import StageStore
-from kdq.tracking import tracking_uri
-from study.plan import Plan, check_name, check_same
-from study.spaces import load_space
+from kdq.tracking import shown, tracking_uri
+from study.plan import Plan, check_name, check_same, flat
+from study.spaces import Space
+from study.workloads import load_workload
 
 if TYPE_CHECKING:
     from study.driver import Resources
-
-Settings = tuple[Mapping[str, Any], Mapping[str, Any]]
+    from study.trial import Trial
 
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, embedded, to see the platform work in minutes. "
@@ -28,13 +32,8 @@ DIGITS = (
 )
 
 
-def conduct(options: argparse.Namespace, settings: Settings) -> int:
+def conduct(options: argparse.Namespace, space: Space, workload_settings: Mapping[str, Any]) -> int:
     """Run, or only plan, the study that the options describe. Returns the exit status."""
-    space_settings, workload_settings = settings
-    space = load_space(options.space, space_settings)
-
-    from study.workloads import load_workload  # torch comes with it: a mistake in the space is said before
-
     plan = Plan(
         space_name=Path(options.space).stem,
         workload_name=Path(options.workload).stem,
@@ -48,6 +47,10 @@ def conduct(options: argparse.Namespace, settings: Settings) -> int:
         print(DIGITS)
     if options.dry_run:
         from study.cost import describe
+        from study.prepare import teacher_spec
+
+        if plan.needs_teacher:
+            teacher_spec(plan.workload, options.data_dir)
 
         print(describe(name, plan, slots(options)))
         return 0
@@ -63,12 +66,16 @@ def resources(options: argparse.Namespace) -> "Resources":
     available = torch.cuda.device_count()
     gpus = options.gpus_per_trial if options.gpus_per_trial is not None else min(available, 1)
     cpus = options.cpus_per_trial or 1.0
-    cores = os.cpu_count() or 1
     if gpus > available:
         raise UserError(f"--gpus-per-trial {gpus:g}: this machine has {available} GPUs; leave it out to use the CPU")
-    if cpus > cores:
-        raise UserError(f"--cpus-per-trial {cpus:g}: this machine has {cores} cores; give at most that")
+    if cpus > cores():
+        raise UserError(f"--cpus-per-trial {cpus:g}: this machine has {cores()} cores; give at most that")
     return Resources(cpus, gpus)
+
+
+def cores() -> int:
+    """The cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def slots(options: argparse.Namespace) -> int:
@@ -76,7 +83,7 @@ def slots(options: argparse.Namespace) -> int:
     import torch
 
     taken = resources(options)
-    by_cpu = int((os.cpu_count() or 1) / taken.cpus)
+    by_cpu = int(cores() / taken.cpus)
     return max(1, min(by_cpu, int(torch.cuda.device_count() / taken.gpus)) if taken.gpus else by_cpu)
 
 
@@ -87,77 +94,132 @@ class Study:
         self.name, self.plan, self.options = name, plan, options
         self.root = Path("mlruns").absolute()
         self.store = StageStore(self.root / "stages")
-        self.points: list[Point] = []
+        self.found: dict[tuple[str, int], Point] = {}
         self.statuses: dict[str, str] = {}
         self.began = time.monotonic()
+
+    @property
+    def points(self) -> list[Point]:
+        return list(self.found.values())
 
     def run(self) -> int:
         """Run the study to its end, or to an interruption. Returns the exit status."""
         from study.prepare import check_quantizable, teacher_spec
+
+        workload = self.plan.workload
+        self.teacher = teacher_spec(workload, self.options.data_dir) if self.plan.needs_teacher else None
+        if self.teacher:
+            check_quantizable(self.plan, self.teacher)
+        self.resources = resources(self.options)
+        self.uri = tracking_uri(self.options.tracking_uri)
+        with self._alone():
+            self._open()
+            self._prepare()
+            status = "failed"
+            try:
+                status = self._run_trials()
+            except KeyboardInterrupt:
+                status = "interrupted"
+            finally:
+                self._close(status)
+            self._summary(status)
+        return {"completed": 0, "interrupted": 130}.get(status, 1)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the study's lock, which the system frees if this process dies. Raises UserError if it is held."""
+        lock = self.root / "running" / f"{self.name}.lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held = FileLock(lock, timeout=0).acquire()
+        except Timeout:
+            raise UserError(f"study {self.name!r} is being run by another process; wait for it, or stop it") from None
+        except OSError as error:
+            raise UserError(f"{lock.parent} cannot be written: {error}; run where it can") from None
+        with held:
+            yield
+
+    def _open(self) -> None:
         from study.progress import Progress
         from study.tracking import open_tracker
 
-        self.teacher = teacher_spec(self.plan.workload, self.options.data_dir) if self.plan.needs_teacher else None
-        if self.teacher:
-            check_quantizable(self.plan, self.teacher)
-        taken = resources(self.options)
-        self.uri = tracking_uri(self.options.tracking_uri)
-        local = self.uri.startswith("sqlite:")
-        self.tracker = open_tracker(self.uri, self.name, self.root / "artifacts" if local else None)
-        if before := self.tracker.study_document():
-            check_same(self.name, before, self.plan.document())
+        self.tracker = open_tracker(self.uri, self.name, self.root)
+        if before := self.tracker.document():
+            check_same(self.name, before["settings"], self.plan.document())
         self.progress = Progress(self.name, len(self.plan.widths), slots(self.options))
-        self._prepare()
-        self.tracker.start_study(self.plan.document(), self._params(), self._command())
-        status = "failed"
-        try:
-            status = self._run_trials(taken)
-        except KeyboardInterrupt:
-            status = "interrupted"
-        finally:
-            self.tracker.log_front(self.points, always=True)
-            hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}
-            self.tracker.end_study(status, {**self.teacher_metrics, **hypervolume, "points": len(self.points)})
-        self._summary(status)
-        return {"completed": 0, "interrupted": 130}.get(status, 1)
 
     def _prepare(self) -> None:
+        """Make what the trials share, and open the study's run."""
+        import torch
+
         from study.prepare import evaluate_teacher, make_trials, prepare_data, prepare_teacher
 
-        workload, say = self.plan.workload, self.progress.console.print
+        torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
+        workload, say = self.plan.workload, self.progress.note
         reference, data = prepare_data(workload, self.options.data_dir, self.store, say)
+        data = data.to(self.resources.device)
         teacher = prepare_teacher(workload, self.teacher, reference, data, self.store, say) if self.teacher else None
         self.teacher_metrics: dict[str, float] = {}
         if teacher:
             val, test = evaluate_teacher(teacher, reference, data, self.store, say)
             self.teacher_metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
         self.trials = make_trials(self.plan, reference, teacher, self.store)
+        document = {"settings": self.plan.document(), "trials": sorted(self.trials)}
+        if (before := self.tracker.document()) and before["trials"] != document["trials"]:
+            raise UserError(
+                f"study {self.name!r} has the same settings as before, but its data, its teacher's weights or this "
+                f"program's results have changed since; choose another --name"
+            )
+        self.tracker.start_study(document, self._params(), self._command())
 
-    def _run_trials(self, taken: "Resources") -> str:
+    def _run_trials(self) -> str:
         """Tell what is finished already, run the rest. Returns the word for how the study ended."""
-        from study.driver import run_on_ray
-        from study.trial import run_trial
-
         for trial_id, trial in self.trials.items():
             self.progress.add(trial_id, trial.name, trial.epochs)
-        logs = self.root / "logs" / self.name
         with self.progress:
-            waiting = {}
+            waiting = dict(self.trials)
             for trial_id, trial in self.trials.items():
                 if trial.is_finished(self.store):
-                    self._started(trial_id)
-                    run_trial(trial, "cpu", logs / f"{trial_id}.log", partial(self._report, trial_id))
-                else:
-                    waiting[trial_id] = trial
-            folder = self.root / "ray" / self.name
-            whole = not waiting or run_on_ray(waiting, taken, folder, logs, self._started, self._report)
+                    self._tell_finished(trial_id)
+                    del waiting[trial_id]
+            whole = not waiting or self._run_on_ray(waiting)
         if not whole:
             return "interrupted"
-        return "completed" if all(s == "completed" for s in self.statuses.values()) else "failed"
+        # One that diverged has ended as it does: its reason is a result. The others that fail are to be mended.
+        return "completed" if set(self.statuses.values()) <= {"completed", "stopped", "diverged"} else "failed"
+
+    def _run_on_ray(self, trials: Mapping[str, "Trial"]) -> bool:
+        from study.driver import run_on_ray
+
+        folder = self.root / "ray" / self.name
+        return run_on_ray(trials, self.resources, folder, self._logs, self._started, self._report)
+
+    def _tell_finished(self, trial_id: str) -> None:
+        """A trial whose stages are all there: here and now it only reports them."""
+        from study.trial import run_trial
+
+        self._track(trial_id)
+        run_trial(self.trials[trial_id], "cpu", self._logs / f"{trial_id}.log", partial(self._report, trial_id))
+
+    @property
+    def _logs(self) -> Path:
+        return self.root / "logs" / self.name
+
+    def _close(self, status: str) -> None:
+        """Bring every run that is still open to its end."""
+        for trial_id in self.trials:
+            if self.statuses.get(trial_id) == "running":
+                self.tracker.end_trial(trial_id, "interrupted", "the study was interrupted", {})
+        self.tracker.log_front(self.points, always=True)
+        hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}
+        self.tracker.end_study(status, {**self.teacher_metrics, **hypervolume, "points": len(self.points)})
+
+    def _track(self, trial_id: str) -> None:
+        self.statuses[trial_id] = "running"
+        self.tracker.start_trial(trial_id, self.trials[trial_id].name, self._trial_params(trial_id))
 
     def _started(self, trial_id: str) -> None:
-        trial = self.trials[trial_id]
-        self.tracker.start_trial(trial_id, trial.name, self._trial_params(trial_id))
+        self._track(trial_id)
         self.progress.start(trial_id)
 
     def _report(self, trial_id: str, event: Mapping[str, Any]) -> None:
@@ -168,9 +230,11 @@ class Study:
             self.tracker.log_epoch(trial_id, int(event["epoch"]), metrics)
         elif event["event"] == "point":
             point = Point(**event["point"])
-            self.points.append(point)
-            self.progress.point(trial_id, event["point"])
-            self.tracker.log_point(point, {**self._trial_params(trial_id), "bits": point.bits}, event["packed"])
+            if (trial_id, point.bits) not in self.found:  # a worker that was started again tells all it has
+                self.progress.point(trial_id, event["point"])
+            self.found[trial_id, point.bits] = point
+            name = f"{self.trials[trial_id].name}, {point.bits} bits"
+            self.tracker.log_point(point, name, {**self._trial_params(trial_id), "bits": point.bits}, event["files"])
         else:
             self.statuses[trial_id] = event["status"]
             self.progress.end(trial_id, event["status"], event["reason"], event["log"])
@@ -192,7 +256,7 @@ class Study:
             "train_images": workload.train_images or "all",
             "val_images": workload.val_images,
             "calibration_images": workload.calibration_images,
-            **{f"train.{key}": value for key, value in self.plan.document()["workload"]["train"].items()},
+            **flat({"train": self.plan.document()["workload"]["train"]}),
         }
 
     def _trial_params(self, trial_id: str) -> dict[str, Any]:
@@ -219,9 +283,7 @@ class Study:
 
         print_ = self.progress.console.print
         seconds = duration(time.monotonic() - self.began)
-        counts = ", ".join(
-            f"{list(self.statuses.values()).count(s)} {s}" for s in dict.fromkeys(self.statuses.values())
-        )
+        counts = ", ".join(f"{count} {word}" for word, count in Counter(self.statuses.values()).items())
         print_(f"\nstudy {self.name}: {status} after {seconds}; trials: {counts or 'none ended'}")
         if status == "interrupted":
             print_("interrupted: nothing that was finished is lost; the same command goes on")
@@ -231,12 +293,19 @@ class Study:
         print(as_text(front_table(self.points)))
         front = sorted(group.mean("total_bits") for group in configurations(with_front(self.points)) if group.on_front)
         budget = 1.1 * front[len(front) // 2]
+        programs = Path(_here(sys.prefix)) / "bin"
+        store = [] if self.options.tracking_uri is None else ["--tracking-uri", shown(self.uri)]
+        ui = [str(programs / "mlflow"), "ui", "--backend-store-uri", shown(self.uri)]
+        choose = [
+            str(programs / "python"),
+            *["-m", "analysis", "best", "--study"],
+            self.name,
+            "--max-bits",
+            f"{budget:.2g}",
+        ]
         print(f"\nfigure: {_here(self.tracker.figure_path())}")
-        print(f"MLflow: {_here(sys.prefix)}/bin/mlflow ui --backend-store-uri {self.uri}")
-        print(
-            f"best under a budget: {_here(sys.prefix)}/bin/python -m analysis best --study {self.name} "
-            f"--max-bits {budget:.2g}"
-        )
+        print(f"MLflow: {shlex.join(ui) if self.uri.startswith('sqlite:') else shown(self.uri)}")
+        print(f"best under a budget: {shlex.join([*choose, *store])}")
 
 
 def _here(path: str) -> str:

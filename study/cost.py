@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from kdq.errors import unknown
+from kdq.errors import UserError
 from kdq.methods import METHODS
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build
 from kdq.quantize import QuantizeConfig, quantize_many
@@ -17,6 +17,8 @@ from study.progress import duration
 from study.workloads import Workload
 
 PROBE_SECONDS = 1.0  # each kind of work is repeated for about this long
+PROBE_IMAGES = 32  # at a time
+LARGE = 2_000_000  # parameters of a model that takes more than seconds to quantize
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +53,51 @@ def estimate(plan: Plan, slots: int) -> str:
     """The wall time of the study on `slots` trials at a time, from work measured here and now."""
     torch.set_num_threads(1)
     workload = plan.workload
-    if workload.dataset not in SHAPES:
-        raise unknown("data set", workload.dataset, SHAPES)
     shape = SHAPES[workload.dataset]
     train = workload.train_images or shape.train - workload.val_images
-    teacher = _teacher_arch(workload)
-    student = _model(workload.student if plan.needs_distilling else teacher, shape)
-    images = torch.rand(min(workload.train.batch_size, train), shape.channels, shape.size, shape.size)
-    forward = _rate(lambda: _forward(student, images), len(images))
+    if train < 1 or train + workload.val_images > shape.train:
+        raise UserError(
+            f"{train} training and {workload.val_images} validation images were asked of {shape.train}: each must be "
+            f"at least 1, and their sum at most {shape.train}"
+        )
+    teacher = _model(_teacher_arch(workload), shape)
+    student = _model(workload.student, shape) if plan.needs_distilling else teacher
+    images = torch.rand(PROBE_IMAGES, shape.channels, shape.size, shape.size)
+    forward = _rate(lambda: _forward(student, images))
     epoch = 0.0
     if plan.needs_distilling:
-        epoch = train / _rate(lambda: _step(student, images), len(images)) + workload.val_images / forward
+        epoch = train / _rate(lambda: _step(student, images)) + workload.val_images / forward
         epoch *= _students_at_once(plan)
-    if plan.needs_distilling and plan.needs_teacher:
-        model = _model(teacher, shape)
-        epoch += train / _rate(lambda: _forward(model, images), len(images))
-    evaluation = (workload.val_images + shape.test) / forward
-    started = time.perf_counter()
-    quantize_many(student, (images * 255).byte(), [QuantizeConfig(bits=4)])
-    quantization = time.perf_counter() - started
-    one = epoch * workload.train.epochs * (plan.students / len(plan.runs))
-    one += len(plan.widths) * evaluation + (len(plan.widths) - 1) * quantization
-    whole = one * -(-len(plan.runs) // slots)
+    teaching = workload.train.epochs * _views(plan) * train / _rate(lambda: _forward(teacher, images))
+    quantization, note = _quantization(student, images)
+    points = len(plan.widths) * (workload.val_images + shape.test) / forward + (len(plan.widths) - 1) * quantization
+    one = epoch * workload.train.epochs * plan.students / len(plan.runs) + points
+    whole = one * -(-len(plan.runs) // slots) + teaching / slots
     return (
-        f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time "
-        f"({forward:,.0f} images/s evaluated, {duration(epoch)} an epoch; measured with random images on one thread)"
+        f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time: "
+        f"{duration(epoch)} an epoch, {duration(points)} for the points{note}, {duration(teaching)} for the teacher "
+        f"(measured now on the CPU, one thread, random images)"
     )
+
+
+def _quantization(model: Classifier, images: Tensor) -> tuple[float, str]:
+    """Seconds to quantize the model at one width, and what has to be said about it."""
+    if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+        return 0.0, ", quantizing left out (it takes too long to measure it for a model of this size)"
+    started = time.perf_counter()
+    quantize_many(model, (images * 255).byte(), [QuantizeConfig(bits=4)])
+    return time.perf_counter() - started, ""
 
 
 def _students_at_once(plan: Plan) -> float:
     """Mean over the configurations that distill: two under a method whose students teach each other, else one."""
     return fmean(1 + METHODS[c.method].needs_peer for c in plan.configurations if c.method in METHODS)
+
+
+def _views(plan: Plan) -> int:
+    """How many streams of views the teacher looks at, each once: trials with the same seed and mixup share one."""
+    looking = [(c, seed) for c, seed in plan.runs if c.method in METHODS and METHODS[c.method].needs_teacher]
+    return len({(seed, c.parameters["mixup_alpha"]) for c, seed in looking})
 
 
 def _teacher_arch(workload: Workload) -> str:
@@ -105,11 +121,11 @@ def _step(model: Classifier, images: Tensor) -> None:
     model.train()(images).square().mean().backward()
 
 
-def _rate(work: Callable[[], None], images: int) -> float:
-    """Images per second of `work`, which handles `images` of them; its first call warms up."""
+def _rate(work: Callable[[], None]) -> float:
+    """Images per second of `work`, which handles PROBE_IMAGES of them; its first call warms up."""
     work()
     started, times = time.perf_counter(), 0
     while time.perf_counter() - started < PROBE_SECONDS or times == 0:
         work()
         times += 1
-    return images * times / (time.perf_counter() - started)
+    return PROBE_IMAGES * times / (time.perf_counter() - started)

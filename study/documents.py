@@ -35,7 +35,7 @@ def parse_scalar(text: str) -> Any:
     """The value of a command-line setting, by the rules of the documents (`1e-3` is a number, `[1, 2]` a list)."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"cannot read the value {text!r}: it must be YAML, such as 0.1, true or [1, 2]") from None
 
 
@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError naming the file, the line and what is wrong."""
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise UserError(f"{path}: must be a mapping of names to values, found {type(document).__name__}")
@@ -73,7 +73,11 @@ def validate(document: Mapping[str, Any], model: type[T], source: str) -> T:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(model).validate_json(json.dumps(document, default=str), strict=True)
+        text = json.dumps(document, default=str)
+    except (ValueError, RecursionError):
+        raise UserError(f"{source}: a value refers to itself, which no setting can") from None
+    try:
+        return TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError("\n".join(_line(source, model, e) for e in error.errors())) from None
 

@@ -45,6 +45,10 @@ class Resources:
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
 
 def run_on_ray(
     trials: Mapping[str, Trial],
@@ -60,14 +64,15 @@ def run_on_ray(
     that is worth keeping. logs: the folder for the logs of trials that fail.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         relay = Relay(started, report)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
             param_space={
                 "trial": tune.grid_search([trial.document() for trial in trials.values()]),
-                "threads": max(1, int(resources.cpus)),
+                "threads": resources.threads,
                 "device": resources.device,
                 "logs": str(logs),
             },

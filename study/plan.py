@@ -4,16 +4,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kdq.data import DATA_VERSION, SPLIT_VERSION
 from kdq.errors import UserError
+from kdq.measure import POINT_VERSION
 from kdq.methods import METHODS
 from kdq.points import FLOAT_BITS
 from kdq.stages import Json, canonical, digest
+from kdq.students import STUDENT_VERSION
 from study.spaces import TEACHER, Configuration, Space
-
-if TYPE_CHECKING:  # it brings torch
-    from study.workloads import Workload
+from study.workloads import Workload
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -25,7 +26,7 @@ class Plan:
     space_name: str
     workload_name: str
     space: Space
-    workload: "Workload"
+    workload: Workload
     seeds: tuple[int, ...]
     trials: int | None
 
@@ -64,7 +65,9 @@ class Plan:
         """Everything that decides what the study does, as JSON; the words that only describe it left out."""
         space, workload = asdict(self.space), asdict(self.workload)
         del space["description"], workload["description"]
+        versions = {"data": DATA_VERSION, "split": SPLIT_VERSION, "student": STUDENT_VERSION, "point": POINT_VERSION}
         document = {"space": space, "workload": workload, "seeds": self.seeds, "trials": self.trials}
+        document["versions"] = versions  # other results need another default name
         plain: dict[str, Json] = json.loads(canonical(document))
         return plain
 
@@ -85,7 +88,7 @@ def check_name(name: str) -> str:
 
 def check_same(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise UserError naming every setting in which a study differs from what it was under this name."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     differences = [
         f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}"
         for key in sorted({*old, *new})
@@ -98,8 +101,9 @@ def check_same(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         )
 
 
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in document.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -83,12 +83,16 @@ class Progress:
         text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
         self.say(f"[{done}/{len(self.rows)}] {text}; {self.time_left()}")
         if self.live and status != "completed":
-            self.console.print(text, style="red", highlight=False, markup=False)
+            self.note(text)
 
     def say(self, text: str) -> None:
         """A line where there is no live table."""
         if not self.live:
-            self.console.print(f"{time.monotonic() - self.began:6.0f} s  {text}", highlight=False, markup=False)
+            self.note(f"{time.monotonic() - self.began:6.0f} s  {text}")
+
+    def note(self, text: str) -> None:
+        """A line that stays, with or without a live table."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def time_left(self) -> str:
         """Estimate from the mean time of the trials that ended here and how far the running ones are."""

@@ -22,9 +22,14 @@ def main(arguments: list[str] | None = None) -> int:
     # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        from study.conduct import conduct
+        from study.spaces import load_space
 
-        return conduct(options, settings(options))
+        space_settings, workload_settings = settings(options)
+        space = load_space(options.space, space_settings)
+
+        from study.conduct import conduct  # torch comes with it: a mistake in the space is said before
+
+        return conduct(options, space, workload_settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,6 +65,7 @@ def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python study/run.py",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Search a space of distillation and quantization on a workload; every run goes to MLflow.",
         epilog=_listing(),
@@ -123,13 +129,16 @@ def _integers(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas between, such as 0,1,2")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    numbers = tuple(dict.fromkeys(int(part) for part in parts))
+    if max(numbers) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers below 2^63")
+    return numbers
 
 
 def _positive(text: str) -> float:
     value = _share(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be greater than 0")
+    if value < 0.01:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be at least 0.01")
     return value
 
 

@@ -132,6 +132,7 @@ def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
     path = locate("space", name, FOLDER)
     document = read(path)
     for key, value in overrides.items():
-        target = document if key == "bits" else document.setdefault("params", {})
-        target[key] = value
+        if key != "bits" and not isinstance(document.get("params"), dict):
+            raise UserError(f"{path}: params: must be a mapping of parameters to values")
+        (document if key == "bits" else document["params"])[key] = value
     return validate(document, Space, f"{path}{' with the options given' if overrides else ''}")

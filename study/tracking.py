@@ -12,18 +12,23 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from sqlalchemy.exc import SQLAlchemyError
 
 from kdq.errors import UserError
 from kdq.figures import draw_front
 from kdq.points import Point, front_table, to_csv, with_front
 from kdq.stages import canonical
+from kdq.tracking import shown
 
 FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
 
@@ -49,13 +54,17 @@ class Tracker:
     def _experiment(self, artifacts: Path | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
         if found is not None:
+            if "kdq.study" not in found.tags:
+                raise UserError(f"the MLflow experiment {self.study!r} is no study: choose another --name")
             if found.lifecycle_stage != "active":
                 raise UserError(
                     f"the study {self.study!r} was deleted in the MLflow UI: restore it there, or choose another --name"
                 )
             return str(found.experiment_id)
         location = (artifacts / self.study).as_uri() if artifacts else None
-        return str(self.client.create_experiment(self.study, artifact_location=location))
+        # The kind opens the UI on the run table, not on pages for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development", "kdq.study": self.study}
+        return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
     def _search(self) -> list[Run]:
         runs: list[Run] = []
@@ -74,50 +83,50 @@ class Tracker:
         tags = run.data.tags
         return str(tags.get("kdq.point_id") or tags.get("kdq.trial_id") or "study")
 
-    def _open(self, key: str, kind: str, name: str, parent: str | None, params: Mapping[str, Any]) -> str:
-        """The id of the run with this key, created (with its flat parameters) if it is not there."""
-        if key in self.runs:
-            return str(self.runs[key].info.run_id)
-        tags = {"kdq.kind": kind, "kdq.study": self.study, MLFLOW_RUN_NAME: name}
-        if kind != "study":
-            tags["kdq.trial_id"] = key.partition("/")[0]
-        if kind == "point":
-            tags["kdq.point_id"] = key
-        if parent:
-            tags[MLFLOW_PARENT_RUN_ID] = parent
-        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
-        self.client.log_batch(run.info.run_id, params=[Param(k, str(v)) for k, v in params.items()])
-        self.runs[key] = run
-        return str(run.info.run_id)
+    def _open(self, key: str, kind: str, name: str, params: Mapping[str, Any], parent: str = "", **tags: str) -> str:
+        """The id of the run with this key, running and with its flat parameters; made if it is not there.
 
-    def study_document(self) -> dict[str, Any] | None:
+        The tags come with the run's creation and the parameters are given again to a run that has not
+        finished, so a driver killed in between leaves nothing that is half described.
+        """
+        if key not in self.runs:
+            own = {"kdq.kind": kind, "kdq.study": self.study, MLFLOW_RUN_NAME: name, **tags}
+            if parent:
+                own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), "kdq.trial_id": key.partition("/")[0]}
+            self.runs[key] = self.client.create_run(self.experiment, tags=own, run_name=name)
+        elif not self.is_finished(key):
+            self.client.update_run(self._run_id(key), status="RUNNING")
+        run_id = self._run_id(key)
+        if not self.is_finished(key):
+            self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        return run_id
+
+    def is_finished(self, key: str) -> bool:
+        """True if a former run of the study has brought this study, trial or point to its end."""
+        return key in self.runs and self.runs[key].info.status == "FINISHED"
+
+    def document(self) -> dict[str, Any] | None:
         """What the study was when it was first started, or None for a new study."""
         run = self.runs.get("study")
         return json.loads(run.data.tags["kdq.document"]) if run else None
 
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
         """The study's run: its document decides what it is, the command makes it again."""
-        run_id = self._open("study", "study", self.study, None, params)
-        table = '[{"path": "front.json", "type": "table"}]'
-        tags = {"kdq.document": canonical(dict(document)), "kdq.status": "running", "kdq.command": command}
-        self._set_tags(run_id, {**tags, "mlflow.loggedArtifacts": table})
-        self.client.update_run(run_id, status="RUNNING")
+        described = {"kdq.document": canonical(dict(document)), "kdq.command": command}
+        # This tag shows an artifact in the UI as a table.
+        table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
+        run_id = self._open("study", "study", self.study, params, **described, **table)
+        self._set_tags(run_id, {"kdq.status": "running"})
 
     def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
         """A trial's run; one that ended badly before is opened again."""
-        known = trial_id in self.runs
-        run_id = self._open(trial_id, "trial", name, self._study_run(), params)
-        if known and self.trial_status(trial_id) != "completed":
+        run_id = self._open(trial_id, "trial", name, params, parent="study")
+        if not self.is_finished(trial_id):
             self._set_tags(run_id, {"kdq.status": "running"})
-            self.client.update_run(run_id, status="RUNNING")
-
-    def trial_status(self, trial_id: str) -> str | None:
-        run = self.runs.get(trial_id)
-        return run.data.tags.get("kdq.status") if run else None
 
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """One point on each of the trial's curves, unless an earlier run of the study has logged this epoch."""
-        if epoch <= self._logged_epochs(trial_id):
+        if self.is_finished(trial_id) or epoch <= self._logged_epochs(trial_id):
             return
         now = int(time.time() * 1000)
         batch = [Metric(key, float(value), now, epoch) for key, value in metrics.items()]
@@ -130,20 +139,26 @@ class Tracker:
             self._last_epoch[trial_id] = max((metric.step for metric in history), default=0)
         return self._last_epoch[trial_id]
 
-    def log_point(self, point: Point, params: Mapping[str, Any], packed: str) -> None:
-        """One run for a point, under its trial, with the packed model. One that is there already is left alone."""
+    def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
+        """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
         key = f"{point.trial_id}/{point.bits}"
-        if key in self.runs and self.runs[key].info.status == "FINISHED":
+        if self.is_finished(key):
             return
-        run_id = self._open(key, "point", f"{point.bits} bits", self._run_id(point.trial_id), params)
+        run_id = self._open(key, "point", name, params, parent=point.trial_id, **{"kdq.point_id": key})
         now = int(time.time() * 1000)
         names = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
         self.client.log_batch(run_id, metrics=[Metric(n, float(getattr(point, n)), now, 0) for n in names])
-        self.client.log_artifact(run_id, packed)
+        for file in files:
+            self.client.log_artifact(run_id, file)
         self.client.set_terminated(run_id, "FINISHED")
 
     def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
-        """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials."""
+        """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials.
+
+        One that a former run of the study has brought to its end keeps its end.
+        """
+        if self.is_finished(trial_id):
+            return
         run_id = self._run_id(trial_id)
         now = int(time.time() * 1000)
         metrics = [Metric(key, float(value), now, 0) for key, value in best.items()]
@@ -156,7 +171,7 @@ class Tracker:
         if not points or (not always and time.monotonic() - self._drawn < FIGURE_SECONDS):
             return
         marked = with_front(points)
-        run_id = self._study_run()
+        run_id = self._run_id("study")
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "points.csv").write_text(to_csv(marked))
             front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
@@ -167,18 +182,16 @@ class Tracker:
 
     def end_study(self, status: str, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        run_id = self._study_run()
-        batch = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
+        run_id = self._run_id("study")
+        before = self.runs["study"].data.metrics
+        batch = [Metric(key, float(value), now, 0) for key, value in metrics.items() if before.get(key) != value]
         self.client.log_batch(run_id, metrics=batch, tags=[RunTag("kdq.status", status)])
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
     def figure_path(self) -> str:
         """Where the front's figure lies: a path for a local store, else the run's artifact URI."""
-        uri = str(self.client.get_run(self._study_run()).info.artifact_uri)
-        return uri.removeprefix("file://") + "/front.png"
-
-    def _study_run(self) -> str:
-        return self._run_id("study")
+        uri = urlsplit(str(self.runs["study"].info.artifact_uri))
+        return (url2pathname(uri.path) if uri.scheme in ("", "file") else uri.geturl()) + "/front.png"
 
     def _run_id(self, key: str) -> str:
         return str(self.runs[key].info.run_id)
@@ -187,13 +200,20 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def open_tracker(uri: str, study: str, artifacts: Path | None) -> Tracker:
-    """A Tracker, or UserError when the store or server cannot be used."""
+def open_tracker(uri: str, study: str, root: Path) -> Tracker:
+    """A Tracker, or UserError when the store or server cannot be used.
+
+    root: the folder for the artifacts of a local store, and for the lock under which such a store is made:
+    two that are making it at the same time would ruin it.
+    """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    local = uri.startswith("sqlite:")
     try:
-        return Tracker(uri, study, artifacts)
-    except MlflowException as error:
-        raise UserError(f"MLflow store {uri!r} cannot be used: {str(error).splitlines()[0]}") from None
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / "store.lock"):
+            return Tracker(uri, study, root / "artifacts" if local else None)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UserError(f"MLflow store {shown(uri)} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 def _mlflow_table(table: Any) -> dict[str, Any]:

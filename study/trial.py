@@ -12,7 +12,7 @@ import torch
 from kdq.augment import AugmentConfig, Views
 from kdq.bank import Bank
 from kdq.data import Dataset, open_dataset
-from kdq.measure import PACKED_FILE, PointSpec, measure, measured
+from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, measure, measured
 from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier
 from kdq.points import FLOAT_BITS, Point, from_row
@@ -215,7 +215,7 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
             {
                 "event": "point",
                 "point": asdict(_point(trial, point.bits, place)),
-                "packed": str(place / PACKED_FILE),
+                "files": [str(place / name) for name in (PACKED_FILE, LAYERS_FILE)],
             }
         )
 

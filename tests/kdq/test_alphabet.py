@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdq.alphabet import Alphabet, check_bits
@@ -25,6 +25,7 @@ def test_b_bits_are_2_to_the_b_levels(bits: int) -> None:
     assert len(set(levels(Alphabet(bits)))) == 2**bits
 
 
+@settings(deadline=None)
 @given(bits=st.integers(1, 8), value=st.floats(-500, 500), scale=SCALES)
 def test_no_level_is_nearer_than_the_nearest(bits: int, value: float, scale: float) -> None:
     alphabet, s = Alphabet(bits), torch.tensor(scale, dtype=torch.float64)

@@ -235,9 +235,8 @@ def test_torchvision_resnet_is_quantized_whole() -> None:
     model = resnet("resnet18")
     names = layer_names(model)
     assert len(names) == 21  # 16 in blocks, the stem, 3 downsamplings, the classifier
-    widths = {
-        name: 4 if name.startswith(("layer1", "layer2.0.conv1", "layer2.0.down")) else 32 for name in names
-    }  # time
+    quick = ("layer1", "layer2.0.conv1", "layer2.0.downsample")
+    widths = {name: 4 if name.startswith(quick) else 32 for name in names}
     configs = QuantizeConfig(4, "rtn"), QuantizeConfig(widths)
     whole, part = quantize_many(model, images(4, 8), configs)
     assert set(whole.layers) == set(names)

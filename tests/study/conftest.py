@@ -31,7 +31,6 @@ SMALL = [
 
 def _run(folder: Path, *arguments: str) -> Result:
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    environment["COLUMNS"] = "200"
     command = [sys.executable, str(SCRIPT), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
 

@@ -82,6 +82,6 @@ def test_a_mistake_is_one_message_and_status_2(
 def test_the_script_says_a_mistake_without_a_traceback(run: Run, tmp_path: Path) -> None:
     result = run(tmp_path, "--space", "dkd_gird")
     assert result.returncode == 2
-    known = "dkd_grid, dml, teacher_ptq"
-    assert result.stderr == f"error: unknown space 'dkd_gird': did you mean 'dkd_grid'? known: {known}\n"
+    assert result.stderr.startswith("error: unknown space 'dkd_gird': did you mean 'dkd_grid'? known: ")
+    assert result.stderr.count("\n") == 1
     assert result.stdout == ""

@@ -1,0 +1,79 @@
+"""What a running study shows."""
+
+import io
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from study.progress import Progress, duration
+from study.run import main
+
+
+def progress(terminal: bool = False) -> tuple[Progress, io.StringIO]:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=120, color_system=None)
+    shown = Progress("s", points_per_trial=2, slots=1, console=console)
+    for number in range(3):
+        shown.add(f"t{number}", f"dkd beta={number}", epochs=2)
+    return shown, output
+
+
+def point(val: float, bits: int = 4) -> dict[str, float]:
+    return {"bits": bits, "val_top1": val, "total_bits": 1000 * bits}
+
+
+def test_a_pipe_gets_a_whole_line_an_event() -> None:
+    shown, output = progress()
+    with shown:
+        shown.start("t0")
+        shown.epoch("t0", {"epoch": 1, "val_top1": 50.0})
+        shown.end("t0", "failed", "x" * 200, "/a/log")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("dkd beta=0: epoch 1/2, val 50.00 %")
+    assert f"[1/3] dkd beta=0: failed: {'x' * 200} (log: /a/log)" in lines[1]
+
+
+def test_the_table_shows_states_the_best_and_the_time_left() -> None:
+    shown, output = progress(terminal=True)
+    shown.start("t0")
+    assert "known after the first trial" in shown.time_left()
+    shown.point("t0", point(90.0, bits=8))
+    shown.point("t0", point(89.0))
+    shown.end("t0", "completed", "", None)
+    shown.start("t1")
+    shown.console.print(shown.render())
+    _, head, text = output.getvalue().partition("s: 1/3 trials")
+    assert head
+    assert "best so far: dkd beta=0, 8 bits: val 90.00 %, 8,000 bits" in text
+    assert text.index("running") < text.index("completed") < text.index("waiting")
+    assert "left" in text
+
+
+def test_the_estimate_counts_only_trials_that_ran_here() -> None:
+    shown, _ = progress()
+    shown.end("t0", "completed", "", None)  # finished by a former run: it took no time
+    assert "known after the first trial" in shown.time_left()
+    for trial in ("t1", "t2"):
+        shown.start(trial)
+        shown.end(trial, "completed", "", None)
+    assert shown.time_left() == "all trials ended"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_study_that_is_running_is_not_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlruns" / "running").mkdir(parents=True)
+    with FileLock(tmp_path / "mlruns" / "running" / "mine.lock"):
+        assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
+    assert "study 'mine' is being run by another process" in capsys.readouterr().err

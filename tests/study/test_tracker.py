@@ -1,0 +1,147 @@
+"""The tracker against a real store: found again, never doubled, whole after a kill between any two calls."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from kdq.errors import UserError
+from kdq.points import Point
+from study.tracking import Tracker, open_tracker
+
+TRIAL = "0123456789abcdef"
+POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200, 90.0, 89.0)
+PARAMS = {"method": "dkd", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def opened(store: Path, study: str) -> Tracker:
+    """As a driver that has just started sees the study."""
+    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store)
+
+
+def start(tracker: Tracker) -> None:
+    tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command")
+    tracker.start_trial(TRIAL, "trial", PARAMS)
+
+
+def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+    for _ in range(2):
+        tracker = opened(store, "twice")
+        start(tracker)
+        tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
+        tracker.log_epoch(TRIAL, 2, {"val_top1": 60.0})
+        tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+        tracker.end_trial(TRIAL, "completed", "", {"val_top1_4bit": 90.0})
+        tracker.log_front([POINT], always=True)
+        tracker.end_study("completed", {"points": 1})
+    client, runs = tracker.client, opened(store, "twice").runs
+    assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    trial = runs[TRIAL].info.run_id
+    assert [m.step for m in client.get_metric_history(trial, "val_top1")] == [1, 2]
+    assert len(client.get_metric_history(trial, "val_top1_4bit")) == 1
+    assert len(client.get_metric_history(runs["study"].info.run_id, "points")) == 1
+
+
+def test_curves_go_on_where_a_killed_driver_left_them(store: Path) -> None:
+    first = opened(store, "curves")
+    start(first)
+    first.log_epoch(TRIAL, 1, {"val_top1": 50.0})
+    second = opened(store, "curves")
+    start(second)
+    for epoch in (1, 2):
+        second.log_epoch(TRIAL, epoch, {"val_top1": 50.0})
+    history = second.client.get_metric_history(second.runs[TRIAL].info.run_id, "val_top1")
+    assert [m.step for m in history] == [1, 2]
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+def test_a_kill_after_any_call_leaves_what_the_next_driver_completes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+    name = f"killed-{calls}"
+
+    class Killed(BaseException):
+        pass
+
+    def work(tracker: Tracker) -> None:
+        start(tracker)
+        tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+        tracker.end_trial(TRIAL, "completed", "", {})
+        tracker.end_study("completed", {"points": 1})
+
+    tracker = opened(store, name)
+    left = calls
+    for method in ("create_run", "log_batch", "update_run", "set_terminated", "log_artifact"):
+        original = getattr(MlflowClient, method)
+
+        def counted(self: MlflowClient, *args: object, _original: object = original, **options: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return _original(self, *args, **options)  # type: ignore[operator]
+
+        monkeypatch.setattr(MlflowClient, method, counted)
+    with pytest.raises(Killed):
+        work(tracker)
+    monkeypatch.undo()
+    work(opened(store, name))
+    runs = opened(store, name).runs
+    assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs[f"{TRIAL}/4"].data.params == {"method": "dkd", "seed": "0"}
+    assert runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
+    assert runs[TRIAL].data.params == {"method": "dkd", "seed": "0"}
+    assert runs[TRIAL].data.tags["kdq.status"] == "completed"
+
+
+def test_one_that_failed_is_opened_again(store: Path) -> None:
+    first = opened(store, "again")
+    start(first)
+    first.end_trial(TRIAL, "failed", "a reason", {})
+    assert opened(store, "again").runs[TRIAL].info.status == "FAILED"
+    second = opened(store, "again")
+    start(second)
+    assert opened(store, "again").runs[TRIAL].info.status == "RUNNING"
+    second.end_trial(TRIAL, "completed", "", {})
+    run = opened(store, "again").runs[TRIAL]
+    assert (run.info.status, run.data.tags["kdq.status"], run.data.tags["kdq.reason"]) == ("FINISHED", "completed", "")
+
+
+def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) -> None:
+    tracker = opened(store, "deleted")
+    tracker.client.delete_experiment(tracker.experiment)
+    with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
+        opened(store, "deleted")
+    with pytest.raises(UserError, match="'Default' is no study"):
+        opened(store, "Default")
+
+
+def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(UserError, match="cannot be used"):
+        opened(tmp_path, "s")
+
+
+def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = opened(store, "front")
+    start(tracker)
+    drawn: list[int] = []
+    monkeypatch.setattr("study.tracking.draw_front", lambda points, path, title: drawn.append(len(points)))
+    tracker.log_front([])
+    tracker.log_front([POINT])
+    tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)])
+    assert drawn == [1]
+    tracker.log_front([POINT], always=True)
+    assert drawn == [1, 1]
