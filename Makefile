@@ -10,7 +10,7 @@ study: .venv/.installed
 	$(BIN)/python study/run.py --space dkd_grid
 
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
