@@ -63,19 +63,19 @@ def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
     publish(path, content.getvalue())
 
 
-def accuracy_limits(front: Sequence[Configuration]) -> tuple[float, float]:
+def accuracy_limits(front: Sequence[Configuration], lowest_point: float) -> tuple[float, float]:
     """The range of the accuracy axis, in percent, that resolves a front.
 
-    It covers the front down to six times the median distance to its best, at least five points, and a margin:
-    a front of 12, 55, 85, 89, 90, 90.3, 90.4 is resolved from 85 up.
+    It reaches down from the best by six times the median distance of the front to its best, and at least
+    five points, but not below the lowest point: a front of 12, 55, 85, 89, 90, 90.3, 90.4 is shown from 82.
     """
     top = max(group.mean("val_top1") for group in front)
-    distances = [top - group.mean("val_top1") for group in front]
-    span = max(5.0, 6 * statistics.median(distances))
-    resolved = [group for group, distance in zip(front, distances, strict=True) if distance <= span]
-    values = [group.mean(name) for group in resolved for name in ("val_top1", "test_top1")]
-    margin = max(0.1 * (max(values) - min(values)), 0.5)
-    return max(min(values) - 2 * margin, -2.0), max(values) + margin
+    span = max(5.0, 6 * statistics.median(top - group.mean("val_top1") for group in front))
+    lowest = max(top - span, lowest_point)
+    shown = [lowest, top]
+    shown += [group.mean("test_top1") for group in front if group.mean("val_top1") >= lowest]
+    margin = max(0.08 * (max(shown) - min(shown)), 0.5)
+    return max(min(shown) - margin, -2.0), max(shown) + margin
 
 
 def _set_limits(axes: "Axes", points: Sequence[Point], front: Sequence[Configuration]) -> None:
@@ -83,7 +83,7 @@ def _set_limits(axes: "Axes", points: Sequence[Point], front: Sequence[Configura
     margin = max((largest / smallest) ** 0.06, 1.5 if largest == smallest else 1.08)
     axes.set_xscale("log")
     axes.set_xlim(smallest / margin, largest * margin)
-    low, high = accuracy_limits(front)
+    low, high = accuracy_limits(front, min(point.val_top1 for point in points))
     highest = max(point.val_top1 for point in points)  # a lucky seed, above its configuration's mean
     axes.set_ylim(low, max(high, highest + 0.03 * (highest - low)))
 

@@ -72,7 +72,7 @@ def test_a_failed_write_leaves_the_old_figure(tmp_path, monkeypatch):
 
 def limits(accuracies):
     groups = configurations(with_front(sweep(accuracies)))
-    return accuracy_limits([group for group in groups if group.on_front])
+    return accuracy_limits([group for group in groups if group.on_front], min(accuracies))
 
 
 def test_the_axis_resolves_the_front_above_its_outliers():
@@ -85,3 +85,11 @@ def test_the_axis_resolves_the_front_above_its_outliers():
 def test_the_axis_shows_all_of_a_front_without_outliers(accuracies):
     low, high = limits(accuracies)
     assert low < min(accuracies) <= max(accuracies) < high
+
+
+def test_the_axis_shows_what_lies_within_five_points_of_a_tight_front():
+    front = configurations(with_front(sweep([49.0, 49.4])))
+    low, _ = accuracy_limits(front, lowest_point=46.0)
+    assert low < 46.0
+    low, _ = accuracy_limits(front, lowest_point=20.0)
+    assert 43 < low < 44.4
