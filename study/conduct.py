@@ -104,6 +104,8 @@ class Study:
 
     def run(self) -> int:
         """Run the study to its end, or to an interruption. Returns the exit status."""
+        from mlflow.exceptions import MlflowException
+
         from study.prepare import check_quantizable, teacher_spec
 
         workload = self.plan.workload
@@ -113,17 +115,28 @@ class Study:
         self.resources = resources(self.options)
         self.uri = tracking_uri(self.options.tracking_uri)
         with self._alone():
-            self._open()
-            self._prepare()
-            status = "failed"
             try:
-                status = self._run_trials()
-            except KeyboardInterrupt:
-                status = "interrupted"
-            finally:
-                self._close(status)
-            self._summary(status)
+                status = self._conduct()
+            except (MlflowException, OSError) as error:
+                raise UserError(
+                    f"study {self.name!r} stopped, since its store or disk failed: {str(error).splitlines()[0]}; "
+                    f"nothing that was finished is lost: mend it, and the same command goes on"
+                ) from error
         return {"completed": 0, "interrupted": 130}.get(status, 1)
+
+    def _conduct(self) -> str:
+        """From the open store to the summary. Returns the word for how the study ended."""
+        self._open()
+        self._prepare()
+        status = "failed"
+        try:
+            status = self._run_trials()
+        except KeyboardInterrupt:
+            status = "interrupted"
+        finally:
+            self._close(status)
+        self._summary(status)
+        return status
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

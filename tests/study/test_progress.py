@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
+from study.conduct import Study
 from study.progress import Progress, duration
 from study.run import main
 
@@ -77,3 +79,18 @@ def test_a_study_that_is_running_is_not_run_twice(
     with FileLock(tmp_path / "mlruns" / "running" / "mine.lock"):
         assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
     assert "study 'mine' is being run by another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [MlflowException("the server is gone"), OSError(28, "No space left on device")])
+def test_a_store_or_disk_that_fails_in_mid_study_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def fail(study: Study) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Study, "_open", fail)
+    assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
+    message = capsys.readouterr().err
+    assert str(error) in message
+    assert "nothing that was finished is lost" in message
