@@ -59,8 +59,12 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Draws:
-    """The random numbers of one epoch by image, [N, …]; `order` is the sequence of the images."""
+class Draws:
+    """The random numbers of one epoch by image, [N, …]; `order` is the sequence of the images.
+
+    crop: int64 [N, 2], top and left; flip: bool [N]; cutout: float32 [N, 2], the square's centre (row, column);
+    partner: int64 [N], the image that each is mixed with; mix: float32 [N], the share λ of the image itself.
+    """
 
     order: Tensor
     crop: Tensor
@@ -104,11 +108,12 @@ class Views:
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[View]:
         """All views of an epoch in its order, in batches whose sizes differ by at most one."""
-        draws = self._draw(epoch)
+        draws = self.draw(epoch)
         for index in draws.order.tensor_split(self.steps(batch_size)):
-            yield self._view(epoch, index, draws)
+            yield self.view(epoch, index, draws)
 
-    def _view(self, epoch: int, index: Tensor, draws: _Draws) -> View:
+    def view(self, epoch: int, index: Tensor, draws: Draws) -> View:
+        """The views of the images `index`, int64 [B], in an epoch; draws: those of that epoch."""
         view = self._plain(epoch, index, draws)
         if not self.mixup_alpha:
             return view
@@ -116,10 +121,10 @@ class Views:
         images = partner.images.lerp(view.images, mix[:, None, None, None])
         return replace(view, images=images, parts=(view, partner), mix=mix)
 
-    def _plain(self, epoch: int, index: Tensor, draws: _Draws) -> View:
+    def _plain(self, epoch: int, index: Tensor, draws: Draws) -> View:
         return View(epoch, index, self._augment(index, draws), self.labels[index])
 
-    def _augment(self, index: Tensor, draws: _Draws) -> Tensor:
+    def _augment(self, index: Tensor, draws: Draws) -> Tensor:
         """The views of the images `index`, unmixed: float32 [B, C, H, W] in [0, 1], channels-last."""
         height, width = self.images.shape[2:]
         padded = F.pad(self.images[index], (self.config.crop_padding,) * 4)
@@ -135,8 +140,11 @@ class Views:
             images = torch.where(_square(draws.cutout[index], y, x, self.config.cutout), self.fill, images)
         return images.permute(0, 3, 1, 2)
 
-    def _draw(self, epoch: int) -> _Draws:
-        """Every kind of number has its own stream: turning one kind on leaves the others as they were."""
+    def draw(self, epoch: int) -> Draws:
+        """The random numbers of an epoch, on the images' device.
+
+        Every kind of number has its own stream: turning one kind on leaves the others as they were.
+        """
         count, (height, width) = len(self), self.images.shape[2:]
 
         def stream(kind: str) -> torch.Generator:
@@ -152,7 +160,7 @@ class Views:
             "partner": torch.randperm(count, generator=stream("partner")),
             "mix": beta_quantile(uniform, self.mixup_alpha) if self.mixup_alpha else uniform,
         }
-        return _Draws(**{name: draw.to(self.images.device) for name, draw in draws.items()})
+        return Draws(**{name: draw.to(self.images.device) for name, draw in draws.items()})
 
 
 def _square(centre: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:

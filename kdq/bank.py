@@ -34,11 +34,11 @@ from kdq.data import Dataset
 from kdq.stages import Stage, StageStore
 from kdq.train import TeacherLogits
 
-BANK_VERSION = 1
+BANK_VERSION = 2
 KIND = "logits"
 FILE = "logits.npy"
 PART = 4096  # images: 5 s of a ResNet-56 on one core, and files of 80 KB
-BATCH = 256
+BATCH = 128  # at a time: on a CPU their activations should stay in its cache
 OVERHEAD = 1024  # bytes of a part beside its logits
 BOUND = 4 << 30  # bytes: 150 trainings of 30 epochs on CIFAR-10, 15 on CIFAR-100
 UNUSED = 24 * 3600.0  # seconds after which a part may make room for others
@@ -117,10 +117,10 @@ class Bank:
     @torch.inference_mode()
     def _compute(self, epoch: int, start: int) -> Tensor:
         """What the teacher says about the views of a part: float16 [n, classes] on the CPU."""
-        draws = self.views._draw(epoch)
+        draws = self.views.draw(epoch)
         index = torch.arange(start, min(start + PART, len(self.views)), device=self.views.images.device)
         batches = torch.split(index, BATCH)
-        return torch.cat([compress(self._teacher(self.views._view(epoch, b, draws))) for b in batches]).cpu()
+        return torch.cat([compress(self._teacher(self.views.view(epoch, b, draws))) for b in batches]).cpu()
 
     def _make_room(self, parts: int) -> bool:
         """Whether so many more parts fit under the bound, once what is long unused is gone."""

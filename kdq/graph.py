@@ -48,8 +48,6 @@ def fold(model: Classifier) -> Classifier:
     for module in model.modules():
         if isinstance(module, QUANTIZABLE) and module.bias is None:
             module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
-        if hasattr(module, "inplace"):
-            setattr(module, "inplace", False)  # noqa: B010  values are kept and used in another order than that of the code
     for node in graph.nodes:
         norm, layer = _module(model, node), _module(model, node.args[0] if node.args else None)
         if isinstance(norm, _BatchNorm) and isinstance(layer, QUANTIZABLE):
@@ -156,10 +154,13 @@ def _partner(node: fx.Node, position: Mapping[fx.Node, int]) -> fx.Node | None:
 
 
 def run(node: fx.Node, values: Mapping[fx.Node, Any], model: Classifier) -> Any:
-    """The value of one operation, given those of its operands."""
+    """The value of one operation, given those of its operands, which it leaves as they are."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
     if node.op == "call_module":
-        return model.get_submodule(str(node.target))(*args, **kwargs)
+        module = model.get_submodule(str(node.target))
+        if getattr(module, "inplace", False):  # the code may overwrite; here values are used in another order
+            args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
+        return module(*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     if node.op == "get_attr":

@@ -15,7 +15,7 @@ from kdq.stages import Json, Stage, StageStore, digest
 from kdq.teachers import BUFFERS_TO_IGNORE, Checkpoint, load, read_state, save, saved_normalization
 from kdq.train import TeacherLogits, TrainConfig, Trainer
 
-STUDENT_VERSION = 1
+STUDENT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 HISTORY_FILE = "history.json"
 STATE_FILE = "state.pt"

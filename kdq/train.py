@@ -16,8 +16,9 @@ from kdq.augment import AugmentConfig, View, Views
 from kdq.data import Dataset
 from kdq.errors import UserError, unknown
 from kdq.evaluate import accuracy, logits
+from kdq.graph import fold
 from kdq.methods import MethodConfig, Terms
-from kdq.models import Classifier
+from kdq.models import ARCHITECTURES, Classifier
 
 TeacherLogits = Callable[[View], Tensor]
 """What a teacher says about a view: float [B, classes], without gradient, in the order of the view."""
@@ -154,13 +155,17 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 def forward_teacher(teacher: Classifier, precision: str = "float32") -> TeacherLogits:
-    """A teacher that looks at every view itself. It is frozen and put into evaluation mode for good."""
-    teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    """A teacher that looks at every view itself. It is frozen and put into evaluation mode for good.
+
+    What it says is that of `teacher` up to rounding: where batch norms can be folded away, they are.
+    """
+    teacher.eval().requires_grad_(False)
+    frozen = (fold(teacher) if teacher.arch in ARCHITECTURES else teacher).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def answer(view: View) -> Tensor:
         with autocast(view.images.device, precision):
-            logits_teacher: Tensor = teacher(view.images)
+            logits_teacher: Tensor = frozen(view.images)
         return logits_teacher
 
     return answer

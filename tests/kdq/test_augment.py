@@ -35,7 +35,7 @@ def epoch(source: Views, number: int = 0, batch_size: int = 8) -> Tensor:
 
 def test_equal_to_a_loop_over_images() -> None:
     source = views()
-    draws = source._draw(3)
+    draws = source.draw(3)
     for i, actual in enumerate(epoch(source, 3)):
         padded = np.pad(IMAGES[i].numpy(), ((0, 0), (2, 2), (2, 2))) / np.float32(255)
         top, left = draws.crop[i].tolist()
@@ -106,7 +106,7 @@ def test_images_are_channels_last_floats_from_0_to_1(mixup_alpha: float) -> None
 
 def test_a_mixed_view_is_the_convex_combination_of_two_plain_ones() -> None:
     plain, source = epoch(views()), views(mixup_alpha=0.4)
-    partner = source._draw(0).partner
+    partner = source.draw(0).partner
     assert torch.equal(partner.sort().values, torch.arange(N))
     for view in source.epoch(0, 8):
         assert view.mix is not None
@@ -142,7 +142,7 @@ def test_mixing_coefficients_follow_the_beta_distribution(alpha: float) -> None:
 def test_crops_and_flips_are_uniform() -> None:
     count = 20_000
     source = Views(IMAGES[:1].expand(count, -1, -1, -1), LABELS[:1].expand(count), ALL, stream_seed=0, fill=FILL)
-    draws = source._draw(0)
+    draws = source.draw(0)
     places = torch.bincount((draws.crop[:, 0] * 5 + draws.crop[:, 1]), minlength=25)
     assert (places - count / 25).abs().max() < 5 * (count / 25) ** 0.5
     assert abs(draws.flip.sum().item() - count / 2) < 5 * (count / 4) ** 0.5
