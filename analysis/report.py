@@ -13,6 +13,7 @@ from kdq.points import (
     as_table,
     as_text,
     best,
+    exact,
     front_hypervolume,
     front_table,
     to_csv,
@@ -64,14 +65,21 @@ def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
 def _flags(chosen: Configuration) -> str:
     """What narrows the study's command to this configuration."""
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in chosen.points))
-    fixed = {name: value for name, value in chosen.parameters.items() if name != "student"}
-    return " ".join([f"--seeds {seeds} --bits {chosen.bits}", *(f"--set {k}={_short(v)}" for k, v in fixed.items())])
+    fixed = [f"--set {setting}" for setting in _settings(chosen) if not setting.startswith("student=")]
+    return " ".join([f"--seeds {seeds} --bits {chosen.bits}", *fixed])
+
+
+def _settings(chosen: Configuration) -> list[str]:
+    """What the configuration was asked for, as in `alpha=0.5`."""
+    parameters = {name: value for name, value in chosen.parameters.items() if name != "options"}
+    settings = [f"{k}={v if isinstance(v, str) else exact(v)}" for k, v in parameters.items()]
+    return settings + chosen.points[0].options.split()
 
 
 def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:
     width = "float" if chosen.bits == FLOAT_BITS else f"{chosen.bits} bits"
     lines = {
-        "configuration": " ".join(f"{name}={_short(value)}" for name, value in chosen.parameters.items()),
+        "configuration": " ".join(_settings(chosen)),
         "width": f"{width}, {chosen.mean('avg_bits'):.2f} on average",
         "size": "{total_bits:,.0f} total bits, {packed_bytes:,.0f} bytes packed".format_map(document),
         "validation": _accuracy(chosen, "val_top1"),
@@ -88,10 +96,6 @@ def _accuracy(chosen: Configuration, column: str) -> str:
     deviation = chosen.deviation(column)
     spread = "one seed" if deviation is None else f"± {deviation:.2f} over {chosen.n} seeds"
     return f"{chosen.mean(column):.2f} % ({spread})"
-
-
-def _short(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
 
 
 def studies_report(store: Store, form: str) -> str:

@@ -205,6 +205,16 @@ class MethodConfig:
 PARAMETERS = frozenset(key for method in METHODS.values() for key in method.params)
 """The names of all parameters of all methods."""
 
+COMMON = ("alpha", "beta", "temperature", "mixup_alpha")
+"""The parameters that studies are about: names and tables always show them. The others are options."""
+
+
+def options(name: str, params: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a method's options that are not at their defaults, by name; params: values by name, others ignored."""
+    known = METHODS[name].params if name in METHODS else {}
+    given = {key: float(params[key]) for key in sorted(known) if key not in COMMON and key in params}
+    return {key: value for key, value in given.items() if value != known[key][0]}
+
 
 def _method(name: Any) -> Method:
     if not isinstance(name, str) or name not in METHODS:

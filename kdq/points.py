@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError
+from kdq.methods import options
 from kdq.pareto import front, hypervolume
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 FLOAT_BITS = 32
 BIT_WIDTHS = (*range(1, 9), FLOAT_BITS)
-PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "student")
+PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "options", "student")
 
 # 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that all compare.
 REFERENCE = (0.0, 30.0)
@@ -28,7 +29,8 @@ class Point:
     """One student at one bit allocation. The fields are the columns of a points table, in order.
 
     Accuracies are percent, `total_bits` counts everything stored, `bits` is 1 to 8, or 32 for float. A
-    parameter that the method does not have is None. Raises ValueError for a value outside these.
+    parameter that the method does not have is None. `options` names the parameters without a column that are
+    not at their defaults, as in `handover=1 label_smoothing=0.1`. Raises ValueError for a value outside these.
     """
 
     trial_id: str
@@ -46,9 +48,10 @@ class Point:
     val_top1: float
     test_top1: float
     on_front: bool = False
+    options: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("trial_id", "method", "student"):
+        for name in ("trial_id", "method", "student", "options"):
             if not getattr(self, name).isprintable():
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be printable, on one line")
         if self.bits not in BIT_WIDTHS:
@@ -87,9 +90,9 @@ class Configuration:
 
     @property
     def parameters(self) -> dict[str, str | float]:
-        """The active parameters by name: method, alpha, …, student."""
+        """The active parameters by name: method, alpha, …, options, student."""
         values = {name: getattr(self.points[0], name) for name in PARAMETERS}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value not in (None, "")}
 
     def mean(self, column: str) -> float:
         """The mean of a numeric column over the seeds; exact sums, so the order of points is irrelevant."""
@@ -167,7 +170,7 @@ def best(points: Iterable[Point], max_bits: float) -> Configuration:
 
 
 def as_table(points: Iterable[Point]) -> "pandas.DataFrame":
-    """One row a point, the columns of `Point`; an inactive parameter is NaN."""
+    """One row a point, the columns of `Point`; an inactive parameter is NaN, and no options are None."""
     return _table([asdict(point) for point in points], COLUMNS)
 
 
@@ -188,7 +191,8 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas
     import pandas
 
     optional = ("alpha", "beta", "temperature", "mixup_alpha", "val_top1_std", "test_top1_std")
-    table = pandas.DataFrame(rows, columns=list(columns))
+    told = [{**row, "options": row.get("options") or None} for row in rows]
+    table = pandas.DataFrame(told, columns=list(columns))
     return table.astype({name: float for name in optional if name in table})
 
 
@@ -247,11 +251,14 @@ def from_json(text: str) -> list[Point]:
 
 
 def from_row(row: Mapping[str, object]) -> Point:
-    """A point from values by column name, as text or numbers; other keys are ignored.
+    """A point from values by column name, as text or numbers.
 
-    A parameter that is absent or empty is None. Raises UserError naming the column that is missing or wrong.
+    A parameter that is absent or empty is None. Without a value of that name, `options` is put together from the
+    parameters that are among the other keys. Raises UserError naming the column that is missing or wrong.
     """
     values: dict[str, Any] = {}
+    if row.get("options") is None:
+        row = {**row, "options": _options(row)}
     for field in fields(Point):
         parse = _PARSERS[field.type]
         try:
@@ -262,6 +269,15 @@ def from_row(row: Mapping[str, object]) -> Point:
         return Point(**values)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _options(row: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={exact(value)}" for name, value in options(str(row.get("method")), row).items())
+
+
+def exact(value: float) -> str:
+    """A number as the shortest text that reads back as the same number."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def _text(value: Any) -> str:

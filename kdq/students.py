@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kdq.data import Dataset
-from kdq.errors import UserError
 from kdq.methods import MethodConfig
 from kdq.models import Classifier, build
-from kdq.stages import Json, Stage, StageStore, digest
-from kdq.teachers import BUFFERS_TO_IGNORE, Checkpoint, load, read_state, save, saved_normalization
+from kdq.peers import peer_seed
+from kdq.stages import Json, Stage, StageStore
+from kdq.teachers import Checkpoint, load, save
 from kdq.train import TeacherLogits, TrainConfig, Trainer
 
 STUDENT_VERSION = 2
@@ -50,7 +50,7 @@ class StudentSpec:
                 "teacher": self.teacher,
                 "arch": self.arch,
                 "method": self.method.identity(),
-                "train": asdict(self.train),
+                "train": self.train.identity(),
                 "seed": self.seed,
                 "peer_init": self.peer_init,
                 "epoch": self.train.epochs if epoch is None else epoch,
@@ -104,25 +104,6 @@ def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
     return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
 
 
-def warm_start(spec: Checkpoint, arch: str, data: Dataset, seed: int) -> Classifier:
-    """A student that starts from the weights of a checkpoint, as a peer may: on this data set, or on ImageNet.
-
-    The first and the last layer stay random where theirs have another shape, as ImageNet's 7x7 stem and 1,000
-    classes have. Raises UserError for a checkpoint that `read_state` refuses or that does not fit otherwise.
-    """
-    normalization = spec.normalization or saved_normalization(spec.path) or data.normalization
-    student = build(arch, classes=data.classes, normalization=normalization, seed=seed)
-    own, given = student.net.state_dict(), read_state(spec.path)
-    names = [name for name, _ in student.net.named_parameters()]
-    ends = tuple(name.split(".")[0] + "." for name in (names[0], names[-1]))  # `conv1.`, `linear.`
-    for key in own | given:
-        if key in own and key in given and own[key].shape == given[key].shape:
-            own[key].copy_(given[key])
-        elif not key.startswith(ends) and not key.endswith(BUFFERS_TO_IGNORE):
-            raise UserError(f"{spec.path}: does not fit {arch}: {key}; start from weights of that architecture")
-    return student
-
-
 def _trainer(
     spec: StudentSpec, data: Dataset, teacher: TeacherLogits | None, peer: Callable[[], Classifier] | None
 ) -> Trainer:
@@ -134,11 +115,6 @@ def _trainer(
     if spec.method.method.needs_peer:
         other = (peer() if peer else initial(peer_seed(spec.seed))).to(device)
     return Trainer(spec.train, spec.method, student, teacher, data, stream_seed=spec.seed, peer=other)
-
-
-def peer_seed(seed: int) -> int:
-    """Of the peer's initialisation: no other student of the study has it."""
-    return int(digest(f"peer of {seed}")[:15], 16)
 
 
 def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:

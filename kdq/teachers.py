@@ -7,7 +7,7 @@ A teacher is named by one word: `ARCH:PATH`, `hub:REPO[@REVISION]`, `transformer
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -201,10 +201,14 @@ def load(spec: Checkpoint | Hub, *, classes: int, normalization: Normalization) 
 
 def save(model: Classifier, path: Path) -> None:
     """Write the weights as safetensors that `ARCH:PATH` reads, normalisation included as metadata."""
-    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
-    normalization = {"mean": model.normalization.mean, "std": model.normalization.std}
+    save_state(model.net.state_dict(), model.normalization, path)
+
+
+def save_state(state: Mapping[str, Tensor], normalization: Normalization, path: Path) -> None:
+    """The same for weights without a model around them."""
+    plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     # One key: safetensors writes several in random order, and the same weights must give the same bytes.
-    save_file(state, path, metadata={"normalization": json.dumps(normalization)})
+    save_file(plain, path, metadata={"normalization": json.dumps(asdict(normalization))})
 
 
 def saved_normalization(path: Path) -> Normalization | None:

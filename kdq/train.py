@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -89,6 +89,13 @@ class TrainConfig:
                 raise unknown(name, getattr(self, name), known)
         if self.schedule == "one_cycle" and not self.warmup_epochs:
             raise UserError("warmup_epochs = 0: must be above 0 for the schedule one_cycle, whose rising part it is")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the training, as JSON: fields that the chosen schedule does not use are left out."""
+        fields = asdict(self)
+        if self.schedule != "step":
+            del fields["milestones"], fields["step_factor"]
+        return fields
 
 
 def _ascends(*values: float) -> bool:

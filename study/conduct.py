@@ -165,7 +165,7 @@ class Study:
         """Make what the trials share, and open the study's run."""
         import torch
 
-        from study.prepare import evaluate_teacher, make_trials, prepare_data, prepare_teacher
+        from study.prepare import evaluate_teacher, make_trials, prepare_data, prepare_peer, prepare_teacher
 
         torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
         workload, say = self.plan.workload, self.progress.note
@@ -176,7 +176,8 @@ class Study:
         if teacher:
             val, test = evaluate_teacher(teacher, reference, data, self.store, say)
             self.teacher_metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
-        self.trials = make_trials(self.plan, reference, teacher, self.store)
+        peer = prepare_peer(workload, reference, data, self.store, say) if self.plan.needs_peer else None
+        self.trials = make_trials(self.plan, reference, teacher, peer, self.store)
         document = {"settings": self.plan.document(), "trials": sorted(self.trials)}
         if (before := self.tracker.document()) and before["trials"] != document["trials"]:
             raise UserError(
@@ -269,6 +270,7 @@ class Study:
             "train_images": workload.train_images or "all",
             "val_images": workload.val_images,
             "calibration_images": workload.calibration_images,
+            **({"peer_init": workload.peer_init} if self.plan.needs_peer else {}),
             **flat({"train": self.plan.document()["workload"]["train"]}),
         }
 

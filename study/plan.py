@@ -58,6 +58,13 @@ class Plan:
         return any(c.method == TEACHER or METHODS[c.method].needs_teacher for c in self.configurations)
 
     @property
+    def needs_peer(self) -> bool:
+        """Some students learn beside a peer that starts from given weights."""
+        return self.workload.peer_init is not None and any(
+            c.method != TEACHER and METHODS[c.method].needs_peer for c in self.configurations
+        )
+
+    @property
     def needs_distilling(self) -> bool:
         return any(c.method != TEACHER for c in self.configurations)
 

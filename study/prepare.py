@@ -10,7 +10,8 @@ from kdq.data import Dataset, load_source, open_dataset
 from kdq.errors import UserError
 from kdq.evaluate import top1
 from kdq.methods import MethodConfig
-from kdq.models import ARCHITECTURES
+from kdq.models import ARCHITECTURES, Normalization
+from kdq.peers import parse_peer, peer_seed, warm_start
 from kdq.pretrained import labels, load_pretrained, unnamed
 from kdq.stages import Stage, StageStore
 from kdq.students import MODEL_FILE, StudentSpec, distill
@@ -24,16 +25,20 @@ from kdq.teachers import (
     find_checkpoint,
     load,
     parse_spec,
+    read_state,
     save,
+    save_state,
+    saved_normalization,
 )
 from kdq.train import TrainConfig
 from study.plan import Plan
 from study.spaces import TEACHER
-from study.trial import DataRef, TeacherRef, Trial, load_teacher
+from study.trial import DataRef, ModelRef, Trial, load_teacher
 from study.workloads import Workload
 
 TEACHER_VERSION = 1
 TEACHER_SEED = 0
+WEIGHTS_VERSION = 1
 ACCURACY_VERSION = 1
 ACCURACY_FILE = "accuracy.json"
 CHANCE_FACTOR = 1.5  # a teacher below this multiple of guessing has not learnt this data set, or sees it wrongly
@@ -69,23 +74,24 @@ def teacher_spec(workload: Workload, data_dir: Path | None) -> TeacherSpec:
 
 def prepare_teacher(
     workload: Workload, spec: TeacherSpec, reference: DataRef, data: Dataset, store: StageStore, say: Say
-) -> TeacherRef:
+) -> ModelRef:
     """The teacher as a stage: its file read and checked, or trained here."""
     if isinstance(spec, Trained):
-        return _trained(workload, spec.arch or workload.student, reference, data, store, say)
+        recipe = workload.teacher_train or workload.train
+        return _train("teacher", spec.arch or workload.student, recipe, TEACHER_SEED, reference, data, store, say)
     if isinstance(spec, Transformers):
         return _pretrained(spec, data, store, say)
-    normalization = IMAGENET if workload.teacher_normalization == "imagenet" else data.normalization
+    normalization = _assumed(workload, data)
     if isinstance(spec, Hub):
         spec = spec.fetch()
     inputs = {**spec.identity(), "normalization": asdict(normalization), "classes": data.classes}
     stage = Stage("teacher", TEACHER_VERSION, inputs)
     model = load(spec, classes=data.classes, normalization=normalization)
     folder = store.make(stage, lambda folder: save(model, folder / MODEL_FILE))
-    return TeacherRef(str(folder), stage.id, spec.arch)
+    return ModelRef(str(folder), stage.id, spec.arch)
 
 
-def _pretrained(spec: Transformers, data: Dataset, store: StageStore, say: Say) -> TeacherRef:
+def _pretrained(spec: Transformers, data: Dataset, store: StageStore, say: Say) -> ModelRef:
     """A teacher of the transformers library: checked against the data, then its files kept as they are."""
     source = spec.fetch()
     model = load_pretrained(source, data.class_names, data.train_images.shape[1])
@@ -97,30 +103,58 @@ def _pretrained(spec: Transformers, data: Dataset, store: StageStore, say: Say) 
             shutil.copyfile(file, folder / file.name)
 
     stage = Stage("teacher", TEACHER_VERSION, {**spec.identity(), "class_names": data.class_names})
-    return TeacherRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
+    return ModelRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
 
 
-def _trained(
-    workload: Workload, arch: str, reference: DataRef, data: Dataset, store: StageStore, say: Say
-) -> TeacherRef:
-    recipe: TrainConfig = workload.teacher_train or workload.train
+def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: StageStore, say: Say) -> ModelRef:
+    """The weights that second students start from, as a stage: read and checked, or trained here."""
+    assert workload.peer_init is not None
+    spec = parse_peer(workload.peer_init, workload.student)
+    if isinstance(spec, Trained):
+        recipe, seed = workload.train, peer_seed(TEACHER_SEED)
+        return _train("peer", workload.student, recipe, seed, reference, data, store, say)
+    source = spec if isinstance(spec, Checkpoint) else spec.fetch()
+    warm_start(source, workload.student, data, TEACHER_SEED)  # what does not fit is said before the study starts
+    normalization = source.normalization or saved_normalization(source.path) or _assumed(workload, data)
+    stage = Stage("weights", WEIGHTS_VERSION, {**source.identity(), "normalization": asdict(normalization)})
+    folder = store.make(stage, lambda folder: save_state(read_state(source.path), normalization, folder / MODEL_FILE))
+    say(f"peer: {workload.student} starts from {workload.peer_init}")
+    return ModelRef(str(folder), stage.id, workload.student)
+
+
+def _assumed(workload: Workload, data: Dataset) -> Normalization:
+    """What weights expect whose source does not say it."""
+    return IMAGENET if workload.teacher_normalization == "imagenet" else data.normalization
+
+
+def _train(
+    role: str,
+    arch: str,
+    recipe: TrainConfig,
+    seed: int,
+    reference: DataRef,
+    data: Dataset,
+    store: StageStore,
+    say: Say,
+) -> ModelRef:
+    """A model trained with cross-entropy, as the stage that a student of that kind is."""
     method = MethodConfig.parse({"method": "ce"})
-    spec = StudentSpec(reference.fingerprint, None, arch, method, recipe, TEACHER_SEED)
+    spec = StudentSpec(reference.fingerprint, None, arch, method, recipe, seed)
     if store.find(spec.stage()) is None:
-        say(f"teacher: training {arch} for {recipe.epochs} epochs (once; it is kept)")
+        say(f"{role}: training {arch} for {recipe.epochs} epochs (once; it is kept)")
         told = max(1, recipe.epochs // 5)
 
         def report(epoch: Mapping[str, float]) -> None:
             if epoch["epoch"] % told == 0:
-                say(f"teacher: epoch {epoch['epoch']:.0f}/{recipe.epochs}, val {epoch['val_top1']:.2f} %")
+                say(f"{role}: epoch {epoch['epoch']:.0f}/{recipe.epochs}, val {epoch['val_top1']:.2f} %")
 
         distill(store, spec, lambda: data, lambda: None, report)
     folder = store.path(spec.stage())
-    return TeacherRef(str(folder), spec.stage().id, arch)
+    return ModelRef(str(folder), spec.stage().id, arch)
 
 
 def evaluate_teacher(
-    teacher: TeacherRef, reference: DataRef, data: Dataset, store: StageStore, say: Say
+    teacher: ModelRef, reference: DataRef, data: Dataset, store: StageStore, say: Say
 ) -> tuple[float, float]:
     """The teacher's validation and test accuracy in percent. Raises UserError for one that only guesses."""
 
@@ -152,12 +186,15 @@ def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
         )
 
 
-def make_trials(plan: Plan, data: DataRef, teacher: TeacherRef | None, store: StageStore) -> dict[str, Trial]:
+def make_trials(
+    plan: Plan, data: DataRef, teacher: ModelRef | None, peer: ModelRef | None, store: StageStore
+) -> dict[str, Trial]:
     """Every trial of the plan by its id."""
     trials = [
         Trial(
             data=data,
             teacher=teacher,
+            peer=peer,
             method=configuration.method,
             parameters=configuration.parameters,
             student=plan.workload.student,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Discriminator, PlainValidator, Tag
 
 from kdq.errors import UserError, unknown
-from kdq.methods import METHODS, PARAMETERS, MethodConfig
+from kdq.methods import COMMON, METHODS, PARAMETERS, MethodConfig, options
 from kdq.points import BIT_WIDTHS
 from kdq.stages import canonical
 from study.documents import locate, read, validate
@@ -19,9 +19,6 @@ DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 
 TEACHER = "teacher"
 """The method of a trial that distills nothing: the teacher itself is quantized."""
-
-SHOWN = ("alpha", "beta", "temperature", "mixup_alpha")
-"""The parameters that a trial's name shows."""
 
 
 def _scalar(value: Any) -> Any:
@@ -62,9 +59,10 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """For people: `dkd alpha=1 beta=8 temperature=4`."""
-        shown = [f"{key}={value:g}" for key, value in self.parameters.items() if key in SHOWN and value]
-        return " ".join([self.method, *shown])
+        """For people: `dkd alpha=1 beta=8 temperature=4`; other parameters where they are not at their defaults."""
+        common = {key: value for key, value in self.parameters.items() if key in COMMON and value}
+        shown = common | options(self.method, self.parameters)
+        return " ".join([self.method, *(f"{key}={value:g}" for key, value in shown.items())])
 
     @property
     def identity(self) -> str:

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from kdq.data import Dataset, open_dataset
 from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, measure, measured
 from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier
+from kdq.peers import peer_seed, warm_start
 from kdq.points import FLOAT_BITS, Point, from_row
 from kdq.pretrained import load_pretrained
 from kdq.stages import Json, StageStore, digest
@@ -40,8 +41,11 @@ class DataRef:
 
 
 @dataclass(frozen=True, slots=True)
-class TeacherRef:
-    """A teacher by the folder of its stage and that stage's id. pretrained: it is one of the transformers library."""
+class ModelRef:
+    """A teacher, or what a peer starts from, by the folder of its stage and that stage's id.
+
+    pretrained: it is one of the transformers library.
+    """
 
     folder: str
     id: str
@@ -53,11 +57,13 @@ class TeacherRef:
 class Trial:
     """Everything a worker needs to run one trial; its document is plain JSON.
 
-    parameters: the method's, complete; bits: the widths at which the student is quantized, beside float.
+    peer: what second students start from, None for random weights; parameters: the method's, complete; bits: the
+    widths at which the student is quantized, beside float.
     """
 
     data: DataRef
-    teacher: TeacherRef | None
+    teacher: ModelRef | None
+    peer: ModelRef | None
     method: str
     parameters: Mapping[str, float]
     student: str
@@ -80,6 +86,7 @@ class Trial:
             method=MethodConfig(self.method, self.parameters),
             train=train_config(self.train),
             seed=self.seed,
+            peer_init=self.peer.id if self.peer and METHODS[self.method].needs_peer else None,
         )
 
     @property
@@ -126,7 +133,8 @@ class Trial:
         """The trial that `document` described."""
         known = dict(document)
         known["data"] = DataRef(**document["data"])
-        known["teacher"] = TeacherRef(**document["teacher"]) if document["teacher"] else None
+        for key in ("teacher", "peer"):
+            known[key] = ModelRef(**document[key]) if document[key] else None
         known["bits"] = tuple(document["bits"])
         return cls(**known)
 
@@ -146,7 +154,7 @@ def _dataset(data: DataRef, device: str) -> Dataset:
     return opened.to(device)
 
 
-def load_teacher(teacher: TeacherRef, data: Dataset) -> Classifier:
+def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
     """The teacher on the data's device, in evaluation mode."""
     folder = Path(teacher.folder)
     if teacher.pretrained:
@@ -157,7 +165,7 @@ def load_teacher(teacher: TeacherRef, data: Dataset) -> Classifier:
     return model.to(data.train_images.device)
 
 
-def bank(store: StageStore, spec: StudentSpec, teacher: TeacherRef, data: Dataset) -> Bank:
+def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> Bank:
     """What the teacher says about the views of a student's training, shared by all students that see the same."""
     views = Views(
         data.train_images,
@@ -201,6 +209,11 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
     def teacher() -> TeacherLogits | None:
         return bank(store, spec, trial.teacher, data()) if trial.teacher and spec and spec.teacher else None
 
+    def peer() -> Classifier:
+        assert trial.peer
+        weights = Checkpoint(trial.student, Path(trial.peer.folder) / MODEL_FILE)
+        return warm_start(weights, trial.student, data(), peer_seed(trial.seed))
+
     def model() -> Classifier:
         if spec:
             return load_student(folder, spec, data()).to(device)
@@ -209,7 +222,8 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
 
     spec = trial.spec
     if spec is not None:
-        folder = distill(store, spec, data, teacher, lambda epoch: report({"event": "epoch", **epoch}))
+        tell = partial(_tell_epoch, report)
+        folder = distill(store, spec, data, teacher, tell, peer if spec.peer_init else None)
     for point, place in measure(store, trial.points, model, data):
         report(
             {
@@ -218,6 +232,10 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
                 "files": [str(place / name) for name in (PACKED_FILE, LAYERS_FILE)],
             }
         )
+
+
+def _tell_epoch(report: Callable[[Event], None], epoch: Mapping[str, float]) -> None:
+    report({"event": "epoch", **epoch})
 
 
 def _point(trial: Trial, bits: int, folder: Path) -> Point:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from kdq.data import DATASETS
 from kdq.errors import UserError, unknown
 from kdq.models import check_architecture
+from kdq.peers import parse_peer
 from kdq.train import TrainConfig
 from study.documents import locate, read, validate
 
@@ -21,8 +22,9 @@ class Workload:
     teacher: a teacher's specification (see kdq.teachers); teacher_train: the recipe of a `train:ARCH` teacher;
     train_images: how many training images are used, all of them if None; val_images: how many images are
     held out of the training set to decide; calibration_images: how many training images GPFQ sees;
-    teacher_normalization: what a teacher's weights expect where their source does not say so itself,
-    `dataset` (the data set's own mean and deviation) or `imagenet`.
+    teacher_normalization: what weights that were not trained here expect where their source does not say so
+    itself, `dataset` (the data set's own mean and deviation) or `imagenet`; peer_init: where the second of two
+    students starts under a method that trains two (see kdq.peers), at random weights if None.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -37,11 +39,14 @@ class Workload:
     calibration_images: int = 512
     teacher_normalization: str = "dataset"
     teacher_train: TrainConfig | None = None
+    peer_init: str | None = None
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
             raise unknown("data set", self.dataset, DATASETS)
         check_architecture(self.student)
+        if self.peer_init is not None:
+            parse_peer(self.peer_init, self.student)
         if self.teacher_normalization not in ("dataset", "imagenet"):
             raise unknown("teacher_normalization", self.teacher_normalization, ("dataset", "imagenet"))
         for name in ("val_images", "train_images", "calibration_images"):

@@ -34,7 +34,7 @@ def test_points_in_every_format(run, logged):
     assert from_csv(csv) == from_json(run("points", "--study", "grid", "--format", "json")) == expected(logged)
     table = run("points", "--study", "grid").splitlines()
     assert len(table) == 1 + len(logged.points)
-    assert table[0].split() == [name for name in COLUMNS if name != "mixup_alpha"]
+    assert table[0].split() == [name for name in COLUMNS if name not in ("mixup_alpha", "options")]
 
 
 def test_points_into_a_file(run, logged, tmp_path):

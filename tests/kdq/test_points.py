@@ -2,7 +2,7 @@ import math
 import statistics
 import subprocess
 import sys
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 
 import pandas
 import pytest
@@ -52,6 +52,7 @@ any_point = st.builds(
     val_top1=st.floats(0, 100),
     test_top1=st.floats(0, 100),
     on_front=st.booleans(),
+    options=text,
 )
 # Few distinct values, so that configurations have several seeds and sizes tie.
 study_point = st.builds(
@@ -69,14 +70,18 @@ studies = st.lists(study_point, max_size=25)
 def test_the_columns_are_those_that_were_promised():
     promised = (
         "trial_id, method, alpha, beta, temperature, mixup_alpha, seed, student, bits, avg_bits, total_bits, "
-        "packed_bytes, val_top1, test_top1, on_front"
+        "packed_bytes, val_top1, test_top1, on_front, options"
     )
     assert to_csv([]) == promised.replace(" ", "") + "\n"
 
 
+def test_no_options_are_missing_in_a_table():
+    assert as_table([POINT])["options"].isna().all()
+
+
 def test_one_line_of_csv():
     line = to_csv([POINT]).splitlines()[1]
-    assert line == "t1,dkd,1.0,8.0,4.0,,0,resnet20,3,3.2,900000,112500,85.0,84.0,False"
+    assert line == "t1,dkd,1.0,8.0,4.0,,0,resnet20,3,3.2,900000,112500,85.0,84.0,False,"
 
 
 @given(st.lists(any_point, max_size=4))
@@ -85,8 +90,25 @@ def test_csv_and_json_bring_the_points_back(points):
     assert from_json(to_json(points)) == points
 
 
+def test_options_are_the_parameters_without_a_column_that_are_not_at_their_defaults():
+    row = {**asdict(POINT), "method": "dml", "options": None}
+    common = {"label_smoothing": "0.0", "handover": 0.30000000000000004, "warmup": 0.5, "mixup_alpha": 1.0}
+    assert from_row({**row, **common}).options == "handover=0.30000000000000004"  # dml has no warm-up
+    assert from_row({**row, **common, "label_smoothing": 0.1}).options.endswith(" label_smoothing=0.1")
+    assert from_row(row).options == ""
+
+
+def test_points_of_other_options_are_other_configurations():
+    points = [replace(POINT, seed=seed, options=text) for seed in (0, 1) for text in ("", "warmup=0.5")]
+    groups = configurations(points)
+    assert [(group.points[0].options, group.n) for group in groups] == [("", 2), ("warmup=0.5", 2)]
+    assert "options" not in groups[0].parameters
+    assert groups[1].parameters["options"] == "warmup=0.5"
+
+
 def test_pandas_reads_the_csv_as_the_table(tmp_path):
-    points = with_front([POINT, replace(POINT, bits=4, total_bits=10**6, method="ce", alpha=None)])
+    smooth = replace(POINT, options="label_smoothing=0.1")
+    points = with_front([smooth, replace(smooth, bits=4, total_bits=10**6, method="ce", alpha=None)])
     (tmp_path / "points.csv").write_text(to_csv(points))
     table = pandas.read_csv(tmp_path / "points.csv")
     pandas.testing.assert_frame_equal(table, as_table(points), check_dtype=False)
@@ -120,7 +142,7 @@ def test_impossible_values_raise(column, value):
         ("", "header"),
         (to_csv([POINT]).replace("900000", "many"), "line 2: total_bits = 'many': must be a whole number"),
         (to_csv([POINT]).replace("85.0", "850"), "line 2: val_top1"),
-        (to_csv([POINT]).replace(",84.0,False", ""), "line 2: test_top1 = None"),
+        (to_csv([POINT]).replace(",84.0,False,", ""), "line 2: test_top1 = None"),
         (to_csv([POINT]).replace("False", "perhaps"), "on_front = 'perhaps': must be True or False"),
     ],
 )
@@ -243,7 +265,7 @@ def test_front_table_holds_the_front_smallest_first():
 
 def test_text_leaves_out_what_no_row_has():
     lines = as_text(front_table([POINT])).splitlines()
-    empty = ("mixup_alpha", "val_top1_std", "test_top1_std")
+    empty = ("mixup_alpha", "options", "val_top1_std", "test_top1_std")
     assert lines[0].split() == [name for name in FRONT_COLUMNS if name not in empty]
     assert " ".join(lines[1].split()) == "dkd 1 8 4 resnet20 3 3.20 900,000 112,500 85.00 84.00 1"
     assert as_text(front_table([])) == "no points"

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import resnet18
 
 from kdq.augment import AugmentConfig
 from kdq.data import Dataset
-from kdq.errors import UserError
 from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier, Normalization, build
+from kdq.peers import peer_seed
 from kdq.stages import StageStore
-from kdq.students import StudentSpec, distill, load_student, peer_seed, warm_start
-from kdq.teachers import Checkpoint, save
+from kdq.students import StudentSpec, distill, load_student
 from kdq.train import TrainConfig, Trainer, forward_teacher
 
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -98,37 +96,3 @@ def test_everything_that_determines_a_student_is_in_its_id() -> None:
     ]
     assert len({wanted.stage().id for wanted in [plain, *others]}) == 6
     assert spec("dml").stage().id == plain.stage().id
-
-
-def test_no_peer_begins_as_another_student() -> None:
-    seeds = range(1000)
-    assert not {peer_seed(seed) for seed in seeds} & set(seeds)
-    assert len({peer_seed(seed) for seed in seeds}) == len(seeds)
-
-
-def test_a_peer_starts_from_weights_on_its_own_data(tmp_path: Path) -> None:
-    path = tmp_path / "own.safetensors"
-    save(classifier(3), path)
-    started = warm_start(Checkpoint("resnet8", path), "resnet8", DATA, seed=0)
-    assert same(started, classifier(3))
-    assert all(parameter.requires_grad for parameter in started.parameters())
-
-
-def test_a_peer_starts_from_imagenet_but_for_its_stem_and_head(tmp_path: Path) -> None:
-    """ImageNet's ResNet-18 has a 7x7 stem and 1,000 classes."""
-    with torch.random.fork_rng():
-        imagenet = resnet18(weights=None).state_dict()
-    torch.save(imagenet, tmp_path / "imagenet.pth")
-    started = warm_start(Checkpoint("resnet18", tmp_path / "imagenet.pth"), "resnet18", DATA, seed=2)
-    fresh = classifier(2, "resnet18").net.state_dict()
-    for key, value in started.net.state_dict().items():
-        random = key in ("conv1.weight", "fc.weight", "fc.bias")
-        assert torch.equal(value, fresh[key] if random else imagenet[key])
-
-
-@pytest.mark.parametrize(("saved", "arch"), [("resnet8", "resnet14"), ("resnet14", "resnet8")])
-def test_weights_of_another_architecture_are_refused(saved: str, arch: str, tmp_path: Path) -> None:
-    path = tmp_path / "other.safetensors"
-    save(classifier(0, saved), path)
-    with pytest.raises(UserError, match=rf"does not fit {arch}: layer1\.1"):
-        warm_start(Checkpoint(arch, path), arch, DATA, seed=0)

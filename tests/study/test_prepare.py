@@ -14,16 +14,17 @@ from kdq.data import Dataset
 from kdq.errors import UserError
 from kdq.evaluate import logits
 from kdq.methods import MethodConfig
-from kdq.models import Classifier
+from kdq.models import Classifier, build
 from kdq.pretrained import Pretrained, load_pretrained
 from kdq.stages import StageStore
 from kdq.teachers import parse_spec
+from kdq.teachers import save as kdq_save
 from kdq.train import TrainConfig, Trainer
 from study import trial as trial_module
 from study.plan import Plan
-from study.prepare import check_quantizable, evaluate_teacher, make_trials, prepare_data, prepare_teacher
+from study.prepare import check_quantizable, evaluate_teacher, make_trials, prepare_data, prepare_peer, prepare_teacher
 from study.spaces import load_space
-from study.trial import DataRef, TeacherRef, Trial, load_teacher, run_trial
+from study.trial import DataRef, ModelRef, Trial, load_teacher, run_trial
 from study.workloads import load_workload
 
 Prepared = tuple[StageStore, DataRef, Dataset]
@@ -70,7 +71,7 @@ def fine_tuned(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def prepare(prepared: Prepared, folder: Path, said: list[str] | None = None) -> TeacherRef:
+def prepare(prepared: Prepared, folder: Path, said: list[str] | None = None) -> ModelRef:
     store, reference, data = prepared
     spec = parse_spec(f"transformers:{folder}")
     say = quiet if said is None else said.append
@@ -145,7 +146,7 @@ def test_its_trials_ask_it_once_about_a_view(
         return lambda view: asked.append(len(view.images)) or answer(view)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(trial_module, "forward_teacher", counting)
-    trials = make_trials(plan(), reference, prepare(prepared, fine_tuned), store)
+    trials = make_trials(plan(), reference, prepare(prepared, fine_tuned), None, store)
     for number, trial in enumerate(trials.values(), 1):
         events = run(trial, tmp_path / "log")
         assert [event["event"] for event in events] == ["epoch", "epoch", "point", "point", "end"]
@@ -156,3 +157,43 @@ def test_its_trials_ask_it_once_about_a_view(
     other_seed = dataclasses.replace(trial, seed=1)
     run(other_seed, tmp_path / "log")
     assert sum(asked) == 1200
+
+
+@pytest.mark.parametrize("source", ["train", "file"])
+def test_a_peer_starts_from_what_the_workload_names(prepared: Prepared, source: str, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    if source == "file":
+        kdq_save(build("resnet8", classes=10, normalization=data.normalization, seed=5), tmp_path / "w.safetensors")
+    mutual = plan("dml", peer_init="train" if source == "train" else f"resnet8:{tmp_path / 'w.safetensors'}")
+    assert mutual.needs_peer
+    assert not plan("dkd_grid", peer_init="train").needs_peer
+    said: list[str] = []
+    peer = prepare_peer(mutual.workload, reference, data, store, said.append)
+    assert said
+    again = prepare_peer(mutual.workload, reference, data, store, quiet)
+    assert again == peer
+    with_peer, without = (make_trials(mutual, reference, None, which, store) for which in (peer, None))
+    assert not with_peer.keys() & without.keys()
+    trial = next(iter(with_peer.values()))
+    events = run(trial, tmp_path / "log")
+    assert events[-1]["status"] == "completed", events[-1]
+    assert Trial.of(trial.document()) == trial
+    # Weights that were trained on this data are ahead of random ones after the first epoch.
+    first = events[0]
+    assert (first["val_top1_peer"] > first["val_top1_student"]) == (source == "train")
+
+
+def test_a_method_without_a_peer_is_the_same_trial_whatever_a_peer_would_start_from(prepared: Prepared) -> None:
+    store, reference, _ = prepared
+    teacher, peer = ModelRef("t", "t", "resnet20"), ModelRef("p", "p", "resnet8")
+    assert make_trials(plan(), reference, teacher, peer, store).keys() == (
+        make_trials(plan(), reference, teacher, None, store).keys()
+    )
+
+
+def test_a_peer_that_does_not_fit_is_said_before_the_study_starts(prepared: Prepared, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    kdq_save(build("resnet14", classes=10, normalization=data.normalization, seed=5), tmp_path / "w.safetensors")
+    mutual = plan("dml", peer_init=f"resnet8:{tmp_path / 'w.safetensors'}")
+    with pytest.raises(UserError, match="does not fit resnet8"):
+        prepare_peer(mutual.workload, reference, data, store, quiet)

@@ -70,6 +70,12 @@ def test_inactive_parameters_make_no_second_name(tmp_path: Path) -> None:
     assert [c.method for c in configurations] == ["ce", "dkd", "dkd", "dkd", "dkd"]
 
 
+def test_a_name_shows_what_tells_two_trials_apart(tmp_path: Path) -> None:
+    params = {"method": "dml", "temperature": 2, "handover": {"grid": [0, 0.5]}}
+    configurations = load_space(write(tmp_path, {"description": "x", "params": params}), {}).configurations()
+    assert [c.name for c in configurations] == ["dml alpha=1 temperature=2", "dml alpha=1 temperature=2 handover=0.5"]
+
+
 def test_whole_and_broken_numbers_are_the_same_value(tmp_path: Path) -> None:
     document = {"description": "x", "params": {"method": "dkd", "alpha": {"grid": [1, 1.0]}}}
     assert len(load_space(write(tmp_path, document), {}).configurations()) == 1
