@@ -11,12 +11,14 @@ machine disturbs all alike:
 - `ours, bank filled`: an epoch whose teacher logits are in the bank, as all but the first of a study's trials find it
 - `ours, bank empty`: an epoch that computes them, as the first trial does
 - `ours, a trial of 9`: their mean over a study of 9 trials that see the same views
+- `ours, bank filled, bf16`, `teacher`, `teacher, bf16`: whether bf16 autocast pays on this machine
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +107,11 @@ def bare_loop(data: Dataset) -> Loop:
     return epoch
 
 
-def our_loop(data: Dataset, model: Classifier, store: StageStore, rounds: int, fill_first: bool) -> Loop:
+def our_loop(
+    data: Dataset, model: Classifier, store: StageStore, rounds: int, fill_first: bool, precision: str = "float32"
+) -> Loop:
     """The training part of an epoch of ours, whose teacher logits are in the bank already or have to be computed."""
-    config = recipe(rounds)
+    config = replace(recipe(rounds), precision=precision)
     answer = forward_teacher(model)
 
     def bank(name: str) -> Bank:
@@ -128,6 +132,20 @@ def our_loop(data: Dataset, model: Classifier, store: StageStore, rounds: int, f
         return len(data.train_images)
 
     return train
+
+
+def teacher_loop(data: Dataset, model: Classifier, precision: str) -> Loop:
+    """The teacher on every view of an epoch, and nothing else."""
+    fill = data.normalization.mean
+    views = Views(data.train_images, data.train_labels, recipe(1).augment, stream_seed=0, fill=fill)
+    answer = forward_teacher(model, precision)
+
+    def look(number: int) -> int:
+        for view in views.epoch(number, BATCH):
+            answer(view)
+        return len(views)
+
+    return look
 
 
 def measure(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
@@ -161,6 +179,9 @@ def main() -> None:
                 "bare loop": bare_loop(data),
                 "ours, bank filled": our_loop(data, model, store, rounds, fill_first=True),
                 "ours, bank empty": our_loop(data, model, store, rounds, fill_first=False),
+                "ours, bank filled, bf16": our_loop(data, model, store, rounds, True, "bf16"),
+                "teacher": teacher_loop(data, model, "float32"),
+                "teacher, bf16": teacher_loop(data, model, "bf16"),
             },
             rounds,
         )

@@ -166,6 +166,20 @@ def test_a_teacher_stays_as_it_was(method: dict[str, Any]) -> None:
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
+def test_a_teacher_says_what_its_model_says_to_rounding() -> None:
+    """Its batch norms are folded away; the model that was given keeps its own."""
+    model = student(seed=9).eval()
+    with torch.no_grad():
+        for key in ("bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var"):
+            model.net.state_dict()[key].copy_(torch.linspace(0.5, 2, 16))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    view = next(trainer({"method": "ce"}).views.epoch(0, 16))
+    with torch.no_grad():
+        expected = model(view.images)
+    assert torch.allclose(forward_teacher(model)(view), expected, atol=1e-5)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+
+
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
 def test_logits_kept_by_epoch_and_image_replace_the_teacher(mixup_alpha: float) -> None:
     """What a bank does: the teacher looks at each view once, whatever batches it came in."""
