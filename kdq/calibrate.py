@@ -65,7 +65,7 @@ class Moments:
 
     count: samples; x, y, yy: sums of X̂, Y and Y², [groups, d], [groups, m], [groups, m]; G = X̂ᵀX̂
     [groups, d, d]; T = YᵀX̂ [groups, m, d], which is WH where Y are the float layer's outputs; H = XᵀX̂ only
-    if asked for, X the inputs in the float stream. Products of one batch are float32, sums float64.
+    if asked for, X the inputs in the float stream. All float64; what the products of one batch are is said to `of`.
     """
 
     count: int
@@ -77,8 +77,20 @@ class Moments:
     H: Tensor | None = None
 
     @classmethod
-    def of(cls, inputs: Tensor, wanted: Tensor, float_inputs: Tensor | None = None) -> Self:
-        """Of one batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m]."""
+    def of(
+        cls,
+        inputs: Tensor,
+        wanted: Tensor,
+        float_inputs: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Of one batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m].
+
+        dtype: that of the products.
+        """
+        inputs, wanted = inputs.to(dtype), wanted.to(dtype)
+        float_inputs = None if float_inputs is None else float_inputs.to(dtype)
         ones = torch.ones_like(wanted[..., :1])
         G, T = (inputs.mT @ inputs).double(), (torch.cat([wanted, ones], -1).mT @ inputs).double()
         y, yy = wanted.sum(1).double(), wanted.square().sum(1).double()

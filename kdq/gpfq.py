@@ -13,8 +13,10 @@ so calibration data can stream, and its amount does not matter here. The three f
 triangular recursion, `_recurse`, with different coefficients; it solves all neurons of a layer together.
 
 Shapes everywhere: W [groups, m, d], one row a neuron; H, G [groups, d, d]; scale [groups, m]; all of one
-floating dtype. Codes are uint8 [groups, m, d]. No function changes its arguments.
+floating dtype. Codes are [groups, m, d] of the alphabet's dtype. No function changes its arguments.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,11 +27,30 @@ BLOCK = 32
 """Columns solved one by one between two matrix products."""
 
 
-def solve(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
-    """Codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded."""
+Operator = Callable[[Tensor], Tensor]
+"""Changes values in units of the scale, in place, before they are rounded to their nearest levels."""
+
+
+def stochastic(generator: torch.Generator) -> Operator:
+    """SGPFQ (Zhang and Saab 2023): up or down to a whole number, so that the mean is the value itself."""
+    return lambda x: x.add_(torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)).floor_()
+
+
+def soft_threshold(threshold: float) -> Operator:
+    """sign(x)·max(|x| − threshold, 0): GPFQ with an L1 penalty (Zhang, Zhou and Saab 2023, section 4)."""
+    return lambda x: torch.sub(x, x.clamp(-threshold, threshold), out=x)
+
+
+def solve(
+    W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
+) -> Tensor:
+    """Codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded.
+
+    operator: turns it into a variant of the papers'.
+    """
     inverse = _inverse_diagonal(G)
     base = torch.where(inverse > 0, (W @ H.triu()).mT * inverse, W.mT)
-    return _recurse(base, torch.zeros_like(base), G * inverse, alphabet, scale)
+    return _recurse(base, torch.zeros_like(base), G * inverse, alphabet, scale, operator)
 
 
 def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, codes: Tensor) -> Tensor:
@@ -56,22 +77,25 @@ def diffuse(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
     return _recurse(W.mT, W.mT, A.to(W.dtype), alphabet, scale)
 
 
-def _recurse(base: Tensor, origin: Tensor, A: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
+def _recurse(
+    base: Tensor, origin: Tensor, A: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
+) -> Tensor:
     """q_t = Q(base_t − Σ_{s<t} A_ts (q_s − origin_s)), one column of weights after the other.
 
     base, origin: [groups, d, m], so that a column of weights is one run of memory; A: [groups, d, d].
     """
     base, origin, scale = base.contiguous(), origin.contiguous(), scale.unsqueeze(-2)
     steps = torch.where(scale == 0, 0, 1 / scale)
-    change, codes = torch.empty_like(base), torch.empty_like(base, dtype=torch.uint8)
+    change, codes = torch.empty_like(base), torch.empty_like(base, dtype=alphabet.dtype)
     for start in range(0, base.shape[-2], BLOCK):
         stop = min(start + BLOCK, base.shape[-2])
         wanted = base[:, start:stop] - A[:, start:stop, :start] @ change[:, :start]
         for t in range(start, stop):
             here, later = slice(t, t + 1), slice(t + 1, stop)
-            code = (wanted[:, t - start : t - start + 1] * steps).add_(alphabet.offset).round_()
-            codes[:, here] = code.clamp_(0, alphabet.levels - 1)
-            torch.sub(code.sub_(alphabet.offset).mul_(scale), origin[:, here], out=change[:, here])
+            position = wanted[:, t - start : t - start + 1] * steps
+            code = alphabet.encode_(operator(position) if operator else position)
+            codes[:, here] = code
+            torch.sub(alphabet.decode_(code).mul_(scale), origin[:, here], out=change[:, here])
             wanted[:, t - start + 1 :].baddbmm_(A[:, later, here], change[:, here], alpha=-1)
     return codes.mT.contiguous()
 

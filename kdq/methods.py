@@ -162,7 +162,7 @@ class MethodConfig:
         for name, value in self.params.items():
             if name not in expected:
                 raise unknown(f"parameter of method {self.name!r}", name, expected)
-            _check(self.name, name, value, expected[name][1])
+            check_number(name, value, expected[name][1], f"method {self.name!r}")
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> MethodConfig:
@@ -180,7 +180,7 @@ class MethodConfig:
                 raise unknown("parameter", key, PARAMETERS)
         params = {key: given.get(key, default) for key, (default, _) in method.params.items()}
         for key, (_, allowed) in method.params.items():
-            _check(name, key, params[key], allowed)
+            check_number(key, params[key], allowed, f"method {name!r}")
         return cls(name, {key: float(value) for key, value in params.items()})
 
     @property
@@ -222,6 +222,7 @@ def _method(name: Any) -> Method:
     return METHODS[name]
 
 
-def _check(method: str, name: str, value: Any, allowed: Interval | Switch) -> None:
+def check_number(name: str, value: Any, allowed: Interval | Switch, whose: str) -> None:
+    """Raise UserError unless the value of a parameter, of whom it is said `whose`, is a number that is allowed."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
-        raise UserError(f"{name} = {value!r}: for method {method!r} it must be a number {allowed}")
+        raise UserError(f"{name} = {value!r}: for {whose} it must be a number {allowed}")

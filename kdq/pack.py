@@ -1,13 +1,15 @@
 """The packed file: a safetensors file whose payload is exactly what `size.ledger` counts.
 
-For each quantized layer `NAME.codes` (uint8, b bits a code), `NAME.scale` and `NAME.bias` (float16); all else
-under its name in float32. What is needed to build the network stands as JSON in the header's metadata, under
-`kdq`: format version, architecture, classes, normalisation, and the bits of each quantized layer. The names,
-shapes and six or so numbers of the normalisation in the header are the only things outside the payload.
+For each quantized layer `NAME.codes` (uint8, a stream of bits), `NAME.scale` and `NAME.bias` (float16 or float32)
+and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all else under
+its name in float32. What is needed to build the network stands as JSON in the header's metadata, under `kdq`: format
+version, architecture, classes, normalisation, the alphabet of each quantized layer (bits, extra levels, gap) and
+the width of its inputs. The names, shapes and these few numbers in the header are the only things outside the payload.
 """
 
 import json
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +19,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kdq.activations import InputRange, attach, check_activation_bits
 from kdq.alphabet import Alphabet
 from kdq.errors import UserError
 from kdq.graph import PREFIX, QUANTIZABLE, fold
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build, check_architecture
 from kdq.quantize import Quantized, QuantizedLayer
-from kdq.size import leftovers, packed_bytes
+from kdq.size import floating, leftovers, packed_bytes
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_CLASSES = 1_000_000
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Codes (uint8, any shape, each below 2^bits) as a stream of bits, the lowest bit of each code first.
+    """Codes (of any shape, each below 2^bits, bits at most 9) as a stream of bits, the lowest bit of each first.
 
     Bit k of the stream is bit k mod 8 of byte k div 8; the last byte is filled with zeros. Returns uint8
     [ceil(codes · bits / 8)].
     """
-    values = codes.detach().cpu().numpy().reshape(-1, 1)
-    stream = (values >> np.arange(bits, dtype=np.uint8)) & 1
+    values = codes.detach().cpu().numpy().astype(np.uint16).reshape(-1, 1)
+    stream = (values >> np.arange(bits, dtype=np.uint16)) & 1
     return torch.from_numpy(np.packbits(stream.astype(np.uint8), bitorder="little"))
 
 
 def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The inverse of `pack_codes`: uint8 [count]."""
+    """The inverse of `pack_codes`: int16 [count]."""
     stream = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
-    return torch.from_numpy((stream << np.arange(bits, dtype=np.uint8)).sum(1, dtype=np.uint8))
+    return torch.from_numpy((stream.astype(np.int16) << np.arange(bits, dtype=np.int16)).sum(1, dtype=np.int16))
 
 
 def pack(quantized: Quantized, path: Path | str) -> None:
@@ -54,18 +57,26 @@ def pack(quantized: Quantized, path: Path | str) -> None:
     check_architecture(model.arch)
     tensors = {key: value.cpu().contiguous() for key, value in leftovers(quantized).items()}
     for name, layer in quantized.layers.items():
-        tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.bits)
+        tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.alphabet.code_bits)
         tensors[f"{name}.scale"] = layer.scale.cpu()
         tensors[f"{name}.bias"] = layer.bias.cpu()
+        if layer.inputs:
+            tensors[f"{name}.input_scale"] = torch.tensor([layer.inputs.scale], dtype=torch.float32)
+            tensors[f"{name}.input_zero_point"] = torch.tensor([layer.inputs.zero_point], dtype=torch.uint8)
     header = {
         "format": FORMAT,
         "arch": model.arch,
         "classes": model.classes,
         "mean": model.normalization.mean,
         "std": model.normalization.std,
-        "bits": {name: layer.bits for name, layer in quantized.layers.items()},
+        "alphabets": {name: _plain(layer.alphabet) for name, layer in quantized.layers.items()},
+        "activation_bits": quantized.config.activation_bits,
     }
     save_file(tensors, path, metadata={"kdq": json.dumps(header, sort_keys=True)})
+
+
+def _plain(alphabet: Alphabet) -> list[float]:
+    return [alphabet.bits, alphabet.extra, alphabet.gap]
 
 
 def payload_bytes(path: Path | str) -> int:
@@ -85,7 +96,8 @@ def load(path: Path | str) -> Classifier:
             header = json.loads((file.metadata() or {})["kdq"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         model = _empty(header)
-        state = _state(tensors, dict(header["bits"]), model)
+        layers = _layers(tensors, header, model)
+        state = _state(tensors, layers)
         _check(state, model)
     except OSError as error:
         reason = error.strerror or error
@@ -93,6 +105,9 @@ def load(path: Path | str) -> Classifier:
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: damaged, or not a packed model ({error!r}); pack the model again") from error
     model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
+    for name, layer in layers.items():
+        if layer.inputs:
+            attach(model.get_submodule(PREFIX + name), layer.inputs)
     return model.eval()
 
 
@@ -107,30 +122,52 @@ def _empty(header: Mapping[str, Any]) -> Classifier:
     return fold(build(arch, classes=classes, normalization=normalization, seed=0))
 
 
-def _state(tensors: Mapping[str, Tensor], widths: Mapping[str, Any], model: Classifier) -> dict[str, Tensor]:
-    """The tensors of the model's state, weights of quantized layers restored."""
-    state = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in widths}
-    for name, bits in widths.items():
+def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:
+    """The quantized layers that the header names."""
+    layers = {}
+    for name, (bits, extra, gap) in header["alphabets"].items():
         module = model.get_submodule(PREFIX + name)
         if not isinstance(module, QUANTIZABLE):
             raise ValueError(f"{name!r} is no layer that has codes")
-        alphabet, shape = Alphabet(bits), module.weight.shape
+        alphabet, shape = Alphabet(bits, extra, float(gap)), module.weight.shape
         codes, scale, bias = (tensors[f"{name}.{kind}"] for kind in ("codes", "scale", "bias"))
-        types = (codes.dtype, scale.dtype, bias.dtype)
-        if types != (torch.uint8, torch.float16, torch.float16) or scale.shape != shape[:1]:
-            raise ValueError(f"layer {name!r} has types {types} and scales {tuple(scale.shape)}")
+        stored = scale.dtype in (torch.float16, torch.float32) and bias.dtype == scale.dtype
+        if codes.dtype != torch.uint8 or not stored or scale.shape not in (shape[:1], (1,)):
+            raise ValueError(f"layer {name!r} has {codes.dtype} codes, {bias.dtype} bias, {tuple(scale.shape)} scales")
         count = shape.numel()
-        if codes.shape != (packed_bytes(count, alphabet.bits),):
+        if codes.shape != (packed_bytes(count, alphabet.code_bits),):
             raise ValueError(f"layer {name!r} has codes {tuple(codes.shape)}, must hold {count} of {bits} bits")
-        layer = QuantizedLayer(bits, unpack_codes(codes, bits, count).view(shape), scale, bias)
-        state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight(), bias.float()
+        inputs = _inputs(tensors, name, header["activation_bits"])
+        unpacked = unpack_codes(codes, alphabet.code_bits, count).view(shape)
+        if int(unpacked.max()) >= alphabet.levels:
+            raise ValueError(f"layer {name!r} has codes beyond its {alphabet.levels} levels")
+        layers[name] = QuantizedLayer(alphabet, unpacked.to(alphabet.dtype), scale, bias, inputs)
+    return layers
+
+
+def _inputs(tensors: Mapping[str, Tensor], name: str, bits: int | None) -> InputRange | None:
+    if bits is None:
+        return None
+    check_activation_bits(bits)
+    scale, zero_point = tensors[f"{name}.input_scale"], tensors[f"{name}.input_zero_point"]
+    types = scale.dtype, zero_point.dtype, scale.shape, zero_point.shape
+    fits = types == (torch.float32, torch.uint8, (1,), (1,))
+    if not fits or not 0 < scale.item() < inf or int(zero_point) >= 1 << bits:
+        raise ValueError(f"layer {name!r} has inputs of scale {scale} and zero point {zero_point}")
+    return InputRange(bits, scale.item(), int(zero_point))
+
+
+def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
+    """The tensors of the model's state, weights of quantized layers restored."""
+    state = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
+    for name, layer in layers.items():
+        state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight(), layer.bias.float()
     return state
 
 
 def _check(state: Mapping[str, Tensor], model: Classifier) -> None:
     """Raise ValueError unless the state fits the model: the same names, shapes and types, all finite."""
-    wanted = {key.removeprefix(PREFIX): value for key, value in model.state_dict().items()}
-    wanted = {key: value for key, value in wanted.items() if value.is_floating_point()}
+    wanted = floating(model)
     if differing := sorted(state.keys() ^ wanted.keys()):
         raise ValueError(f"{differing[0]!r} is on one side only")
     for key, value in state.items():

@@ -2,21 +2,25 @@
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from kdq.activations import InputQuantizer, InputRange, attach, check_activation_bits, find_range
 from kdq.alphabet import FLOAT_BITS, Alphabet, check_bits
 from kdq.calibrate import Moments, Stream, matrix, outputs, patches, unmatrix
 from kdq.errors import UserError, unknown
 from kdq.graph import PREFIX, Network, Site, check_finite, fold, layer, network
+from kdq.methods import check_number
 from kdq.models import Classifier
-from kdq.quantizers import NEED_FLOAT_INPUTS, QUANTIZERS, Problem
+from kdq.quantizers import QUANTIZERS, Problem, Quantizer, Solution
+from kdq.stages import digest
 
 CALIBRATION_IMAGES = 512
 """Enough: more images change the accuracy by less than another choice of them."""
+DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,25 @@ class QuantizeConfig:
     """How to quantize.
 
     bits: the width of every layer, 1 to 8, or 32 for float; or a mapping that names each layer's, by the
-    names of `layer_names`. method: a name in QUANTIZERS.
+    names of `layer_names`. method: a name in QUANTIZERS; params: what differs from its defaults. activation_bits:
+    4 to 8 levels of the inputs of every quantized layer too, None for float. stored: what scales and biases are kept
+    in, `float16` or `float32`. accumulate: what products of the calibration images are computed in, `float32` (sums
+    of batches are float64 all the same) or `float64`. seed: of quantizers that draw random numbers.
     """
 
     bits: int | Mapping[str, int] = 4
     method: str = "gpfq"
+    params: Mapping[str, float] = field(default_factory=dict)
+    activation_bits: int | None = None
+    stored: str = "float16"
+    accumulate: str = "float32"
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        check_activation_bits(self.activation_bits)
+        for name, allowed in {"stored": ("float16", "float32"), "accumulate": ("float32", "float64")}.items():
+            if getattr(self, name) not in allowed:
+                raise unknown(name, str(getattr(self, name)), allowed)
         if isinstance(self.bits, Mapping):
             for name, bits in self.bits.items():
                 check_bits(bits, f"bits[{name!r}]")
@@ -38,6 +54,19 @@ class QuantizeConfig:
             check_bits(self.bits)
         if self.method not in QUANTIZERS:
             raise unknown("quantization method", self.method, QUANTIZERS)
+        for name, value in self.params.items():
+            if name not in self.quantizer.params:
+                raise unknown(f"parameter of quantizer {self.method!r}", name, self.quantizer.params)
+            check_number(name, value, self.quantizer.params[name][1], f"quantizer {self.method!r}")
+
+    @property
+    def quantizer(self) -> Quantizer:
+        return QUANTIZERS[self.method]
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """All parameters of the quantizer."""
+        return {name: float(self.params.get(name, default)) for name, (default, _) in self.quantizer.params.items()}
 
     def widths(self, names: Sequence[str]) -> dict[str, int]:
         """The width of each of the layers. Raises UserError for a mapping that does not name just these."""
@@ -55,20 +84,22 @@ class QuantizeConfig:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedLayer:
-    """A layer as it is stored: its weight is (codes − offset) · scale, one scale an output channel.
+    """A layer as it is stored: its weight is the levels of its codes times its scale.
 
-    codes: uint8 in the shape of the weight; scale and bias: float16 [output channels].
+    codes: of the alphabet's dtype, in the shape of the weight; scale: [output channels], or [1] for all of them;
+    bias: [output channels], both of the dtype that is stored; inputs: the levels of its inputs, None for float.
     """
 
-    bits: int
+    alphabet: Alphabet
     codes: Tensor
     scale: Tensor
     bias: Tensor
+    inputs: InputRange | None = None
 
     def weight(self) -> Tensor:
         """The float32 weight that the model computes with."""
         scale = self.scale.float().view(-1, *[1] * (self.codes.dim() - 1))
-        return Alphabet(self.bits).values(self.codes, scale)
+        return self.alphabet.values(self.codes, scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +107,8 @@ class LayerReport:
     """One row of the report.
 
     error: ‖Y − Ŷ‖ / ‖Y‖ over the calibration images, Y the outputs wanted of the layer less their mean, Ŷ
-    those it gives on the inputs it gets; seconds: time spent in the solver.
+    those it gives on the inputs it gets; nonzero: share of the weights that are not 0; seconds: time spent in the
+    solver.
     """
 
     name: str
@@ -85,6 +117,7 @@ class LayerReport:
     levels: int
     scales: int
     error: float
+    nonzero: float
     seconds: float
 
 
@@ -137,8 +170,9 @@ def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequen
     working = [job for job in jobs if job.quantizes]
     source = Stream(plan, folded, calibration_images)
     for site in plan.sites if working else ():
-        for job, observed in zip(working, _observe(site, source, working), strict=True):
-            job.quantize(site, observed)
+        inputs = [job.find_inputs(site) for job in working]
+        for job, observed, found in zip(working, _observe(site, source, working, inputs), inputs, strict=True):
+            job.quantize(site, observed, found)
     return [Quantized(job.model, job.config, job.layers, tuple(job.report)) for job in jobs]
 
 
@@ -154,35 +188,81 @@ class _Job:
         self.layers: dict[str, QuantizedLayer] = {}
         self.report: list[LayerReport] = []
 
-    def quantize(self, site: Site, moments: Moments) -> None:
+    def find_inputs(self, site: Site) -> InputRange | None:
+        """The levels of the inputs of a layer, None if they stay in float."""
+        bits = self.config.activation_bits
+        if bits is None or self.widths[_name(site)] == FLOAT_BITS:
+            return None
+
+        def batches() -> Iterator[Tensor]:
+            for index in range(len(self.stream.batches)):
+                values: Tensor = self.stream.advance(index, site.position)[site.source]
+                check_finite(values, f"layer {_name(site)}: its inputs from the calibration images")
+                yield values
+
+        return find_range(batches, bits)
+
+    def quantize(self, site: Site, moments: Moments, inputs: InputRange | None) -> None:
         """Quantize one layer of the job's model, if it is to be."""
         started = time.perf_counter()
-        name = site.name.removeprefix(PREFIX)
-        bits = self.widths[name]
+        bits = self.widths[_name(site)]
         if bits == FLOAT_BITS:
             return
         module = layer(self.model, site.name)
+        solution, alphabet = self._solve(site, bits, moments)
+        scale, bias = (t.flatten().to(DTYPES[self.config.stored]) for t in (solution.scale, solution.bias))
+        check_finite(bias, f"layer {_name(site)}: its bias in {self.config.stored}")
+        stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
+        assert module.bias is not None
+        module.weight.data, module.bias.data = stored.weight(), stored.bias.float()
+        if inputs is not None:
+            attach(module, inputs)
+        self.layers[_name(site)] = stored
+        error = moments.relative_error(matrix(module.weight.double(), module))
+        self.report.append(_describe(_name(site), stored, error, time.perf_counter() - started))
+
+    def _solve(self, site: Site, bits: int, moments: Moments) -> tuple[Solution, Alphabet]:
+        module, config = layer(self.model, site.name), self.config
         assert module.bias is not None
         W = matrix(module.weight.double(), module)
-        problem = Problem(W, module.bias.double().view(W.shape[:2]), moments, Alphabet(bits))
-        solution = QUANTIZERS[self.config.method](problem)
-        bias = solution.bias.flatten().half()
-        check_finite(bias, f"layer {name}: its bias in float16")
-        stored = QuantizedLayer(bits, unmatrix(solution.codes, module), solution.scale.flatten().half(), bias)
-        module.weight.data, module.bias.data = stored.weight(), stored.bias.float()
-        self.layers[name] = stored
-        error = moments.relative_error(matrix(module.weight.double(), module))
-        seconds = time.perf_counter() - started
-        shape = tuple(module.weight.shape)
-        self.report.append(LayerReport(name, shape, bits, 1 << bits, shape[0], error, seconds))
+        problem = Problem(
+            W,
+            module.bias.double().view(W.shape[:2]),
+            moments,
+            config.quantizer.alphabet(bits, config.parameters),
+            config.parameters,
+            DTYPES[config.stored],
+            torch.Generator().manual_seed(int(digest(f"{config.seed}/{_name(site)}")[:15], 16)),
+        )
+        return config.quantizer.solve(problem), problem.alphabet
 
 
-def _observe(site: Site, source: Stream, jobs: Sequence[_Job]) -> list[Moments]:
-    """The moments of one layer for each job, with all streams run up to it."""
+def _name(site: Site) -> str:
+    return site.name.removeprefix(PREFIX)
+
+
+def _describe(name: str, layer: QuantizedLayer, error: float, seconds: float) -> LayerReport:
+    weight = layer.weight()
+    return LayerReport(
+        name=name,
+        shape=tuple(weight.shape),
+        bits=layer.alphabet.bits,
+        levels=layer.alphabet.levels,
+        scales=layer.scale.numel(),
+        error=error,
+        nonzero=weight.count_nonzero().item() / weight.numel(),
+        seconds=seconds,
+    )
+
+
+def _observe(site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[InputRange | None]) -> list[Moments]:
+    """The moments of one layer for each job, with all streams run up to it, on the inputs that it will look at."""
     module = layer(source.model, site.name)
     totals: list[Moments | None] = [None] * len(jobs)
+    rounding = [None if found is None else InputQuantizer(found).to(source.model.mean.device) for found in inputs]
+    need_float_inputs = any(job.config.quantizer.needs_float_inputs for job in jobs)
     for index in range(len(source.batches)):
-        if any(job.config.method in NEED_FLOAT_INPUTS for job in jobs):
+        if need_float_inputs:
             X = patches(source.advance(index, site.position)[site.source], module)
         values = source.advance(index, site.position + 1)
         outputs_float = values[source.network.nodes[site.position]]
@@ -191,10 +271,12 @@ def _observe(site: Site, source: Stream, jobs: Sequence[_Job]) -> list[Moments]:
             wanted = outputs_float
             if site.partner is not None and reached[site.partner].shape == wanted.shape:
                 wanted = wanted + (values[site.partner] - reached[site.partner])
-            x = X if job.config.method in NEED_FLOAT_INPUTS else None
-            batch = Moments.of(patches(reached[site.source], module), outputs(wanted, module), x)
+            seen = reached[site.source] if (rounded := rounding[number]) is None else rounded(reached[site.source])
+            x = X if job.config.quantizer.needs_float_inputs else None
+            rows = patches(seen, module), outputs(wanted, module), x
+            batch = Moments.of(*rows, dtype=DTYPES[job.config.accumulate])
             totals[number] = batch.plus(totals[number])
     moments = [total for total in totals if total is not None]
     for total in moments:
-        check_finite(total.G, f"layer {site.name.removeprefix(PREFIX)}: its inputs from the calibration images")
+        check_finite(total.G, f"layer {_name(site)}: its inputs from the calibration images")
     return moments

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kdq.activations import NAME as INPUTS
 from kdq.alphabet import FLOAT_BITS
 from kdq.graph import PREFIX
+from kdq.models import Classifier
 from kdq.quantize import Quantized
 
 
@@ -13,20 +15,22 @@ from kdq.quantize import Quantized
 class Row:
     """Bits that one layer takes in the packed file.
 
-    codes: the weights of a quantized layer, b bits each, the last byte filled up; scales: its scales;
-    leftovers: everything else, that is its bias, or a float layer's weight and bias. `bits` is 32 for a
-    module left in float. The zero points of this alphabet are the same everywhere and take no bits.
+    codes: the weights of a quantized layer, `code_bits` of the alphabet each, the last byte filled up; scales: its
+    scales, of weights and inputs; zero_points: that of its inputs, if they are quantized (those of weights are the
+    same everywhere and take no bits); leftovers: everything else, that is its bias, or a float layer's weight and
+    bias. `bits` is 32 for a module left in float.
     """
 
     layer: str
     bits: int
     codes: int
     scales: int
+    zero_points: int
     leftovers: int
 
     @property
     def total(self) -> int:
-        return self.codes + self.scales + self.leftovers
+        return self.codes + self.scales + self.zero_points + self.leftovers
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -39,20 +43,28 @@ def ledger(quantized: Quantized) -> tuple[Row, ...]:
     rows: dict[str, Row] = {}
     for key, value in leftovers(quantized).items():
         name = key.rpartition(".")[0]
-        row = rows.get(name, Row(name, FLOAT_BITS, 0, 0, 0))
-        rows[name] = Row(name, FLOAT_BITS, 0, 0, row.leftovers + _bits(value))
+        before = rows[name].leftovers if name in rows else 0
+        rows[name] = Row(name, FLOAT_BITS, 0, 0, 0, before + _bits(value))
     for name, layer in quantized.layers.items():
-        codes = 8 * packed_bytes(layer.codes.numel(), layer.bits)
-        rows[name] = Row(name, layer.bits, codes, _bits(layer.scale), _bits(layer.bias))
+        codes = 8 * packed_bytes(layer.codes.numel(), layer.alphabet.code_bits)
+        input_scale, input_zero_point = (32, 8) if layer.inputs else (0, 0)
+        scales = _bits(layer.scale) + input_scale
+        rows[name] = Row(name, layer.alphabet.bits, codes, scales, input_zero_point, _bits(layer.bias))
     order = [name.removeprefix(PREFIX) for name, _ in quantized.model.named_modules()]
     return tuple(sorted(rows.values(), key=lambda row: order.index(row.layer)))
 
 
 def leftovers(quantized: Quantized) -> dict[str, Tensor]:
     """What is stored in floating point beside the quantized layers: name in the network -> float32 tensor."""
-    state = {key.removeprefix(PREFIX): value for key, value in quantized.model.state_dict().items()}
-    stored = {f"{name}.{kind}" for name in quantized.layers for kind in ("weight", "bias")}
-    return {key: value for key, value in state.items() if key not in stored and value.is_floating_point()}
+    kinds = ("weight", "bias", f"{INPUTS}.scale")
+    stored = {f"{name}.{kind}" for name in quantized.layers for kind in kinds}
+    return {key: value for key, value in floating(quantized.model).items() if key not in stored}
+
+
+def floating(model: Classifier) -> dict[str, Tensor]:
+    """The floating tensors of the model's state: name in the network -> tensor."""
+    state = {key.removeprefix(PREFIX): value for key, value in model.state_dict().items()}
+    return {key: value for key, value in state.items() if value.is_floating_point()}
 
 
 def _bits(tensor: Tensor) -> int:
@@ -75,8 +87,7 @@ def avg_bits(quantized: Quantized) -> float:
 
 
 def _parameters(quantized: Quantized) -> int:
-    state = quantized.model.state_dict().values()
-    return sum(value.numel() for value in state if value.is_floating_point())
+    return sum(value.numel() for key, value in floating(quantized.model).items() if f".{INPUTS}." not in key)
 
 
 def paper_bits(quantized: Quantized) -> int:
@@ -84,10 +95,9 @@ def paper_bits(quantized: Quantized) -> int:
 
     It leaves out scales, biases and the place of the zeros, so no file is that small. For its figures only.
     """
-    widths = {name: layer.bits for name, layer in quantized.layers.items()}
-    state = {key.removeprefix(PREFIX): value for key, value in quantized.model.state_dict().items()}
+    widths = {name: layer.alphabet.bits for name, layer in quantized.layers.items()}
     return sum(
         int(value.count_nonzero()) * widths.get(key.removesuffix(".weight"), FLOAT_BITS)
-        for key, value in state.items()
+        for key, value in floating(quantized.model).items()
         if key.endswith(".weight") and value.dim() > 1
     )

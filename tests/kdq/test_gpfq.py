@@ -1,4 +1,5 @@
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,30 @@ from torch import Tensor
 from torch.nn.functional import conv2d, unfold
 
 from kdq.alphabet import Alphabet
-from kdq.gpfq import BLOCK, descend, diffuse, solve
+from kdq.gpfq import BLOCK, descend, diffuse, soft_threshold, solve, stochastic
 from kdq.quantizers import squared_error
 
 
-def naive_gpfq(W: Tensor, X: Tensor, Y: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
-    """The paper's recursion, neuron by neuron, on the samples: X, Y (the paper's X̃) are [samples, d]."""
-    codes = torch.empty(W.shape, dtype=torch.uint8)
+def naive_gpfq(
+    W: Tensor,
+    X: Tensor,
+    Y: Tensor,
+    alphabet: Alphabet,
+    scale: Tensor,
+    change: Callable[[Tensor], Tensor] = lambda position: position,
+) -> Tensor:
+    """The paper's recursion, neuron by neuron, on the samples: X, Y (the paper's X̃) are [samples, d].
+
+    change: of a value in units of the scale, before it is rounded.
+    """
+    codes = torch.empty(W.shape, dtype=alphabet.dtype)
     for i, w in enumerate(W):
         u = torch.zeros(len(X), dtype=W.dtype)
         for t in range(W.shape[1]):
             norm = Y[:, t] @ Y[:, t]
             u = u + w[t] * X[:, t]
             wanted = (Y[:, t] @ u) / norm if norm > 0 else w[t]
-            codes[i, t] = alphabet.nearest(wanted, scale[i])
+            codes[i, t] = alphabet.nearest(change(wanted / scale[i]) * scale[i], scale[i])
             u = u - alphabet.values(codes[i, t], scale[i]) * Y[:, t]
     return codes
 
@@ -83,6 +94,53 @@ def test_solve_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, s
     scale = scale_of(W, bits)
     codes = solve(W[None], (X.T @ Y)[None], (Y.T @ Y)[None], Alphabet(bits), scale[None])
     assert torch.equal(codes[0], naive_gpfq(W, X, Y, Alphabet(bits), scale))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, bits=st.integers(1, 8), seed=st.integers(0, 10**6), threshold=st.floats(0.1, 0.8))
+def test_sparse_solve_is_the_papers_recursion(
+    shape: tuple[int, int, int], bits: int, seed: int, threshold: float
+) -> None:
+    samples, d, m = shape
+    (X, Y), W = correlated(seed, samples, d), weights(seed, m, d)
+    scale, data = scale_of(W, bits), ((X.T @ Y)[None], (Y.T @ Y)[None])
+
+    def soft(z: Tensor) -> Tensor:
+        return z.sign() * (z.abs() - threshold).clamp_min(0)
+
+    alphabet = Alphabet.symmetric(bits)
+    codes = solve(W[None], *data, alphabet, scale[None], soft_threshold(threshold))
+    assert torch.equal(codes[0], naive_gpfq(W, X, Y, alphabet, scale, soft))
+    alphabet = Alphabet.sparse(bits, threshold)
+    codes = solve(W[None], *data, alphabet, scale[None])
+    assert torch.equal(codes[0], naive_gpfq(W, X, Y, alphabet, scale))
+
+
+@settings(max_examples=20, deadline=None)
+@given(shape=SHAPES, bits=st.integers(1, 8), seed=st.integers(0, 10**6))
+def test_stochastic_solve_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, seed: int) -> None:
+    """With the same random numbers: down where they are below 1 − fraction, else up."""
+    samples, d, m = shape
+    (X, Y), W, alphabet = correlated(seed, samples, d), weights(seed, m, d), Alphabet.symmetric(bits)
+    draws = torch.Generator().manual_seed(seed)
+    numbers = torch.stack([torch.rand(m, generator=draws, dtype=torch.float64) for _ in range(d)], 1).flatten().tolist()
+    coins = iter(numbers)
+
+    def coin(z: Tensor) -> Tensor:
+        return z.floor() + (next(coins) >= 1 - (z - z.floor()))
+
+    scale = scale_of(W, bits)
+    generator = torch.Generator().manual_seed(seed)
+    codes = solve(W[None], (X.T @ Y)[None], (Y.T @ Y)[None], alphabet, scale[None], stochastic(generator))
+    assert torch.equal(codes[0], naive_gpfq(W, X, Y, alphabet, scale, coin))
+
+
+def test_stochastic_rounding_has_no_bias() -> None:
+    values = torch.tensor([-1.75, -0.5, 0.0, 0.25, 3.0], dtype=torch.float64)
+    drawn = stochastic(torch.Generator().manual_seed(0))(values.repeat(20_000, 1))
+    assert torch.allclose(drawn.mean(0), values, atol=0.02)  # six standard deviations of 0.5 / √20,000
+    assert (drawn - values).abs().max() < 1
+    assert torch.equal(drawn, drawn.round())
 
 
 def test_solve_by_hand() -> None:

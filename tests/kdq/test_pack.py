@@ -31,10 +31,10 @@ def test_a_worked_example() -> None:
 
 
 @settings(deadline=None)
-@given(bits=st.integers(1, 8), data=st.data())
+@given(bits=st.integers(1, 9), data=st.data())
 def test_codes_of_any_width_and_number_come_back(bits: int, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=50))
-    packed = pack_codes(torch.tensor(values, dtype=torch.uint8), bits)
+    packed = pack_codes(torch.tensor(values, dtype=torch.int16), bits)
     assert packed.dtype == torch.uint8
     assert packed.numel() == packed_bytes(len(values), bits)
     assert unpack_codes(packed, bits, len(values)).tolist() == values
@@ -51,13 +51,15 @@ def model(arch: str = "resnet8", classes: int = 7) -> Classifier:
 
 @pytest.fixture(scope="module")
 def made() -> list[Quantized]:
-    """Widths 1 to 8, float, and a mixture."""
+    """Widths 1 to 8, float, and a mixture; quantized inputs, float32 scales, the papers' alphabets at all widths."""
     mixture = dict(zip(layer_names(model()), (8, 3, 32, 1, 5, 7, 2, 32), strict=True))
-    widths = [*range(1, 9), 32, mixture]
-    return quantize_many(model(), images(), [QuantizeConfig(bits) for bits in widths])
+    configs = [QuantizeConfig(bits) for bits in (*range(1, 9), 32, mixture)]
+    configs += [QuantizeConfig(mixture, activation_bits=bits, stored="float32") for bits in (4, 8)]
+    configs += [QuantizeConfig(bits, method) for bits in range(1, 9) for method in ("gpfq_paper", "gpfq_l0")]
+    return quantize_many(model(), images(), configs)
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", range(28))
 def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     made: list[Quantized], index: int, tmp_path: Path
 ) -> None:
@@ -128,17 +130,24 @@ HOSTILE = {
     "std": _set("std", value=[1, 0, 1]),
     "mean": _set("mean", value="abc"),
     "channels": _set("mean", value=[]),
-    "bits of nothing": _set("bits", value=None),
-    "layer unknown": _set("bits", "conv9", value=2),
-    "layer is no layer": _set("bits", "bn1", value=2),
-    "bits too many": _set("bits", "conv1", value=9),
-    "bits wrong": _set("bits", "conv1", value=3),
-    "bits type": _set("bits", "conv1", value="2"),
+    "bits of nothing": _set("alphabets", value=None),
+    "layer unknown": _set("alphabets", "conv9", value=[2, 0, 1.0]),
+    "layer is no layer": _set("alphabets", "bn1", value=[2, 0, 1.0]),
+    "bits too many": _set("alphabets", "conv1", value=[9, 0, 1.0]),
+    "bits wrong": _set("alphabets", "conv1", value=[3, 0, 1.0]),
+    "bits type": _set("alphabets", "conv1", value=["2", 0, 1.0]),
+    "alphabet": _set("alphabets", "conv1", value=[2]),
+    "levels": _set("alphabets", "conv1", value=[1, 1, 1.0]),
+    "gap": _set("alphabets", "conv1", value=[2, 0, float("nan")]),
+    "inputs missing": _set("activation_bits", value=8),
+    "inputs width": _set("activation_bits", value=99),
+    "inputs type": _set("activation_bits", value="8"),
     "codes missing": _tensor("conv1.codes", lambda t: None),
     "codes short": _tensor("conv1.codes", lambda t: t[:-1].clone()),
     "codes type": _tensor("conv1.codes", lambda t: t.float()),
     "scale type": _tensor("conv1.scale", lambda t: t.float()),
     "scale NaN": _tensor("conv1.scale", lambda t: t * float("nan")),
+    "scale double": _tensor("conv1.scale", lambda t: t.double()),
     "scale short": _tensor("conv1.scale", lambda t: t[:-1].clone()),
     "bias short": _tensor("conv1.bias", lambda t: t[:-1].clone()),
     "bias infinite": _tensor("conv1.bias", lambda t: t + float("inf")),
@@ -146,13 +155,34 @@ HOSTILE = {
 }
 
 
+HOSTILE_INPUTS = {
+    "scale zero": _tensor("conv1.input_scale", lambda t: t * 0),
+    "scale NaN": _tensor("conv1.input_scale", lambda t: t * float("nan")),
+    "scale type": _tensor("conv1.input_scale", lambda t: t.half()),
+    "scales": _tensor("conv1.input_scale", lambda t: t.repeat(2)),
+    "zero point beyond the levels": _tensor("conv1.input_zero_point", lambda t: t * 0 + 16),
+    "zero point type": _tensor("conv1.input_zero_point", lambda t: t.float()),
+    "zero point missing": _tensor("conv1.input_zero_point", lambda t: None),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_INPUTS)
+def test_hostile_inputs_are_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
+    _refused(made[10], HOSTILE_INPUTS[name], tmp_path)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
-    pack(made[1], tmp_path / "good")
+    _refused(made[1], HOSTILE[name], tmp_path)
+
+
+def _refused(quantized: Quantized, change: Any, tmp_path: Path) -> None:
+    pack(quantized, tmp_path / "good")
+    load(tmp_path / "good")
     with safe_open(tmp_path / "good", framework="pt") as file:
         header = json.loads(file.metadata()["kdq"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    HOSTILE[name](header, tensors)
+    change(header, tensors)
     save_file(tensors, tmp_path / "bad", metadata={"kdq": json.dumps(header)})
     with pytest.raises(UserError, match="damaged, or not a packed model"):
         load(tmp_path / "bad")

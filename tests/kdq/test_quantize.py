@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdq import calibrate
+from kdq.alphabet import Alphabet
 from kdq.calibrate import Moments, matrix, outputs, patches, unmatrix
 from kdq.errors import UserError
 from kdq.evaluate import logits, top1
@@ -140,6 +141,10 @@ def test_moments_of_batches_add_up_to_those_of_the_samples() -> None:
     assert torch.allclose(moments.yy[0], y.square().sum(0), atol=1e-3)
 
 
+EXTRA_LEVELS = {"gpfq_paper": 1, "sgpfq": 1, "gpfq_l1": 1, "gpfq_l0": 3}
+"""Quantizers that reproduce papers whose alphabets are larger than 2^b; all others keep to the promise."""
+
+
 @pytest.mark.parametrize("method", QUANTIZERS)
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_every_method_gives_every_layer_its_levels(method: str, bits: int) -> None:
@@ -150,9 +155,12 @@ def test_every_method_gives_every_layer_its_levels(method: str, bits: int) -> No
     assert sorted(made.layers) == ["depthwise", "grouped", "hidden", "out", "shortcut", "stem"]
     for row in made.report:
         weight = made.model.net.get_submodule(row.name).weight
-        assert max(len(neuron.unique()) for neuron in weight.flatten(1)) <= 2**bits == row.levels
-        assert (row.shape, row.scales, row.bits) == (tuple(weight.shape), len(weight), bits)
+        assert max(len(neuron.unique()) for neuron in weight.flatten(1)) <= row.levels
+        assert row.levels == 2**bits + EXTRA_LEVELS.get(method, 0)
+        assert (row.shape, row.bits) == (tuple(weight.shape), bits)
+        assert row.scales == (1 if method in EXTRA_LEVELS else len(weight))
         assert torch.equal(weight, made.layers[row.name].weight())
+        assert row.nonzero == weight.count_nonzero() / weight.numel()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not made.model.training
     assert torch.isfinite(logits(made.model, images())).all()
@@ -174,6 +182,63 @@ def test_default_beats_round_to_nearest() -> None:
         made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("gpfq", "rtn")]
         errors = [(logits(q.model, fresh) - truth).norm() for q in made]
         assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_gptq_lies_between_the_default_and_round_to_nearest(bits: int) -> None:
+    model, fresh = resnet(), images(64, seed=9)
+    truth = logits(model, fresh)
+    made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("gpfq", "gptq", "rtn")]
+    errors = [(logits(q.model, fresh) - truth).norm() for q in made]
+    assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("method", ["gpfq_l0", "gpfq_l1"])
+def test_thresholds_leave_fewer_weights(method: str) -> None:
+    shares = []
+    for threshold in (0.1, 0.4, 0.8):
+        made = quantize(resnet(), images(), QuantizeConfig(3, method, {"threshold": threshold}))
+        shares.append(sum(row.nonzero for row in made.report))
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_the_authors_radius() -> None:
+    """scalar · mean over the neurons of the percentile of |w|, K steps of it, one for the layer."""
+    params = {"scalar": 1.5, "percentile": 0.75}
+    made = quantize(net(), images(), QuantizeConfig(3, "gpfq_paper", params, stored="float32"))
+    W = fold(net()).net.stem.weight.flatten(1)
+    wanted = 1.5 * W.abs().quantile(0.75, dim=1).mean() / 4
+    assert made.layers["stem"].scale.tolist() == pytest.approx([wanted.item()], rel=1e-6)
+    largest = made.layers["stem"].weight().abs().max() / made.layers["stem"].scale
+    assert largest.item() == pytest.approx(4)
+
+
+def test_random_quantizers_follow_the_seed() -> None:
+    made = [quantize(resnet(), images(), QuantizeConfig(3, "sgpfq", seed=seed)) for seed in (0, 0, 1)]
+    assert same(made[0], made[1])
+    assert not same(made[0], made[2])
+
+
+def test_float64_products_give_the_codes_of_the_recursion_on_the_samples() -> None:
+    model, pictures = net(), images()
+    made = quantize(model, pictures, QuantizeConfig(3, "gpfq_plain", accumulate="float64"))
+    x = (pictures.float() / 255 - model.mean) / model.std
+    stem = fold(model).net.stem
+    X, W = patches(x, stem)[0].double(), matrix(stem.weight, stem)[0].double()
+    scale = made.layers["stem"].scale.double()
+    u = torch.zeros(len(X), len(W), dtype=torch.float64)
+    for t in range(W.shape[1]):
+        u += torch.outer(X[:, t], W[:, t])
+        code = Alphabet(3).nearest(X[:, t] @ u / (X[:, t] @ X[:, t]), scale)
+        u -= torch.outer(X[:, t], Alphabet(3).values(code, scale))
+        assert torch.equal(matrix(made.layers["stem"].codes, stem)[0, :, t], code)
+
+
+def test_float32_scales_are_not_rounded() -> None:
+    halves, singles = (quantize(resnet(), images(), QuantizeConfig(4, stored=s)) for s in ("float16", "float32"))
+    assert halves.layers["conv1"].scale.dtype == torch.float16
+    assert singles.layers["conv1"].scale.dtype == torch.float32
+    assert not torch.equal(singles.layers["conv1"].scale, singles.layers["conv1"].scale.half().float())
 
 
 def test_reported_error_is_that_of_the_layer() -> None:
@@ -317,6 +382,16 @@ def test_wrong_configurations_are_refused() -> None:
         QuantizeConfig({"stem": 12})
     with pytest.raises(UserError, match="did you mean 'gpfq'"):
         QuantizeConfig(4, "gpfqq")
+    with pytest.raises(UserError, match="unknown parameter of quantizer 'rtn' 'scalar'"):
+        QuantizeConfig(4, "rtn", {"scalar": 1})
+    with pytest.raises(UserError, match="scalar = nan: for quantizer 'sgpfq' it must be a number above 0"):
+        QuantizeConfig(4, "sgpfq", {"scalar": float("nan")})
+    with pytest.raises(UserError, match="activation_bits = 3: must be a whole number from 4 to 8"):
+        QuantizeConfig(4, activation_bits=3)
+    with pytest.raises(UserError, match="unknown stored 'float64': did you mean"):
+        QuantizeConfig(4, stored="float64")
+    with pytest.raises(UserError, match="unknown accumulate 'half'"):
+        QuantizeConfig(4, accumulate="half")
     with pytest.raises(UserError, match="did you mean 'stem'"):
         quantize(net(), images(), QuantizeConfig(dict.fromkeys([*layer_names(net()), "stemm"], 4)))
     with pytest.raises(UserError, match="no width for out: must name every layer"):

@@ -37,11 +37,21 @@ def test_ledger_by_hand() -> None:
     made = quantize(tiny(), images(), QuantizeConfig({"conv": 3, "out": 32}))
     conv, out = ledger(made)
     # 18 codes of 3 bits are 54 bits, 7 bytes; 2 scales and 2 biases of 16 bits; 6 + 3 floats of 32.
-    assert asdict(conv) == {"layer": "conv", "bits": 3, "codes": 56, "scales": 32, "leftovers": 32}
-    assert asdict(out) == {"layer": "out", "bits": 32, "codes": 0, "scales": 0, "leftovers": 288}
+    assert asdict(conv) == {"layer": "conv", "bits": 3, "codes": 56, "scales": 32, "zero_points": 0, "leftovers": 32}
+    assert asdict(out) == {"layer": "out", "bits": 32, "codes": 0, "scales": 0, "zero_points": 0, "leftovers": 288}
     assert total_bits(made) == conv.total + out.total == 120 + 288
     assert float_bits(made) == 32 * 29
     assert avg_bits(made) == 408 / 29
+
+
+def test_ledger_of_the_papers_alphabet_with_quantized_inputs_by_hand() -> None:
+    config = QuantizeConfig({"conv": 3, "out": 32}, "gpfq_paper", activation_bits=6, stored="float32")
+    made = quantize(tiny(), images(), config)
+    conv, out = ledger(made)
+    # 18 codes of 9 levels take 4 bits each: 9 bytes; one scale of 32 bits, one of the inputs, 2 biases of 32.
+    assert asdict(conv) == {"layer": "conv", "bits": 3, "codes": 72, "scales": 64, "zero_points": 8, "leftovers": 64}
+    assert out.total == 288
+    assert avg_bits(made) == (72 + 64 + 8 + 64 + 288) / 29
 
 
 def test_float_model_has_32_bits_a_parameter() -> None:
