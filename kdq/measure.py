@@ -2,10 +2,11 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 from kdq.data import Dataset
 from kdq.evaluate import top1
@@ -16,10 +17,24 @@ from kdq.quantize import QuantizeConfig, Quantized, choose_calibration, quantize
 from kdq.size import avg_bits, ledger, paper_bits, total_bits
 from kdq.stages import Json, Stage, StageStore
 
-POINT_VERSION = 1
+POINT_VERSION = 2
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
 LAYERS_FILE = "layers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerSpec:
+    """How every point of a study is quantized: see `QuantizeConfig`. Raises UserError for what that refuses."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    method: str = "gpfq"
+    params: Mapping[str, float] = field(default_factory=dict)
+    activation_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        QuantizeConfig(FLOAT_BITS, self.method, self.params, self.activation_bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +44,17 @@ class PointSpec:
     model: str
     data: str
     bits: int
-    quantizer: str
+    quantizer: QuantizerSpec
     calibration_images: int
     seed: int
 
     def stage(self) -> Stage:
         return Stage("point", POINT_VERSION, asdict(self))
+
+    @property
+    def config(self) -> QuantizeConfig:
+        own = self.quantizer
+        return QuantizeConfig(self.bits, own.method, own.params, own.activation_bits, seed=self.seed)
 
 
 def measured(folder: Path) -> dict[str, Json]:
@@ -54,24 +74,25 @@ def measure(
     The specs differ in their bits only. `model` and `data` are called only if something has to be made; both
     must give the same device.
     """
-    made: dict[PointSpec, Quantized] = {}
+    made: dict[int, Quantized] = {}
     model = cache(model)
     for spec in specs:
-        if spec not in made and store.find(spec.stage()) is None:
+        if spec.bits not in made and store.find(spec.stage()) is None:
             # The float point alone and first: it stands even if the model cannot be quantized.
             is_float = spec.bits == FLOAT_BITS
             missing = [s for s in specs if (s.bits == FLOAT_BITS) == is_float and store.find(s.stage()) is None]
             made |= _quantize(missing, model(), data())
-        if spec in made:
-            yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec], data=data()))
+        if spec.bits in made:
+            yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec.bits], data=data()))
         else:
             yield spec, store.path(spec.stage())
 
 
-def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[PointSpec, Quantized]:
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[int, Quantized]:
+    """The models by their bits."""
     images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
-    configs = [QuantizeConfig(bits=spec.bits, method=spec.quantizer) for spec in specs]
-    return dict(zip(specs, quantize_many(model, images, configs), strict=True))
+    made = quantize_many(model, images, [spec.config for spec in specs])
+    return {spec.bits: quantized for spec, quantized in zip(specs, made, strict=True)}
 
 
 def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:

@@ -270,7 +270,10 @@ class Study:
             "train_images": workload.train_images or "all",
             "val_images": workload.val_images,
             "calibration_images": workload.calibration_images,
+            "quantizer": workload.quantizer.method,
+            "activation_bits": workload.quantizer.activation_bits or "float",
             **({"peer_init": workload.peer_init} if self.plan.needs_peer else {}),
+            **flat({"quantizer": dict(workload.quantizer.params)}),
             **flat({"train": self.plan.document()["workload"]["train"]}),
         }
 

@@ -201,6 +201,7 @@ def make_trials(
             train=asdict(plan.workload.train),
             seed=seed,
             bits=plan.space.bits,
+            quantizer=plan.workload.quantizer,
             calibration_images=plan.workload.calibration_images,
             store=str(store.root),
         )

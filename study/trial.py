@@ -12,7 +12,7 @@ import torch
 from kdq.augment import AugmentConfig, Views
 from kdq.bank import Bank
 from kdq.data import Dataset, open_dataset
-from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, measure, measured
+from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, QuantizerSpec, measure, measured
 from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier
 from kdq.peers import peer_seed, warm_start
@@ -26,8 +26,6 @@ from study.spaces import TEACHER, Configuration
 
 Event = dict[str, Any]
 """What a trial reports: an `epoch`, a `point` or its `end`, as the key `event` says."""
-
-QUANTIZER = "gpfq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,7 @@ class Trial:
     train: Mapping[str, Json]
     seed: int
     bits: tuple[int, ...]
+    quantizer: QuantizerSpec
     calibration_images: int
     store: str
 
@@ -107,7 +106,7 @@ class Trial:
         """Float first, then every width."""
         widths = dict.fromkeys((FLOAT_BITS, *self.bits))
         return tuple(
-            PointSpec(self.model_id, self.data.fingerprint, bits, QUANTIZER, self.calibration_images, self.seed)
+            PointSpec(self.model_id, self.data.fingerprint, bits, self.quantizer, self.calibration_images, self.seed)
             for bits in widths
         )
 
@@ -136,6 +135,7 @@ class Trial:
         for key in ("teacher", "peer"):
             known[key] = ModelRef(**document[key]) if document[key] else None
         known["bits"] = tuple(document["bits"])
+        known["quantizer"] = QuantizerSpec(**document["quantizer"])
         return cls(**known)
 
     def is_finished(self, store: StageStore) -> bool:

@@ -1,12 +1,13 @@
 """A workload says on what a space is searched: data set, teacher, student, training recipe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from kdq.data import DATASETS
 from kdq.errors import UserError, unknown
+from kdq.measure import QuantizerSpec
 from kdq.models import check_architecture
 from kdq.peers import parse_peer
 from kdq.train import TrainConfig
@@ -21,10 +22,10 @@ class Workload:
 
     teacher: a teacher's specification (see kdq.teachers); teacher_train: the recipe of a `train:ARCH` teacher;
     train_images: how many training images are used, all of them if None; val_images: how many images are
-    held out of the training set to decide; calibration_images: how many training images GPFQ sees;
-    teacher_normalization: what weights that were not trained here expect where their source does not say so
-    itself, `dataset` (the data set's own mean and deviation) or `imagenet`; peer_init: where the second of two
-    students starts under a method that trains two (see kdq.peers), at random weights if None.
+    held out of the training set to decide; quantizer: how students are quantized; calibration_images: how many
+    training images it sees; teacher_normalization: what weights that were not trained here expect where their
+    source does not say so itself, `dataset` (the data set's own mean and deviation) or `imagenet`; peer_init: where
+    the second of two students starts under a method that trains two (see kdq.peers), at random weights if None.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -36,6 +37,7 @@ class Workload:
     train: TrainConfig
     val_images: int
     train_images: int | None = None
+    quantizer: QuantizerSpec = field(default_factory=QuantizerSpec)
     calibration_images: int = 512
     teacher_normalization: str = "dataset"
     teacher_train: TrainConfig | None = None

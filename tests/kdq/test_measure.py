@@ -8,7 +8,7 @@ import torch
 
 from kdq.data import Dataset
 from kdq.evaluate import top1
-from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, measure, measured
+from kdq.measure import LAYERS_FILE, PACKED_FILE, PointSpec, QuantizerSpec, measure, measured
 from kdq.models import Classifier, Normalization, build
 from kdq.pack import load, payload_bytes
 from kdq.stages import StageStore
@@ -31,7 +31,7 @@ def model(data: Dataset) -> Classifier:
 
 
 def specs(*widths: int) -> list[PointSpec]:
-    return [PointSpec("model", "made", bits, "gpfq", 16, seed=0) for bits in widths]
+    return [PointSpec("model", "made", bits, QuantizerSpec(), 16, seed=0) for bits in widths]
 
 
 def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier, data: Dataset) -> None:
@@ -57,10 +57,10 @@ def test_the_order_is_kept_and_only_what_is_missing_is_made(tmp_path: Path, mode
         loads.append(1)
         return model
 
-    first = dict(measure(store, specs(2), load_model, lambda: data))
+    (first,) = measure(store, specs(2), load_model, lambda: data)
     found = list(measure(store, specs(*WIDTHS), load_model, lambda: data))
     assert [spec.bits for spec, _ in found] == list(WIDTHS)
-    assert found[1] == next(iter(first.items()))
+    assert found[1] == first
     assert len(loads) == 2
     again = list(measure(store, specs(*WIDTHS), load_model, lambda: data))
     assert again == found

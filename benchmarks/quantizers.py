@@ -1,0 +1,101 @@
+"""Accuracy, size and time of every quantizer, at several widths of a published CIFAR-10 checkpoint.
+
+    python -m benchmarks.quantizers --data-dir DIR [--arch resnet20] [--bits 2,3,4] [--seeds 0,1,2]
+
+Every layer is quantized, first and last too; 512 calibration images of the training set (another choice a seed),
+top-1 on all test images. A row a variant and width: all of QUANTIZERS at their defaults, then the default one with
+scales and biases in float32 instead of float16, and with activations of 8, 6 and 4 bits. `paper bits` is the study
+paper's own count, non-zero weights times nominal bits; `total bits` is what the packed file holds. Variants of one
+width share the machine's state: they are quantized in turn, not side by side.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.cifar import dataset
+from benchmarks.report import circumstances, publish
+from kdq.data import Dataset
+from kdq.evaluate import top1
+from kdq.models import Classifier
+from kdq.quantize import QuantizeConfig, choose_calibration, quantize
+from kdq.quantizers import QUANTIZERS
+from kdq.size import paper_bits, total_bits
+from kdq.stages import StageStore
+from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
+
+
+def variants(bits: int) -> dict[str, QuantizeConfig]:
+    """What is compared at one width, by name."""
+    named = {name: QuantizeConfig(bits, name) for name in QUANTIZERS}
+    named["gpfq, float32 scales"] = QuantizeConfig(bits, stored="float32")
+    return named | {f"gpfq, activations {a}": QuantizeConfig(bits, activation_bits=a) for a in (8, 6, 4)}
+
+
+def measure(model: Classifier, data: Dataset, config: QuantizeConfig, seed: int) -> dict[str, float]:
+    """One model quantized once."""
+    started = time.perf_counter()
+    made = quantize(model, choose_calibration(data.train_images, seed=seed), config)
+    return {
+        "seconds": time.perf_counter() - started,
+        "total bits": total_bits(made),
+        "paper bits": paper_bits(made),
+        "nonzero": fmean(row.nonzero for row in made.report),
+        "test top-1": top1(made.model, data.test_images, data.test_labels),
+    }
+
+
+def rows(model: Classifier, data: Dataset, widths: list[int], seeds: list[int]) -> Iterator[dict[str, Any]]:
+    """A row a variant and width: means over the seeds, and the range of the accuracy."""
+    for bits in widths:
+        for name, config in variants(bits).items():
+            found = [measure(model, data, config, seed) for seed in seeds]
+            means = {key: fmean(each[key] for each in found) for key in found[0]}
+            accuracies = [each["test top-1"] for each in found]
+            row: dict[str, Any] = {"quantizer": name, "bits": bits, "n": len(seeds)}
+            row |= {"test top-1": f"{means['test top-1']:.2f}", "range": f"{max(accuracies) - min(accuracies):.2f}"}
+            row |= {key: round(means[key]) for key in ("total bits", "paper bits")}
+            row |= {"nonzero": f"{means['nonzero']:.3f}", "seconds": f"{means['seconds']:.1f}"}
+            print(*row.values(), sep="  ", flush=True)
+            yield row
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    head = {"arch": options.arch, **circumstances(options.threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        data = dataset(options.data_dir, StageStore(Path(folder)), images=45_000, val_images=5_000)
+        checkpoint = Checkpoint(options.arch, find_checkpoint(options.data_dir, f"{options.arch}-*.th"))
+        model = load(checkpoint, classes=data.classes, normalization=IMAGENET)
+        print(f"float: {top1(model, data.test_images, data.test_labels):.2f} %")
+        found = list(rows(model, data, _numbers(options.bits), _numbers(options.seeds)))
+    publish(f"quantizers-{options.arch}", head, found)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quantizers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
+    parser.add_argument("--arch", default="resnet20", help="a checkpoint's architecture (default: resnet20)")
+    parser.add_argument("--bits", default="2,3,4", help="widths (default: 2,3,4)")
+    parser.add_argument("--seeds", default="0", help="choices of calibration images (default: 0)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
