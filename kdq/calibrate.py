@@ -14,7 +14,7 @@ from kdq.models import Classifier
 BATCH = 32
 """Images that go through the network at once."""
 WIDTH = 144
-"""Columns of a product that are computed at once where half of it need not be."""
+"""Columns that are computed at once, or more if there are many, of a product of which half need not be."""
 RESIDENT = 2**27
 """Bytes of each value of a stream that are kept in memory."""
 
@@ -82,7 +82,7 @@ def gram(X: Tensor) -> Tensor:
 
 
 def _slices(d: int) -> list[tuple[int, int]]:
-    count = max(1, round(d / WIDTH))
+    count = min(max(1, round(d / WIDTH)), 16)
     return [(d * i // count, d * (i + 1) // count) for i in range(count)]
 
 
