@@ -22,7 +22,8 @@ from kdq.stages import Json, StageStore, digest
 from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
 from kdq.teachers import Checkpoint, load
 from kdq.train import Diverged, TeacherLogits, TrainConfig, forward_teacher
-from study.spaces import TEACHER, Configuration
+from study.declarations import TEACHER
+from study.spaces import Configuration
 
 Event = dict[str, Any]
 """What a trial reports: an `epoch`, a `point` or its `end`, as the key `event` says."""
@@ -119,7 +120,7 @@ class Trial:
     @property
     def name(self) -> str:
         """For people: `dkd alpha=1 beta=8 temperature=4 seed=0`."""
-        return f"{Configuration(self.method, self.parameters).name} seed={self.seed}"
+        return f"{Configuration(self.method, self.parameters, self.bits).name} seed={self.seed}"
 
     @property
     def epochs(self) -> int:
