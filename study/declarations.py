@@ -42,10 +42,9 @@ class Declaration:
         return all(values.get(name) in allowed for name, allowed in self.when.items())
 
     def document(self) -> Json:
-        domain = self.domain.document()
-        if not self.when:
-            return domain.get("value", domain)
-        return {**domain, WHEN: {name: list(allowed) for name, allowed in self.when.items()}}
+        """It as a file could say it."""
+        conditions = {WHEN: {name: list(allowed) for name, allowed in self.when.items()}} if self.when else {}
+        return {**self.domain.document(), **conditions}
 
 
 def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaration, ...]]:

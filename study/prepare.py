@@ -192,6 +192,7 @@ def make_trials(
     """Every trial of the plan by its id."""
     trials = [
         Trial(
+            name=f"{configuration.name} seed={seed}",
             data=data,
             teacher=teacher,
             peer=peer,

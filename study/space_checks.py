@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from math import inf
 from typing import TYPE_CHECKING
 
-from kdq.methods import METHODS, Interval
+from kdq.methods import METHODS, Interval, Switch
 from kdq.points import FLOAT_BITS
 from study.declarations import METHOD, TEACHER, WHEN, Declaration, Value, show
 from study.documents import Problems
@@ -110,15 +110,18 @@ def check_values(space: Space, found: Usage, problems: Problems) -> None:
     for name, one in _declarations(space):
         for method in sorted(found.taken.get(one.label, ())) if name != METHOD else ():
             allowed = METHODS[method].params[name][1]
-            broken = [value for value in one.domain.limits if value not in allowed]
-            if isinstance(one.domain, Reals) and not isinstance(allowed, Interval):
-                broken = [one.domain.low]
             rule = f"for method {method!r} it must be a number {allowed}; choose others, or declare it for that method"
-            if isinstance(one.domain, Listed):
-                for value in broken:
-                    problems.add(f"{one.path} = {show(value)}", rule)
-            elif broken:
-                problems.add(f"{one.path} = {_ends(one.domain)}", rule)
+            for refused in _refused(one.domain, allowed):
+                problems.add(f"{one.path} = {refused}", rule)
+
+
+def _refused(domain: Domain, allowed: Interval | Switch) -> list[str]:
+    """What is not allowed of a domain, as the document has it: single values of a list, or a range as a whole."""
+    broken = [show(value) for value in domain.limits if value not in allowed]
+    if isinstance(domain, Listed):
+        return broken
+    between = isinstance(domain, Reals) and isinstance(allowed, Switch)  # a switch has nothing between its ends
+    return [f"[{show(domain.limits[0])}, {show(domain.limits[1])}]"] if broken or between else []
 
 
 def check_conditions(space: Space, found: Usage, problems: Problems) -> None:
@@ -180,7 +183,3 @@ def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
 
 def _declarations(space: Space) -> Iterable[tuple[str, Declaration]]:
     return ((name, one) for name, several in space.params.items() for one in several)
-
-
-def _ends(domain: Domain) -> str:
-    return f"[{', '.join(show(float(end)) for end in domain.limits)}]"

@@ -35,18 +35,22 @@ LISTABLE = 100_000  # configurations that are listed to find those not drawn yet
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A distillation method with its complete parameters, and the widths at which its student is quantized."""
+    """A distillation method with its complete parameters, and the widths at which its student is quantized.
+
+    axis: the widths were searched, so a name without them would not tell two configurations apart.
+    """
 
     method: str
     parameters: Mapping[str, float]
-    bits: Widths = DEFAULT_BITS
+    bits: Widths
+    axis: bool = False
 
     @property
     def name(self) -> str:
-        """For people: `dkd alpha=1 beta=8 temperature=4`; what else is not at its default, the bits last."""
+        """For people: `dkd alpha=1 beta=8 temperature=4`; other parameters where they are not at their defaults."""
         common = {key: value for key, value in self.parameters.items() if key in COMMON and value}
         shown = common | options(self.method, self.parameters)
-        bits = [f"bits={','.join(map(str, self.bits))}"] if self.bits != DEFAULT_BITS else []
+        bits = [f"bits={','.join(map(str, self.bits))}"] if self.axis else []
         return " ".join([self.method, *(f"{key}={value:g}" for key, value in shown.items()), *bits])
 
     @property
@@ -126,7 +130,7 @@ class Space:
         assert self.is_finite
         for values in self._assignments(tuple(self.params), {}):
             for bits in self.bits:
-                yield _configuration(values, bits)
+                yield self._configuration(values, bits)
 
     def configurations(self) -> list[Configuration]:
         """Every configuration of a finite space, in the order of the file."""
@@ -145,7 +149,14 @@ class Space:
         for name in self.params:
             if declaration := self.declaration(name, values):
                 values[name] = draw(declaration)
-        return _configuration(values, draw(Declaration("bits", Listed(self.bits))))
+        return self._configuration(values, draw(Declaration("bits", Listed(self.bits))))
+
+    def _configuration(self, values: Mapping[str, Value], bits: Widths) -> Configuration:
+        axis = len(self.bits) > 1
+        if values[METHOD] == TEACHER:
+            return Configuration(TEACHER, {}, bits, axis)
+        config = MethodConfig.parse(values)
+        return Configuration(config.name, config.params, bits, axis)
 
     def samples(self, seed: int, count: int) -> list[Configuration]:
         """The first `count` different configurations of a random search; a longer one begins with the same.
@@ -171,23 +182,15 @@ class Space:
 
     def document(self) -> dict[str, Json]:
         """Everything that decides what is searched and how, as the YAML of a file could say it."""
-        several = {name: [one.document() for one in declared] for name, declared in self.params.items()}
         bits = [list(widths) for widths in self.bits]
         return {
-            "params": {name: one[0] if len(one) == 1 else one for name, one in several.items()},
+            "params": {name: [one.document() for one in several] for name, several in self.params.items()},
             "order": list(self.params),
             "bits": bits[0] if len(bits) == 1 else {"grid": bits},
             "searcher": self.searcher,
             "trials": self.trials,
             "scheduler": asdict(self.scheduler),
         }
-
-
-def _configuration(values: Mapping[str, Value], bits: Widths) -> Configuration:
-    if values[METHOD] == TEACHER:
-        return Configuration(TEACHER, {}, bits)
-    config = MethodConfig.parse(values)
-    return Configuration(config.name, config.params, bits)
 
 
 KEYS = ("description", "params", "bits", "searcher", "trials", "scheduler")
