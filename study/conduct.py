@@ -40,7 +40,6 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
         space=space,
         workload=load_workload(options.workload, workload_settings),
         seeds=options.seeds,
-        trials=options.trials,
     )
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":

@@ -31,8 +31,8 @@ from kdq.teachers import (
     saved_normalization,
 )
 from kdq.train import TrainConfig
+from study.declarations import TEACHER
 from study.plan import Plan
-from study.spaces import TEACHER
 from study.trial import DataRef, ModelRef, Trial, load_teacher
 from study.workloads import Workload
 
@@ -178,7 +178,7 @@ def evaluate_teacher(
 
 def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
     """Raise UserError if the space quantizes the teacher itself and the quantizer cannot."""
-    if isinstance(spec, Transformers) and any(c.method == TEACHER for c in plan.configurations):
+    if isinstance(spec, Transformers) and TEACHER in plan.methods:
         raise UserError(
             f"teacher 'transformers:{spec.source}': the space {plan.space_name!r} quantizes the teacher itself, and a "
             f"model of the transformers library can teach but not be quantized; use a teacher of kdq's own "
@@ -192,6 +192,7 @@ def make_trials(
     """Every trial of the plan by its id."""
     trials = [
         Trial(
+            name=f"{configuration.name} seed={seed}",
             data=data,
             teacher=teacher,
             peer=peer,
@@ -200,7 +201,7 @@ def make_trials(
             student=plan.workload.student,
             train=asdict(plan.workload.train),
             seed=seed,
-            bits=plan.space.bits,
+            bits=configuration.bits,
             quantizer=plan.workload.quantizer,
             calibration_images=plan.workload.calibration_images,
             store=str(store.root),

@@ -53,6 +53,8 @@ def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     workload |= {key: value for key, value in flags.items() if value is not None}
     if options.bits is not None:
         space["bits"] = options.bits
+    if options.trials is not None:
+        space["trials"] = options.trials
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals or not key:

@@ -22,7 +22,7 @@ from kdq.stages import Json, StageStore, digest
 from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
 from kdq.teachers import Checkpoint, load
 from kdq.train import Diverged, TeacherLogits, TrainConfig, forward_teacher
-from study.spaces import TEACHER, Configuration
+from study.declarations import TEACHER
 
 Event = dict[str, Any]
 """What a trial reports: an `epoch`, a `point` or its `end`, as the key `event` says."""
@@ -55,10 +55,12 @@ class ModelRef:
 class Trial:
     """Everything a worker needs to run one trial; its document is plain JSON.
 
-    peer: what second students start from, None for random weights; parameters: the method's, complete; bits: the
-    widths at which the student is quantized, beside float.
+    name: for people, `dkd alpha=1 beta=8 temperature=4 seed=0`; peer: what second students start from, None for
+    random weights; parameters: the method's, complete; bits: the widths at which the student is quantized, beside
+    float.
     """
 
+    name: str
     data: DataRef
     teacher: ModelRef | None
     peer: ModelRef | None
@@ -114,11 +116,6 @@ class Trial:
     def id(self) -> str:
         """16 hexadecimal digits of the SHA-256 of what the trial does."""
         return digest([point.stage().id for point in self.points])[:16]
-
-    @property
-    def name(self) -> str:
-        """For people: `dkd alpha=1 beta=8 temperature=4 seed=0`."""
-        return f"{Configuration(self.method, self.parameters).name} seed={self.seed}"
 
     @property
     def epochs(self) -> int:

@@ -13,7 +13,8 @@ from study.workloads import load_workload
 def plan(
     space: str = "dkd_grid", seeds: tuple[int, ...] = (0,), trials: int | None = None, bits: tuple[int, ...] = (2, 4)
 ) -> Plan:
-    return Plan(space, "digits", load_space(space, {"bits": bits}), load_workload("digits", {}), seeds, trials)
+    overrides = {"bits": bits} | ({} if trials is None else {"trials": trials})
+    return Plan(space, "digits", load_space(space, overrides), load_workload("digits", {}), seeds)
 
 
 def test_counts() -> None:
