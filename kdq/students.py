@@ -73,7 +73,8 @@ def distill(
 
     data, teacher, peer: called only if something has to be trained; the student is trained on the data's device.
     peer: what `spec.peer_init` names. report: told every epoch of the student's history once, those of an
-    earlier run too. It may raise, which ends the training: the epochs that were told are kept. Of two students the one better on the validation images is kept. Raises Diverged.
+    earlier run too; it may raise, which ends the training, and the epochs that were told are kept. Of two students
+    the one better on the validation images is kept. Raises Diverged.
     """
     assert (spec.peer_init is None) == (peer is None)
     told = 0

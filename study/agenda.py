@@ -10,8 +10,11 @@ from typing import Any
 
 from kdq.errors import UserError
 from kdq.priorities import Values
-from kdq.rungs import Decision, Rungs
+from kdq.rungs import Decision, RungConfig, Rungs
+from kdq.rungs import make_rule as rule_named
 from study.journal import Journal, Record
+from study.plan import Plan
+from study.scheduling import RECORD
 from study.search import FAILED, Objectives, Search
 from study.spaces import Configuration
 from study.trial import Trial
@@ -156,8 +159,8 @@ class Agenda:
             {"event": "end", "trial": trial_id, "status": status, "reason": reason, "objectives": objectives}
         )
         self._end(trial_id, status, reason, objectives)
-        if self.rule and status not in ("stopped", "completed"):
-            self._leave(trial_id)
+        if self.rule and status != "stopped" and (trial_id, self.rule.levels[-1]) not in self.rule.told:
+            self._leave(trial_id)  # no rung waits for it: it failed, or trained nothing
 
     def _end(self, trial_id: str, status: str, reason: str, objectives: Objectives | None) -> None:
         entry = self.entries[trial_id]
@@ -182,3 +185,23 @@ def shown_values(event: Mapping[str, Any], needs_widths: bool) -> Values | None:
         return [(event["val_top1"], 1.0)]
     probe: Sequence[tuple[int, float, int]] | None = event.get("probe")
     return None if probe is None else [(accuracy, float(bits)) for _, accuracy, bits in probe]
+
+
+def make_rule(plan: Plan) -> Rungs | None:
+    """The rule of a plan's scheduler; None if every trial runs to its end.
+
+    Raises UserError for a scheduler that cannot serve the plan.
+    """
+    scheduler = plan.space.scheduler
+    if scheduler.name in ("none", RECORD):
+        return None
+    if not plan.needs_distilling:
+        raise UserError(f"scheduler {scheduler.name!r}: no trial of this space trains anything; use none")
+    if scheduler.name.startswith("halving") and plan.is_adaptive:
+        raise UserError(
+            f"scheduler {scheduler.name!r} with searcher {plan.space.searcher!r}: a rung waits for all trials, so none "
+            f"would end before the last one is chosen; use asha, or the searchers grid or random"
+        )
+    epochs = plan.workload.train.epochs
+    config = RungConfig(epochs, plan.trial_count, scheduler.grace_period, scheduler.reduction_factor)
+    return rule_named(scheduler.name, config)

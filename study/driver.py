@@ -142,7 +142,14 @@ class Guard:
             return otherwise
 
 
-class Feed(Searcher):  # type: ignore[misc]
+class Ours:
+    """Tune pickles what it is given for a restore of its own. Ours is by journal and stages: there is no state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Feed(Ours, Searcher):  # type: ignore[misc]
     """Gives Ray the trials of a queue."""
 
     def __init__(self, queue: Queue, guard: Guard) -> None:
@@ -161,13 +168,13 @@ class Feed(Searcher):  # type: ignore[misc]
         """The queue knows already."""
 
     def save(self, checkpoint_path: str) -> None:
-        """There is no state of Ray's to be kept: the study has its journal and its stages."""
+        """There is no state."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing was saved."""
 
 
-class Decisions(FIFOScheduler):  # type: ignore[misc]
+class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
     """Passes on every event of every trial, and its decision back.
 
     A trial that pauses is stopped for Ray, too: when it goes on, the queue gives it again, and its stages are there.
@@ -183,14 +190,11 @@ class Decisions(FIFOScheduler):  # type: ignore[misc]
         return str(self.CONTINUE if decision is Decision.CONTINUE else self.STOP)
 
 
-class Relay(tune.Callback):  # type: ignore[misc]
+class Relay(Ours, tune.Callback):  # type: ignore[misc]
     """Says when a trial begins; a worker that died too often is the end of its trial."""
 
     def __init__(self, started: Started, report: Report, guard: Guard) -> None:
         self.started, self.report, self.guard = started, report, guard
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore of its own; ours are the stages
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.guard(lambda: self.started(trial_id(trial)), None)

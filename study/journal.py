@@ -34,8 +34,8 @@ class Journal:
             return [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
             raise UserError(
-                f"{self.path}: damaged ({error}): remove it, and the same command goes on from the finished stages, but "
-                f"decides anew which trials to stop; or choose another --name"
+                f"{self.path}: damaged ({error}): remove it, and the same command goes on from the finished stages, "
+                f"but decides anew which trials to stop; or choose another --name"
             ) from None
 
     def append(self, record: Record) -> None:

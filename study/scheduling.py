@@ -7,12 +7,17 @@ from typing import Any
 from kdq.errors import UserError, unknown
 from study.documents import Problems, is_count, is_number
 
+RECORD = "record"
+
 SCHEDULERS = {
     "none": "every trial runs to its last epoch",
     "asha": "at each rung, the trials with the best validation accuracy go on",
     "asha_quantized": "the same on the accuracy of the student quantized at the trial's widths",
     "asha_pareto": "at each rung, the trials go on whose accuracies and total bits are dominated least",
-    "halving": "all trials of a rung are compared before any goes on",
+    "halving": "all trials of a rung are compared before any goes on, by validation accuracy",
+    "halving_quantized": "the same by quantized accuracy",
+    "halving_pareto": "the same by accuracies and total bits",
+    RECORD: "every trial runs to its last epoch, and is measured at every width after each, for `analysis replay`",
 }
 """What is known of a scheduler by its name."""
 
@@ -54,5 +59,5 @@ def _broken(key: str, value: Any) -> str | None:
         return None if sound else f"name: {unknown('scheduler', str(value), SCHEDULERS)}"
     if key == "grace_period":
         return None if is_count(value) else f"{key} = {value!r}: must be a whole number of epochs, at least 1"
-    sound = is_number(value) and value > 1
-    return None if sound else f"{key} = {value!r}: must be a number above 1; with 3, one trial in three goes on"
+    sound = is_number(value) and value >= 2
+    return None if sound else f"{key} = {value!r}: must be a number, at least 2; with 3, one trial in three goes on"

@@ -1,8 +1,10 @@
 """Searchers: what a study tries next. Each is asked for configurations and told what came of them."""
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Protocol
 
+from kdq.points import FLOAT_BITS, Point
 from study.plan import Plan
 from study.spaces import PATIENCE, Configuration, Space
 
@@ -11,6 +13,13 @@ if TYPE_CHECKING:
 
 Objectives = tuple[float, float]
 """Validation accuracy in percent, to be high, and total bits, to be low: means over a configuration's points."""
+
+
+def objectives(points: Sequence[Point]) -> Objectives:
+    """Those of a trial's points: of its quantized models, or of the float one if there is no other."""
+    mine = [point for point in points if point.bits != FLOAT_BITS] or points
+    return fmean(point.val_top1 for point in mine), fmean(point.total_bits for point in mine)
+
 
 FAILED = ("diverged", "out_of_memory", "failed")
 
@@ -90,12 +99,13 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Trials that run at the same time are taken for bad ones, so that the next is not a copy of them.
-    samplers = {
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=_population(space)),
-    }
-    return optuna.create_study(directions=["maximize", "minimize"], sampler=samplers[space.searcher]())
+    sampler: optuna.samplers.BaseSampler
+    if space.searcher == "tpe":
+        # Trials that run at the same time are taken for bad ones, so that the next is not a copy of them.
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    else:
+        sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=_population(space))
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
 
 
 def _population(space: Space) -> int:
