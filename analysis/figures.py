@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a rule is good that saves more and loses less
 
 # A colour for what trials are compared by, a line for when.
-_COLOURS = {"": COLOURS[2], "quantized": COLOURS[5], "pareto": "#d1495b"}
+_COLOURS = {"": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
 _LINES = {"asha": "-", "halving": (0, (5, 1.5))}
 
 
@@ -42,9 +42,9 @@ def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pat
 def _style(strategy: str) -> tuple[str, object]:
     """Colour and line of a strategy."""
     promotion, _, priority = strategy.partition("_")
-    if promotion not in _LINES:
-        return MUTED, "-" if strategy == "grid" else (0, (1, 1.5))
-    return _COLOURS.get(priority, INK), _LINES[promotion]
+    if promotion in _LINES:
+        return _COLOURS[priority], _LINES[promotion]
+    return (MUTED, "-") if strategy == "grid" else ("#b7791f", (0, (1, 1.5)))
 
 
 def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFrame") -> None:
@@ -53,9 +53,9 @@ def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFr
         epochs, mean, deviation = (drawn[name].to_numpy() for name in ("epochs", "mean", "deviation"))
         axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=2, label=str(strategy))
         axes.plot(epochs[-1], mean[-1], marker="o", color=colour, markersize=6)
-        axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.1, linewidth=0)
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.07, linewidth=0)
     best, worst = table["hypervolume"].max(), table["hypervolume"].min()
-    span = max(3 * (best - worst), 0.05 * best)
+    span = max(2.5 * (best - worst), 0.05 * best)
     axes.set_ylim(best - span, best + 0.06 * span)
     axes.set_xlim(0, None)
     axes.set_xlabel("epochs trained by all trials together", fontsize=13, color=INK)
@@ -64,32 +64,20 @@ def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFr
 
 
 def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
-    axes.fill_between([AIM["saved"], 102], -2, AIM["front_lost"], color=COLOURS[7], alpha=0.2, linewidth=0)
+    axes.fill_between([AIM["saved"], 102], -3, AIM["front_lost"], color=COLOURS[7], alpha=0.2, linewidth=0)
     axes.text(100, AIM["front_lost"] + 0.8, "the aim", ha="right", fontsize=11, color=MUTED)
+    names: dict[tuple[float, float], list[str]] = {}
     for row in table.to_dict(orient="records"):
-        colour, _ = _style(row["strategy"])
-        is_round = not str(row["strategy"]).startswith("halving")
-        axes.errorbar(
-            row["saved"],
-            row["front_lost"],
-            xerr=row["saved_std"],
-            yerr=row["front_lost_std"],
-            marker="o" if is_round else "s",
-            markersize=9,
-            color=colour,
-            elinewidth=1,
-            linestyle="",
-        )
-        axes.annotate(
-            row["strategy"],
-            (row["saved"], row["front_lost"]),
-            xytext=(8, 7),
-            textcoords="offset points",
-            fontsize=11,
-            color=INK,
-        )
-    axes.set_xlim(-2, 102)
-    axes.set_ylim(-2, 102)
+        name, x, y = row["strategy"], row["saved"], row["front_lost"]
+        names.setdefault((round(x, 1), round(y, 1)), []).append(name)
+        colour, _ = _style(name)
+        axes.errorbar(x, y, row["front_lost_std"], row["saved_std"], color=colour, elinewidth=1, alpha=0.5)
+        axes.plot(x, y, marker="s" if name.startswith("halving") else "o", markersize=9, color=colour)
+    for place, same in names.items():
+        label = "\n".join(same)
+        axes.annotate(label, place, (10, 0), textcoords="offset points", va="center", fontsize=11, color=INK)
+    axes.set_xlim(-3, 112)
+    axes.set_ylim(-3, 103)
     axes.set_xlabel("epochs saved (%)", fontsize=13, color=INK)
     axes.set_ylabel("trials of the true front that were lost (%)", fontsize=13, color=INK)
 
