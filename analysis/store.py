@@ -1,5 +1,6 @@
 """What studies left in a tracking store. Reads only; no global state of MLflow is used."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.record import Row
 from kdq.errors import UserError, unknown
-from kdq.points import Point, from_row, with_front
+from kdq.points import BIT_WIDTHS, FLOAT_BITS, Point, from_row, with_front
 from kdq.tracking import require_store, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -67,6 +69,40 @@ class Store:
         """How many trials ended how, or still run."""
         return Counter(run.data.tags.get("kdq.status", "running") for run in self._runs([study.experiment_id], "trial"))
 
+    def record(self, study: Study) -> list[Row]:
+        """What every trial showed at every width after every epoch, sorted by trial, epoch and bits.
+
+        The epoch after the last of a trial that diverged has NaN. Raises UserError for a trial that ended
+        otherwise before its end, or logged no total bits.
+        """
+        runs = self._runs([study.experiment_id], "trial")
+        return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run)]
+
+    def _trial_record(self, run: "Run") -> list[Row]:
+        trial, status = _trial_id(run), run.data.tags.get("kdq.status", "running")
+        if status not in ("completed", "diverged"):
+            raise UserError(
+                f"trial {trial} is {status}: a replay needs every trial run to its last epoch, so a study without "
+                f"a scheduler that is complete"
+            )
+        sizes = {bits: run.data.metrics.get(f"total_bits_{bits}bit") for bits in BIT_WIDTHS}
+        widths = {bits: int(size) for bits, size in sizes.items() if size is not None}
+        if FLOAT_BITS not in widths:
+            raise UserError(f"trial {trial} logged no total bits (total_bits_{FLOAT_BITS}bit, …) with its epochs")
+        rows = [row for bits, size in widths.items() for row in self._curve(run, bits, size)]
+        if status == "diverged":
+            after = 1 + max((row.epoch for row in rows), default=0)
+            rows += [Row(trial, after, bits, size, math.nan) for bits, size in widths.items()]
+        return sorted(rows, key=lambda row: (row.epoch, row.bits))
+
+    def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
+        """One width of a trial. A metric's step is the epoch; at step 0 is what the finished trial is worth."""
+        name = "val_top1" if bits == FLOAT_BITS else f"val_top1_{bits}bit"
+        with _answers(self.uri):
+            history = self.client.get_metric_history(run.info.run_id, name)
+        accuracies = {metric.step: metric.value for metric in history if metric.step > 0}
+        return [Row(_trial_id(run), epoch, bits, total_bits, value) for epoch, value in accuracies.items()]
+
     def artifacts(self, run_id: str) -> list[str]:
         """Where the files of a run lie."""
         with _answers(self.uri):
@@ -119,6 +155,10 @@ def _paged(search: Callable[[str | None], Any]) -> list[Any]:
 def _study(name: str, run: "Run") -> Study:
     tags = run.data.tags
     return Study(name, run.info.experiment_id, tags.get("kdq.status", "running"), tags.get("kdq.command"))
+
+
+def _trial_id(run: "Run") -> str:
+    return str(run.data.tags["kdq.trial_id"])
 
 
 def _point(run: "Run") -> Point:
