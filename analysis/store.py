@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,34 +73,39 @@ class Store:
         """What every trial showed at every width after every epoch, sorted by trial, epoch and bits.
 
         The epoch after the last of a trial that diverged has NaN. Raises UserError for a trial that ended
-        otherwise before its end, or logged no total bits.
+        otherwise before its end, or was not measured at every width.
         """
         runs = self._runs([study.experiment_id], "trial")
-        return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run)]
+        sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
+        return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
 
-    def _trial_record(self, run: "Run") -> list[Row]:
+    def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, int], int]) -> list[Row]:
+        """sizes: total bits by student and bits; the same for all models of an architecture."""
         trial, status = _trial_id(run), run.data.tags.get("kdq.status", "running")
         if status not in ("completed", "diverged"):
             raise UserError(
-                f"trial {trial} is {status}: a replay needs every trial run to its last epoch, so a study without "
-                f"a scheduler that is complete"
+                f"trial {trial} is {status}: a replay needs every trial run to its last epoch, so a study with "
+                f"--scheduler record that is complete"
             )
-        sizes = {bits: run.data.metrics.get(f"total_bits_{bits}bit") for bits in BIT_WIDTHS}
-        widths = {bits: int(size) for bits, size in sizes.items() if size is not None}
-        if FLOAT_BITS not in widths:
-            raise UserError(f"trial {trial} logged no total bits (total_bits_{FLOAT_BITS}bit, …) with its epochs")
-        rows = [row for bits, size in widths.items() for row in self._curve(run, bits, size)]
+        student = run.data.params.get("student", "")
+        widths = {bits: sizes.get((student, bits)) for bits in BIT_WIDTHS if _probe(bits) in run.data.metrics}
+        known = {bits: size for bits, size in widths.items() if size is not None}
+        if FLOAT_BITS not in known:
+            raise UserError(
+                f"trial {trial} was not measured at every width after every epoch ({_probe(FLOAT_BITS)}, …): a replay "
+                f"needs a study with --scheduler record"
+            )
+        rows = [row for bits, size in known.items() for row in self._curve(run, bits, size)]
         if status == "diverged":
             after = 1 + max((row.epoch for row in rows), default=0)
-            rows += [Row(trial, after, bits, size, math.nan) for bits, size in widths.items()]
+            rows += [Row(trial, after, bits, size, math.nan) for bits, size in known.items()]
         return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
     def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
-        """One width of a trial. A metric's step is the epoch; at step 0 is what the finished trial is worth."""
-        name = "val_top1" if bits == FLOAT_BITS else f"val_top1_{bits}bit"
+        """One width of a trial. A metric's step is the epoch."""
         with _answers(self.uri):
-            history = self.client.get_metric_history(run.info.run_id, name)
-        accuracies = {metric.step: metric.value for metric in history if metric.step > 0}
+            history = self.client.get_metric_history(run.info.run_id, _probe(bits))
+        accuracies = {metric.step: metric.value for metric in history}
         return [Row(_trial_id(run), epoch, bits, total_bits, value) for epoch, value in accuracies.items()]
 
     def artifacts(self, run_id: str) -> list[str]:
@@ -155,6 +160,11 @@ def _paged(search: Callable[[str | None], Any]) -> list[Any]:
 def _study(name: str, run: "Run") -> Study:
     tags = run.data.tags
     return Study(name, run.info.experiment_id, tags.get("kdq.status", "running"), tags.get("kdq.command"))
+
+
+def _probe(bits: int) -> str:
+    """The metric of a trial that holds, by epoch, what its student was worth at a width."""
+    return f"probe_top1_{bits}bit"
 
 
 def _trial_id(run: "Run") -> str:

@@ -94,8 +94,8 @@ class Agenda:
 
     @property
     def is_done(self) -> bool:
-        """Whether no trial will run any more, once those that are running have ended."""
-        return self._exhausted and not self._ready()
+        """Whether every trial has ended; one that is running may still pause, and go on later."""
+        return self._exhausted and all(entry.status in (*FINAL, *FAILED) for entry in self.entries.values())
 
     def _ask(self) -> Configuration | None:
         configuration = self._propose()

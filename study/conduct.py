@@ -23,7 +23,7 @@ from study.agenda import FINAL, Agenda, make_rule, shown_values
 from study.journal import Journal
 from study.plan import Plan, check_name, check_same, flat
 from study.scheduling import RECORD
-from study.search import FAILED, make_search, objectives
+from study.search import make_search, objectives
 from study.spaces import Space
 from study.workloads import load_workload
 
@@ -215,11 +215,10 @@ class Study:
             self._next = self.next()
             if self._next:
                 self._run_on_ray()
-        ends = set(self.statuses.values())
-        if not self.agenda.is_done or not ends <= {*FINAL, *FAILED}:
+        if not self.agenda.is_done:
             return "interrupted"
         # One that diverged has ended as it does: its reason is a result. The others that fail are to be mended.
-        return "completed" if ends <= {*FINAL} else "failed"
+        return "completed" if set(self.statuses.values()) <= {*FINAL} else "failed"
 
     def _recall(self) -> None:
         """Show what the journal knows of former runs of the study."""

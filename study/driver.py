@@ -38,6 +38,7 @@ Started = Callable[[str], None]
 Report = Callable[[str, Mapping[str, Any]], Decision]
 """Takes a trial's id and one event of it; says whether the trial goes on."""
 
+ROOT = Path(__file__).parents[1]
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
 
 
@@ -81,6 +82,8 @@ def run_on_ray(
     `report` ends the study, and is raised when its trials have stopped.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Workers must run this program, not another copy of it that may be installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -200,9 +203,14 @@ class Relay(Ours, tune.Callback):  # type: ignore[misc]
         self.guard(lambda: self.started(trial_id(trial)), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = f"its worker died {WORKER_RETRIES + 1} times (killed, or out of memory)"
+        reason = f"its worker died {WORKER_RETRIES + 1} times ({_last_line(trial.error_file)})"
         event = {"event": "end", "status": "failed", "reason": reason, "log": trial.error_file}
         self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
+
+
+def _last_line(file: str | None) -> str:
+    lines = Path(file).read_text(errors="replace").strip().splitlines() if file else []
+    return lines[-1].strip() if lines else "killed, or out of memory"
 
 
 def trial_id(trial: Any) -> str:
