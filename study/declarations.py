@@ -1,8 +1,9 @@
 """Declarations: what a space says of one parameter, and how it is read from YAML, every mistake noted at its place."""
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from kdq.errors import unknown
 from kdq.methods import METHODS, PARAMETERS
@@ -14,12 +15,13 @@ from study.domains import EXACT, Domain, Integers, Listed, Reals
 TEACHER = "teacher"
 """The method of a trial that distills nothing: the teacher itself is quantized."""
 
+METHOD_NAMES = (*METHODS, TEACHER)
 METHOD = "method"
 WHEN = "when"
 LISTS = ("grid", "choice")
-RANGES = ("uniform", "loguniform", "int")
-KINDS = ("value", *LISTS, *RANGES)
+KINDS = ("value", *LISTS, "uniform", "loguniform", "int")
 
+T = TypeVar("T")
 Value = str | float
 Widths = tuple[int, ...]
 
@@ -53,7 +55,7 @@ def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaratio
         problems.add_value("params", document, "must be a mapping of parameters to values")
         return {}
     if METHOD not in document:
-        problems.add(f"params.{METHOD}", f"is required, and is missing; known: {', '.join(known_methods())}")
+        problems.add(f"params.{METHOD}", f"is required, and is missing; known: {', '.join(METHOD_NAMES)}")
     found = {}
     for name, value in document.items():
         if name not in (METHOD, *PARAMETERS):
@@ -61,10 +63,6 @@ def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaratio
         elif declarations := _read_parameter(name, value, document, problems):
             found[name] = declarations
     return found
-
-
-def known_methods() -> tuple[str, ...]:
-    return (*METHODS, TEACHER)
 
 
 def defaults(method: Value) -> dict[str, float]:
@@ -121,23 +119,23 @@ def _read_list(name: str, path: str, values: Any, shown: Any, problems: Problems
     if not isinstance(values, list) or not values:
         problems.add_value(path, shown, "must be a list of at least one value, such as [1, 2]")
         return None
-    found = [read_value(name, path, value, problems) for value in values]
+    found = [_read_value(name, path, value, problems) for value in values]
     sound = [value for value in found if value is not None]
-    for value in dict.fromkeys(value for value in sound if sound.count(value) > 1):
+    for value in _repeated(sound):
         problems.add_value(path, shown, f"{show(value)} stands twice, and would be tried twice; leave one out")
     return Listed(tuple(sound)) if len(set(sound)) == len(found) else None
 
 
-def read_value(name: str, path: str, value: Any, problems: Problems) -> Value | None:
+def _read_value(name: str, path: str, value: Any, problems: Problems) -> Value | None:
     """A parameter's value: the name of a method, or a number, which becomes a float."""
     if name == METHOD:
-        if isinstance(value, str) and value in known_methods():
+        if isinstance(value, str) and value in METHOD_NAMES:
             return value
-        problems.add(path, str(unknown("method", str(value), known_methods())))
+        problems.add(path, str(unknown("method", str(value), METHOD_NAMES)))
         return None
     if is_number(value):
         return float(value)
-    problems.add_value(path, value, "must be a finite number, or a declaration such as {grid: [1, 2]}")
+    problems.add_value(path, value, "must be a finite number; several are written {grid: [1, 2]}")
     return None
 
 
@@ -206,8 +204,10 @@ def read_bits(document: Any, problems: Problems) -> tuple[Widths, ...]:
         problems.add_value(path, value, "must be a list of widths, or of lists of them, such as [2, 4, [2, 4]]")
         return ()
     found = [widths for item in value if (widths := _read_widths(path, item, problems))]
-    for widths in dict.fromkeys(w for w in found if [measured(v) for v in found].count(measured(w)) > 1):
-        problems.add_value(path, value, f"{show(widths)} is the same trial as another entry; leave one out")
+    for widths in _repeated([measured(widths) for widths in found]):
+        problems.add_value(
+            path, value, f"two entries mean the same trial, with points at {show(widths)}; leave one out"
+        )
     return tuple(found)
 
 
@@ -224,9 +224,13 @@ def _read_widths(path: str, value: Any, problems: Problems) -> Widths | None:
         if isinstance(item, bool) or not isinstance(item, int) or item not in BIT_WIDTHS:
             problems.add_value(path, item, "must be 1 to 8, or 32 for float")
             return None
-    for item in dict.fromkeys(item for item in values if values.count(item) > 1):
+    for item in _repeated(values):
         problems.add_value(path, values, f"{item} stands twice; leave one out")
     return tuple(dict.fromkeys(values)) or None
+
+
+def _repeated(values: Sequence[T]) -> list[T]:
+    return [value for value, times in Counter(values).items() if times > 1]
 
 
 def show(value: Any) -> str:

@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the options change in the space and in the workload, by dotted key."""
     from kdq.methods import PARAMETERS
+    from study.spaces import SEARCH_KEYS
 
     space: dict[str, Any] = {}
     workload: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
-        target = space if key in (*PARAMETERS, "method", "bits") else workload
+        target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
         target[key] = parse_scalar(value)
     return space, workload
 

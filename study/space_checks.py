@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from math import inf
+from math import inf, prod
 from typing import TYPE_CHECKING
 
 from kdq.methods import METHODS, Interval, Switch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, tuple[Declaration, ...]]
 
-DECIDABLE = 1000  # values of a whole-number range that a condition may look at
+DECIDABLE = 100_000  # combinations of values that conditions may look at
 
 
 def in_order(params: Params, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
@@ -37,7 +37,17 @@ def in_order(params: Params, problems: Problems) -> dict[str, tuple[Declaration,
     placed: dict[str, tuple[Declaration, ...]] = {}
     while ready := next((name for name in waiting if _looks_at(name, waiting[name]) <= placed.keys()), None):
         placed[ready] = waiting.pop(ready)
-    return placed
+    return placed if _decidable(placed, problems) else {}
+
+
+def _decidable(params: Params, problems: Problems) -> bool:
+    """Note if conditions look at so many values that working them out would take for ever; whether they do not."""
+    looked_at = {key for several in params.values() for one in several for key in one.when}
+    combinations = prod(sum(one.domain.size for one in params[name]) for name in looked_at)
+    if combinations > DECIDABLE:
+        rule = f"conditions look at {combinations} combinations of values, and at most {DECIDABLE} are worked out"
+        problems.add("params", f"{rule}; list fewer values where they look: {', '.join(sorted(looked_at))}")
+    return combinations <= DECIDABLE
 
 
 def _looks_at(name: str, several: Iterable[Declaration]) -> set[str]:
@@ -67,7 +77,7 @@ def _undecidable(several: Iterable[Declaration], params: Params, problems: Probl
         for one in several
         for key in one.when
         for other in params.get(key, ())
-        if not isinstance(other.domain, Listed) and other.domain.size > DECIDABLE
+        if isinstance(other.domain, Reals)
     ]
     for path, other in looks:
         problems.add(
@@ -154,7 +164,7 @@ def check_search(space: Space, found: Usage, problems: Problems) -> None:
     if space.searcher == "grid" and endless:
         problems.add(
             "searcher",
-            f"'grid' tries every value, and {endless[0]} has no end of them; "
+            f"'grid', the default, tries every value, and {endless[0]} has no end of them; "
             f"use random, tpe or nsga2 with a number of trials, or declare a grid",
         )
     if space.searcher != "grid" and space.trials is None:

@@ -240,6 +240,18 @@ class TestOptuna:
         with pytest.raises(ValueError, match=re.escape("alpha.1")):
             space.suggest(optuna.trial.FixedTrial(params | {"method": "dml"}))
 
+    def test_it_is_asked_with_the_distributions_that_the_file_names(self) -> None:
+        params = {"method": "dkd", "alpha": {"uniform": [0, 2]}, "beta": {"int": [1, 9]}, "warmup": {"grid": [0, 0.5]}}
+        space = space_of({**params, "temperature": {"loguniform": [1, 8]}}, searcher="tpe", trials=1)
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+        space.suggest(trial)
+        assert trial.distributions == {
+            "alpha": optuna.distributions.FloatDistribution(0, 2),
+            "beta": optuna.distributions.IntDistribution(1, 9),
+            "warmup": optuna.distributions.CategoricalDistribution((0.0, 0.5)),
+            "temperature": optuna.distributions.FloatDistribution(1, 8, log=True),
+        }
+
     def test_bits_as_an_axis_are_asked_for(self) -> None:
         space = space_of({"method": "ce"}, bits={"grid": [2, [3, 4]]})
         assert space.suggest(optuna.trial.FixedTrial({"bits": "3,4"})).bits == (3, 4)
