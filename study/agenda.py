@@ -48,6 +48,7 @@ class Agenda:
     journal: Journal
     entries: dict[str, Entry] = field(default_factory=dict)
     _exhausted: bool = False
+    _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for number, record in enumerate(self.journal.read(), 1):
@@ -164,11 +165,12 @@ class Agenda:
 
     def _end(self, trial_id: str, status: str, reason: str, objectives: Objectives | None) -> None:
         entry = self.entries[trial_id]
-        tried_before = entry.status in (*FINAL, *FAILED)
         entry.status, entry.reason, entry.objectives = status, reason, objectives
         repetitions = [e for e in self.entries.values() if e.configuration is entry.configuration]
         ends = [e.status for e in repetitions]
-        if not tried_before and all(end in (*FINAL, *FAILED) for end in ends):
+        identity = entry.configuration.identity
+        if identity not in self._told and all(end in (*FINAL, *FAILED) for end in ends):
+            self._told.add(identity)  # a trial that failed and is tried again changes nothing of what was told
             self.search.tell(entry.configuration, ends, _mean([e.objectives for e in repetitions]))
 
 
@@ -190,18 +192,11 @@ def shown_values(event: Mapping[str, Any], needs_widths: bool) -> Values | None:
 def make_rule(plan: Plan) -> Rungs | None:
     """The rule of a plan's scheduler; None if every trial runs to its end.
 
-    Raises UserError for a scheduler that cannot serve the plan.
+    Raises UserError for rungs that the trainings never reach.
     """
     scheduler = plan.space.scheduler
     if scheduler.name in ("none", RECORD):
         return None
-    if not plan.needs_distilling:
-        raise UserError(f"scheduler {scheduler.name!r}: no trial of this space trains anything; use none")
-    if scheduler.name.startswith("halving") and plan.is_adaptive:
-        raise UserError(
-            f"scheduler {scheduler.name!r} with searcher {plan.space.searcher!r}: a rung waits for all trials, so none "
-            f"would end before the last one is chosen; use asha, or the searchers grid or random"
-        )
     epochs = plan.workload.train.epochs
     config = RungConfig(epochs, plan.trial_count, scheduler.grace_period, scheduler.reduction_factor)
     return rule_named(scheduler.name, config)

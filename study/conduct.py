@@ -174,7 +174,7 @@ class Study:
         self.tracker = open_tracker(self.uri, self.name, self.root)
         if before := self.tracker.document():
             check_same(self.name, before["settings"], self.plan.document())
-        self.progress = Progress(self.name, len(self.plan.widths), slots(self.options), self.plan.trial_count)
+        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
 
     def _prepare(self) -> None:
         """Make what the trials share, and open the study's run."""
@@ -223,7 +223,7 @@ class Study:
     def _recall(self) -> None:
         """Show what the journal knows of former runs of the study."""
         for key, entry in self.agenda.entries.items():
-            self.progress.add(key, entry.trial.name, entry.trial.epochs)
+            self._show(entry.trial)
             if entry.status == "completed" and not entry.trial.is_finished(self.store):
                 entry.status = "waiting"  # somebody has removed its stages
             elif entry.status == "completed":
@@ -238,12 +238,15 @@ class Study:
             self._next = None
             return ready
         while trial := self.agenda.next():
-            if trial.id not in self.progress.rows:
-                self.progress.add(trial.id, trial.name, trial.epochs)
+            self._show(trial)
             if not trial.is_finished(self.store):
                 return trial
             self._tell_finished(trial)
         return None
+
+    def _show(self, trial: "Trial") -> None:
+        if trial.id not in self.progress.rows:
+            self.progress.add(trial.id, trial.name, trial.epochs, len(trial.points))
 
     @property
     def is_done(self) -> bool:
@@ -321,7 +324,7 @@ class Study:
         if decision is Decision.STOP:
             self._end(trial.id, "stopped", self._verdict(trial, epoch))
         elif decision is Decision.PAUSE:
-            self.progress.pause(trial.id)
+            self.progress.pause(trial.id, epoch)
         self._end_losers()
         return decision
 
@@ -376,7 +379,8 @@ class Study:
 
     def _trial_params(self, trial: "Trial") -> dict[str, Any]:
         own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": trial.arch}
-        return {**self._params(), **own, "trial_id": trial.id}
+        widths = ",".join(str(point.bits) for point in trial.points)
+        return {**self._params(), **own, "widths": widths, "trial_id": trial.id}
 
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: without name and limit."""

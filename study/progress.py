@@ -24,6 +24,7 @@ class Row:
     epochs: int = 0
     val_top1: float | None = None
     points: int = 0
+    points_due: int = 0
     started: float = 0.0
     ended: float = 0.0
 
@@ -33,7 +34,6 @@ class Progress:
     """The state of a study and its picture. Every method takes what a trial reported."""
 
     study: str
-    points_per_trial: int
     slots: int
     total: int
     console: Console = field(default_factory=Console)
@@ -55,8 +55,9 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def add(self, trial_id: str, name: str, epochs: int) -> None:
-        self.rows[trial_id] = Row(name, epochs=epochs)
+    def add(self, trial_id: str, name: str, epochs: int, points: int) -> None:
+        """A trial that will train so many epochs and measure so many points."""
+        self.rows[trial_id] = Row(name, epochs=epochs, points_due=points)
 
     def start(self, trial_id: str) -> None:
         row = self.rows[trial_id]
@@ -64,14 +65,17 @@ class Progress:
 
     def epoch(self, trial_id: str, report: Mapping[str, Any]) -> None:
         row = self.rows[trial_id]
+        if report["epoch"] <= row.epoch:
+            return  # one that goes on after a pause, or in another worker, tells its past again
         row.epoch, row.val_top1 = report["epoch"], report["val_top1"]
         # A log has a line for the first and last epoch and about four between: enough to see that it learns.
         if row.epoch in (1, row.epochs) or row.epoch % max(1, row.epochs // 5) == 0:
             self.say(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
 
-    def pause(self, trial_id: str) -> None:
+    def pause(self, trial_id: str, epoch: int) -> None:
+        """It waits at a rung."""
         self.rows[trial_id].state = "paused"
-        self.say(f"{self.rows[trial_id].name}: paused until the others are at epoch {self.rows[trial_id].epoch}")
+        self.say(f"{self.rows[trial_id].name}: paused until the others are at epoch {epoch}")
 
     def point(self, trial_id: str, point: Mapping[str, Any]) -> None:
         row = self.rows[trial_id]
@@ -125,7 +129,7 @@ class Progress:
         rows = sorted(self.rows.values(), key=lambda r: (r.state != "running", r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
-            points = f"{row.points}/{self.points_per_trial}"
+            points = f"{row.points}/{row.points_due}"
             table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points)
         if len(rows) > SHOWN_TRIALS:
             table.add_row(f"… {len(rows) - SHOWN_TRIALS} more", "", "", "", "")

@@ -186,9 +186,20 @@ def too_many(space: Space) -> str:
 def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
     name = space.scheduler.name
     if found.values[METHOD] == {TEACHER}:
-        problems.add("scheduler", f"{name!r} stops training, and method 'teacher' trains nothing; use none")
-    if name == "asha_quantized" and any(set(widths) == {FLOAT_BITS} for widths in space.bits):
-        problems.add("scheduler", f"{name!r} compares quantized students; give bits a width below 32")
+        problems.add("scheduler", f"{name!r} looks at trainings, and method 'teacher' trains nothing; use none")
+    if name.endswith("_quantized"):
+        if any(set(widths) == {FLOAT_BITS} for widths in space.bits):
+            problems.add("scheduler", f"{name!r} compares quantized students; give bits a width below 32")
+        if len(space.bits) > 1:
+            better = name.replace("_quantized", "_pareto")
+            rule = f"{name!r} cannot compare students at different bits, which are searched; {better} can"
+            problems.add("scheduler", rule)
+    if name.startswith("halving") and space.searcher in ("tpe", "nsga2"):
+        problems.add(
+            "scheduler",
+            f"{name!r} lets a rung wait for all trials, so none would end before {space.searcher} has chosen the last; "
+            f"use asha, or the searcher grid or random",
+        )
 
 
 def _declarations(space: Space) -> Iterable[tuple[str, Declaration]]:
