@@ -50,6 +50,11 @@ class Alphabet:
         return cls(bits, extra=3, gap=gap)
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether all that lies within the gap is 0."""
+        return self.extra == 3
+
+    @property
     def levels(self) -> int:
         return (1 << self.bits) + self.extra
 
@@ -70,14 +75,14 @@ class Alphabet:
     def nearest(self, values: Tensor, scale: Tensor) -> Tensor:
         """Codes of the levels nearest to `values`, of `dtype`; `scale` broadcasts; a scale of 0 has one level.
 
-        With a gap, what lies within it of 0 is 0 (hard thresholding), though ±gap might be nearer.
+        In a sparse alphabet, what lies within the gap is 0 (hard thresholding), though ±gap might be nearer.
         """
         inverse = torch.where(scale == 0, 0, 1 / scale)
         return self.encode_(values * inverse).to(self.dtype)
 
     def encode_(self, positions: Tensor) -> Tensor:
         """Codes, in the dtype and memory of `positions`, which are values in units of the scale."""
-        if self.gap != 1:
+        if self.is_sparse:
             outside = positions.abs() > self.gap
             positions.add_(positions.sign(), alpha=1 - self.gap).mul_(outside)
         return positions.add_(self.offset).round_().clamp_(0, self.levels - 1)

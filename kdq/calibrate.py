@@ -13,6 +13,8 @@ from kdq.models import Classifier
 
 BATCH = 32
 """Images that go through the network at once."""
+WIDTH = 144
+"""Columns of a product that are computed at once where half of it need not be."""
 RESIDENT = 2**27
 """Bytes of each value of a stream that are kept in memory."""
 
@@ -59,13 +61,39 @@ def outputs(values: Tensor, layer: Layer) -> Tensor:
     return rows.transpose(0, 1)
 
 
+def triangle(X: Tensor, Y: Tensor) -> Tensor:
+    """XᵀY [groups, d, d] on and above the diagonal, for nearly half the work; below, what it brings or 0.
+
+    X, Y: [groups, samples, d].
+    """
+    product = X.new_zeros(X.shape[0], X.shape[-1], X.shape[-1])
+    for start, stop in _slices(X.shape[-1]):
+        rows = product[:, start:stop, start:]
+        torch.baddbmm(rows, X[:, :, start:stop].mT, Y[:, :, start:], beta=0, out=rows)
+    return product
+
+
+def gram(X: Tensor) -> Tensor:
+    """XᵀX [groups, d, d] for X [groups, samples, d]."""
+    product = triangle(X, X)
+    for start, stop in _slices(X.shape[-1]):
+        product[:, stop:, start:stop] = product[:, start:stop, stop:].mT
+    return product
+
+
+def _slices(d: int) -> list[tuple[int, int]]:
+    count = max(1, round(d / WIDTH))
+    return [(d * i // count, d * (i + 1) // count) for i in range(count)]
+
+
 @dataclass(frozen=True, slots=True)
 class Moments:
     """Sums over a layer's samples of its inputs X̂ in the quantized stream and of its wanted outputs Y.
 
     count: samples; x, y, yy: sums of X̂, Y and Y², [groups, d], [groups, m], [groups, m]; G = X̂ᵀX̂
     [groups, d, d]; T = YᵀX̂ [groups, m, d], which is WH where Y are the float layer's outputs; H = XᵀX̂ only
-    if asked for, X the inputs in the float stream. All float64; what the products of one batch are is said to `of`.
+    if asked for, X the inputs in the float stream, and only its upper triangle. All
+    float64; what the products of one batch are is said to `of`.
     """
 
     count: int
@@ -92,9 +120,9 @@ class Moments:
         inputs, wanted = inputs.to(dtype), wanted.to(dtype)
         float_inputs = None if float_inputs is None else float_inputs.to(dtype)
         ones = torch.ones_like(wanted[..., :1])
-        G, T = (inputs.mT @ inputs).double(), (torch.cat([wanted, ones], -1).mT @ inputs).double()
+        G, T = gram(inputs).double(), (torch.cat([wanted, ones], -1).mT @ inputs).double()
         y, yy = wanted.sum(1).double(), wanted.square().sum(1).double()
-        H = None if float_inputs is None else (float_inputs.mT @ inputs).double()
+        H = None if float_inputs is None else triangle(float_inputs, inputs).double()
         return cls(inputs.shape[1], T[:, -1], y, yy, G, T[:, :-1], H)
 
     def plus(self, other: Self | None) -> Self:

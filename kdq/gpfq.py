@@ -24,7 +24,7 @@ from torch import Tensor
 from kdq.alphabet import Alphabet
 
 BLOCK = 32
-"""Columns solved one by one between two matrix products."""
+"""Columns solved one by one between two matrix products; a power of two."""
 
 
 Operator = Callable[[Tensor], Tensor]
@@ -46,7 +46,8 @@ def solve(
 ) -> Tensor:
     """Codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded.
 
-    operator: turns it into a variant of the papers'.
+    Of H only the upper triangle is looked at, of G only the lower one. operator: turns it into a variant of the
+    papers'.
     """
     inverse = _inverse_diagonal(G)
     base = torch.where(inverse > 0, (W @ H.triu()).mT * inverse, W.mT)
@@ -84,19 +85,21 @@ def _recurse(
 
     base, origin: [groups, d, m], so that a column of weights is one run of memory; A: [groups, d, d].
     """
-    base, origin, scale = base.contiguous(), origin.contiguous(), scale.unsqueeze(-2)
-    steps = torch.where(scale == 0, 0, 1 / scale)
-    change, codes = torch.empty_like(base), torch.empty_like(base, dtype=alphabet.dtype)
-    for start in range(0, base.shape[-2], BLOCK):
-        stop = min(start + BLOCK, base.shape[-2])
-        wanted = base[:, start:stop] - A[:, start:stop, :start] @ change[:, :start]
-        for t in range(start, stop):
-            here, later = slice(t, t + 1), slice(t + 1, stop)
-            position = wanted[:, t - start : t - start + 1] * steps
+    steps = torch.where(scale == 0, 0, 1 / scale).unsqueeze(-2)
+    wanted, origin = (base * steps).contiguous(), (origin * steps).contiguous()  # in units of the scales
+    change, codes = torch.empty_like(wanted), torch.empty_like(wanted, dtype=alphabet.dtype)
+    for start in range(0, wanted.shape[-2], BLOCK):
+        # Each pair of an earlier and a later block meets once, at the block between them with the largest span.
+        span = start & -start
+        ahead, before = slice(start, start + span), slice(start - span, start)
+        wanted[:, ahead].baddbmm_(A[:, ahead, before], change[:, before], alpha=-1)
+        for t in range(start, min(start + BLOCK, wanted.shape[-2])):
+            here, later = slice(t, t + 1), slice(t + 1, start + BLOCK)
+            position = wanted[:, here]
             code = alphabet.encode_(operator(position) if operator else position)
             codes[:, here] = code
-            torch.sub(alphabet.decode_(code).mul_(scale), origin[:, here], out=change[:, here])
-            wanted[:, t - start + 1 :].baddbmm_(A[:, later, here], change[:, here], alpha=-1)
+            torch.sub(alphabet.decode_(code), origin[:, here], out=change[:, here])
+            wanted[:, later].baddbmm_(A[:, later, here], change[:, here], alpha=-1)
     return codes.mT.contiguous()
 
 

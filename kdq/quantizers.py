@@ -122,8 +122,8 @@ def authors_gpfq(problem: Problem, operator: Operator | None = None) -> Solution
     K = 1 << problem.alphabet.bits - 1
     radius = problem.params["scalar"] * problem.W.abs().quantile(problem.params["percentile"], dim=-1).mean()
     # Hard thresholding has its levels from the threshold to the same radius: K steps between ±λ and ±radius.
-    hard = problem.alphabet.gap != 1
-    scale = storable((radius / K * (1 - problem.params["threshold"] / K if hard else 1)).view(1, 1), problem.stored)
+    share = 1 - problem.params["threshold"] / K if problem.alphabet.is_sparse else 1
+    scale = storable((radius / K * share).view(1, 1), problem.stored)
     assert problem.moments.H is not None
     every = scale.expand(problem.W.shape[:2])
     codes = solve(problem.W, problem.moments.H, problem.moments.G, problem.alphabet, every, operator)

@@ -43,7 +43,7 @@ def test_codes_are_charged_what_their_number_costs(bits: int) -> None:
 
 
 @settings(deadline=None)
-@given(bits=st.integers(1, 8), value=st.floats(-300, 300), gap=st.floats(0.1, 3), scale=SCALES)
+@given(bits=st.integers(1, 8), value=st.floats(-300, 300), gap=st.just(1.0) | st.floats(0.1, 3), scale=SCALES)
 def test_hard_thresholding_is_that_of_the_paper(bits: int, value: float, gap: float, scale: float) -> None:
     """Zero within the threshold λ = gap·scale, else sign(z)(λ + scale·min(⌊(|z| − λ)/scale + 1/2⌋, K))."""
     size, s = abs(scale), torch.tensor(abs(scale), dtype=torch.float64)

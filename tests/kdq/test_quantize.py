@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kdq import calibrate
 from kdq.alphabet import Alphabet
-from kdq.calibrate import Moments, matrix, outputs, patches, unmatrix
+from kdq.calibrate import WIDTH, Moments, gram, matrix, outputs, patches, triangle, unmatrix
 from kdq.errors import UserError
 from kdq.evaluate import logits, top1
 from kdq.graph import fold, network
@@ -129,6 +129,14 @@ def test_patches_times_matrix_is_the_layer(name: str) -> None:
     product = patches(x, layer) @ W.mT + layer.bias.view(W.shape[0], 1, -1)
     assert torch.allclose(product, outputs(layer(x), layer))
     assert torch.equal(unmatrix(W, layer), layer.weight)
+
+
+@pytest.mark.parametrize("d", [1, WIDTH, 2 * WIDTH + 5, 5 * WIDTH - 1])
+def test_products_of_which_half_is_known(d: int) -> None:
+    generator = torch.Generator().manual_seed(d)
+    X, Y = torch.randn(2, 2, 30, d, generator=generator, dtype=torch.float64)
+    assert torch.allclose(triangle(X, Y).triu(), (X.mT @ Y).triu())
+    assert torch.allclose(gram(X), X.mT @ X)
 
 
 def test_moments_of_batches_add_up_to_those_of_the_samples() -> None:
