@@ -92,6 +92,10 @@ def slots(options: argparse.Namespace) -> int:
     return max(1, min(by_cpu, int(torch.cuda.device_count() / taken.gpus)) if taken.gpus else by_cpu)
 
 
+ALIKE = 3
+"""So many trials that fail for the same reason stop the study."""
+
+
 class _Halt(BaseException):
     """Ends a trial that only reports what is finished; not an error, which would be an end of its own."""
 
@@ -106,6 +110,7 @@ class Study:
         self.found: dict[tuple[str, int], Point] = {}
         self.began = time.monotonic()
         self.rule = make_rule(plan)
+        self.failures: Counter[str] = Counter()
         self._next: Trial | None = None
 
     @property
@@ -352,6 +357,17 @@ class Study:
         best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
         self.tracker.end_trial(trial_id, status, reason, best_of)
         self.tracker.log_front(self.points)
+        if status == "failed":
+            self._check_alike(reason, log)
+
+    def _check_alike(self, reason: str, log: str | None) -> None:
+        """Raise UserError if trials fail for one and the same reason: so would all others."""
+        self.failures[reason] += 1
+        if self.failures[reason] == ALIKE:
+            raise UserError(
+                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log}); nothing that "
+                f"was finished is lost: mend the cause, and the same command goes on"
+            )
 
     def _show_end(self, trial_id: str, status: str, reason: str, log: str | None) -> None:
         self.progress.end(trial_id, status, reason, log)
