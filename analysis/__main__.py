@@ -1,4 +1,4 @@
-"""The command line: `python -m analysis points|best|front|list`."""
+"""The command line: `python -m analysis points|best|front|list|record|replay`."""
 
 import argparse
 import math
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from kdq.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas
+
     from kdq.points import Point
 
 
@@ -33,18 +35,61 @@ def _run(options: argparse.Namespace) -> str:
     from analysis import report
     from analysis.store import open_store
 
+    if options.command == "replay":
+        return _replay(options)
     store = open_store(options.tracking_uri)
     if options.command == "list":
         return report.studies_report(store, options.format)
     study = store.study(options.study)
     if options.command == "best":
         return report.best_report(store, study, options.max_bits, options.format)
+    if options.command == "record":
+        from analysis.record import to_csv
+
+        return to_csv(store.record(study))
     points = store.points(study)
     if options.command == "points":
         return report.points_report(points, options.format)
     if options.figure:
         _draw(list(points), options.figure, study.name)
     return report.front_report(study, points, options.format, options.figure)
+
+
+def _replay(options: argparse.Namespace) -> str:
+    from analysis import replay
+    from analysis.record import from_csv, from_rows
+    from analysis.report import replay_report
+    from analysis.store import open_store
+
+    setting = replay.Setting(options.orders, options.slots, options.grace_period, options.reduction_factor)
+    if options.record:
+        rows = from_csv(_read(options.record))
+    else:
+        store = open_store(options.tracking_uri)
+        rows = store.record(store.study(options.study))
+    record = from_rows(rows)
+    outcomes = replay.play(record, setting)
+    table = replay.summary(record, outcomes)
+    if options.figure:
+        title = f"{options.study or options.record.stem}: early stopping replayed over {options.orders} orders"
+        _draw_replay(replay.mean_curves(record, outcomes), table, options.figure, title)
+    return replay_report(record, table, options.format, options.figure)
+
+
+def _draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:
+    from analysis.figures import draw_replay
+
+    try:
+        draw_replay(curves, table, path, title)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
 
 
 def _draw(points: list["Point"], path: Path, study: str) -> None:
@@ -83,8 +128,29 @@ def _parser() -> argparse.ArgumentParser:
     front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front there, as PNG")
     for command in (points, best, front):
         command.add_argument("--study", required=True, metavar="NAME", help="see the command list")
+    record = _command(commands, "record", "print every trial's accuracy at every width after every epoch", ("csv",))
+    record.add_argument("--study", required=True, metavar="NAME", help="see the command list")
+    record.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    _add_replay(commands)
     _command(commands, "list", "print the studies in the store", ("table", "json"))
     return parser
+
+
+def _add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    purpose = "replay early stopping on a study whose trials all ran to their last epoch: would it have been right?"
+    replay = _command(commands, "replay", purpose, ("table", "csv", "json"))
+    source = replay.add_mutually_exclusive_group(required=True)
+    source.add_argument("--study", metavar="NAME", help="see the command list")
+    source.add_argument("--record", type=Path, metavar="FILE", help="what the command record printed, instead")
+    replay.add_argument("--orders", type=int, default=100, metavar="N", help="random orders of trials (default: 100)")
+    replay.add_argument("--slots", type=int, default=2, metavar="N", help="trials at a time (default: 2)")
+    replay.add_argument(
+        "--grace-period", type=int, default=1, metavar="N", help="epochs to the first rung (default: 1)"
+    )
+    help_ = "one in so many trials survives a rung, and the next is so many times as far (default: 3)"
+    replay.add_argument("--reduction-factor", type=float, default=3, metavar="X", help=help_)
+    replay.add_argument("--figure", type=Path, metavar="FILE", help="draw the result there, as PNG")
+    replay.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
 
 
 def _command(

@@ -1,10 +1,13 @@
 """What the command line prints, as text or as JSON."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.record import Record
+from analysis.replay import EQUAL_BUDGET, on_front
 from analysis.store import Store, Study
 from kdq.points import (
     FLOAT_BITS,
@@ -108,6 +111,42 @@ def studies_report(store: Store, form: str) -> str:
     if not rows:
         return "no studies yet"
     return pandas.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.2f}".format)
+
+
+def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: Path | None) -> str:
+    """What every strategy spent, found and lost on a record; form: csv, json or table."""
+    if form == "csv":
+        return table.to_csv(index=False)
+    if form == "json":
+        return _json(_records(table))
+    best = on_front(record)
+    lines = [
+        f"{len(record.curves)} trials of {record.epochs} epochs, {len(best)} of them on the true front; "
+        f"means ± deviations over {table['n'].iloc[0]} orders",
+        "",
+        _replay_table(table).to_string(index=False),
+        "",
+        "saved: epochs, % of the grid's. front lost: % of the true front's trials that were not completed.",
+        f"hypervolume: % × octaves (reference 0 %, 2^30 bits; validation), at the end and with {EQUAL_BUDGET:.0%} "
+        f"of the grid's epochs.",
+    ]
+    return "\n".join([*lines, *([f"figure {figure}"] if figure else [])])
+
+
+def _replay_table(table: "pandas.DataFrame") -> "pandas.DataFrame":
+    import pandas
+
+    named = {"epochs": "epochs", "saved": "saved", "front_lost": "front lost", "hypervolume": "hypervolume"}
+    named["equal_budget"] = f"hypervolume at {EQUAL_BUDGET:.0%}"
+    shown = {"strategy": table["strategy"]}
+    for column, name in named.items():
+        pairs = zip(table[column], table[f"{column}_std"], strict=True)
+        shown[name] = pandas.Series([_spread(mean, deviation) for mean, deviation in pairs])
+    return pandas.DataFrame(shown)
+
+
+def _spread(mean: float, deviation: float) -> str:
+    return f"{mean:.1f}" if math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 
 def _study_row(store: Store, study: Study) -> dict[str, Any]:

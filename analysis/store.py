@@ -1,14 +1,16 @@
 """What studies left in a tracking store. Reads only; no global state of MLflow is used."""
 
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.record import Row
 from kdq.errors import UserError, unknown
-from kdq.points import Point, from_row, with_front
+from kdq.points import BIT_WIDTHS, FLOAT_BITS, Point, from_row, with_front
 from kdq.tracking import require_store, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -67,6 +69,45 @@ class Store:
         """How many trials ended how, or still run."""
         return Counter(run.data.tags.get("kdq.status", "running") for run in self._runs([study.experiment_id], "trial"))
 
+    def record(self, study: Study) -> list[Row]:
+        """What every trial showed at every width after every epoch, sorted by trial, epoch and bits.
+
+        The epoch after the last of a trial that diverged has NaN. Raises UserError for a trial that ended
+        otherwise before its end, or was not measured at every width.
+        """
+        runs = self._runs([study.experiment_id], "trial")
+        sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
+        return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
+
+    def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, int], int]) -> list[Row]:
+        """sizes: total bits by student and bits; the same for all models of an architecture."""
+        trial, status = _trial_id(run), run.data.tags.get("kdq.status", "running")
+        if status not in ("completed", "diverged"):
+            raise UserError(
+                f"trial {trial} is {status}: a replay needs every trial run to its last epoch, so a study with "
+                f"--scheduler record that is complete"
+            )
+        student = run.data.params.get("student", "")
+        widths = {bits: sizes.get((student, bits)) for bits in BIT_WIDTHS if _probe(bits) in run.data.metrics}
+        known = {bits: size for bits, size in widths.items() if size is not None}
+        if FLOAT_BITS not in known:
+            raise UserError(
+                f"trial {trial} was not measured at every width after every epoch ({_probe(FLOAT_BITS)}, …): a replay "
+                f"needs a study with --scheduler record"
+            )
+        rows = [row for bits, size in known.items() for row in self._curve(run, bits, size)]
+        if status == "diverged":
+            after = 1 + max((row.epoch for row in rows), default=0)
+            rows += [Row(trial, after, bits, size, math.nan) for bits, size in known.items()]
+        return sorted(rows, key=lambda row: (row.epoch, row.bits))
+
+    def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
+        """One width of a trial. A metric's step is the epoch."""
+        with _answers(self.uri):
+            history = self.client.get_metric_history(run.info.run_id, _probe(bits))
+        accuracies = {metric.step: metric.value for metric in history}
+        return [Row(_trial_id(run), epoch, bits, total_bits, value) for epoch, value in accuracies.items()]
+
     def artifacts(self, run_id: str) -> list[str]:
         """Where the files of a run lie."""
         with _answers(self.uri):
@@ -119,6 +160,15 @@ def _paged(search: Callable[[str | None], Any]) -> list[Any]:
 def _study(name: str, run: "Run") -> Study:
     tags = run.data.tags
     return Study(name, run.info.experiment_id, tags.get("kdq.status", "running"), tags.get("kdq.command"))
+
+
+def _probe(bits: int) -> str:
+    """The metric of a trial that holds, by epoch, what its student was worth at a width."""
+    return f"probe_top1_{bits}bit"
+
+
+def _trial_id(run: "Run") -> str:
+    return str(run.data.tags["kdq.trial_id"])
 
 
 def _point(run: "Run") -> Point:

@@ -23,6 +23,20 @@ def front(points: ArrayLike) -> NDArray[np.bool_]:
     return mask
 
 
+def ranks(points: ArrayLike) -> NDArray[np.int64]:
+    """The non-dominated rank of each point: int[n], 0 on the front, 1 on what is the front without it, and so on.
+
+    points: [n, 2] as in `front`. A point that dominates another has the lower rank; duplicates share theirs
+    (the sort of NSGA-II, Deb et al. 2002). Raises ValueError for another shape or a value that is not finite.
+    """
+    array = np.stack(_columns(points), axis=1)
+    rank, left = np.zeros(len(array), dtype=np.int64), np.arange(len(array))
+    while len(left):
+        left = left[~front(array[left])]
+        rank[left] += 1
+    return rank
+
+
 def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
     """The area that the points dominate, up to the reference point (accuracy, bits).
 

@@ -114,14 +114,19 @@ class Configuration:
 def configurations(points: Iterable[Point]) -> list[Configuration]:
     """The points grouped by all they were asked for except the seed, in order of first appearance.
 
-    Points that share the parameters, the bits *and* the seed differ in something that the columns do not
-    show; they are no repetitions of each other, so each of such a group stands alone.
+    Points that are equal but for their trial are one (where bits are searched, trials share students and so their
+    float points). Others that share the parameters, the bits *and* the seed differ in something that the columns
+    do not show; they are no repetitions of each other, so each of such a group stands alone.
     """
     groups: dict[tuple[object, ...], list[Point]] = {}
-    for point in points:
+    for point in {_content(point): point for point in points}.values():
         key = (*(getattr(point, name) for name in PARAMETERS), point.bits)
         groups.setdefault(key, []).append(point)
     return [configuration for group in groups.values() for configuration in _repetitions(group)]
+
+
+def _content(point: Point) -> Point:
+    return replace(point, trial_id="", on_front=False)
 
 
 def _repetitions(group: Sequence[Point]) -> list[Configuration]:
@@ -139,8 +144,8 @@ def with_front(points: Iterable[Point]) -> list[Point]:
     points = list(points)
     groups = configurations(points)
     on_front = front(_pairs(groups))
-    chosen = {point for group, is_on in zip(groups, on_front, strict=True) if is_on for point in group.points}
-    return [replace(point, on_front=point in chosen) for point in points]
+    chosen = {_content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
+    return [replace(point, on_front=_content(point) in chosen) for point in points]
 
 
 def front_hypervolume(points: Iterable[Point]) -> float:

@@ -30,8 +30,9 @@ class QuantizeConfig:
     bits: the width of every layer, 1 to 8, or 32 for float; or a mapping that names each layer's, by the
     names of `layer_names`. method: a name in QUANTIZERS; params: what differs from its defaults. activation_bits:
     4 to 8 levels of the inputs of every quantized layer too, None for float. stored: what scales and biases are kept
-    in, `float16` or `float32`. accumulate: what products of the calibration images are computed in, `float32` (sums
-    of batches are float64 all the same) or `float64`. seed: of quantizers that draw random numbers.
+    in, `float16` (`float32` in a layer with a bias beyond 65,504) or `float32`. accumulate: what products of the
+    calibration images are computed in, `float32` (sums of batches are float64 all the same) or `float64`. seed: of
+    quantizers that draw random numbers.
     """
 
     bits: int | Mapping[str, int] = 4
@@ -210,8 +211,11 @@ class _Job:
             return
         module = layer(self.model, site.name)
         solution, alphabet = self._solve(site, bits, moments)
-        scale, bias = (t.flatten().to(DTYPES[self.config.stored]) for t in (solution.scale, solution.bias))
-        check_finite(bias, f"layer {_name(site)}: its bias in {self.config.stored}")
+        check_finite(solution.bias, f"layer {_name(site)}: its bias")
+        dtype = DTYPES[self.config.stored]
+        if solution.bias.abs().max() > torch.finfo(dtype).max:
+            dtype = torch.float32  # as in a model that has hardly been trained; it is charged for it
+        scale, bias = (t.flatten().to(dtype) for t in (solution.scale, solution.bias))
         stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
         assert module.bias is not None
         module.weight.data, module.bias.data = stored.weight(), stored.bias.float()

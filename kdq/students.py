@@ -20,7 +20,10 @@ MODEL_FILE = "model.safetensors"
 HISTORY_FILE = "history.json"
 STATE_FILE = "state.pt"
 
-Report = Callable[[Mapping[str, float]], None]
+Model = Callable[[], Classifier]
+
+Report = Callable[[Mapping[str, float], Model | None], None]
+"""Takes an epoch of a student's history, and how to get the student as it was after it, if it is there still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,32 +73,33 @@ def distill(
 
     data, teacher, peer: called only if something has to be trained; the student is trained on the data's device.
     peer: what `spec.peer_init` names. report: told every epoch of the student's history once, those of an
-    earlier run too. Of two students the one better on the validation images is kept. Raises Diverged.
+    earlier run too; it may raise, which ends the training, and the epochs that were told are kept. Of two students
+    the one better on the validation images is kept. Raises Diverged.
     """
     assert (spec.peer_init is None) == (peer is None)
     told = 0
 
-    def tell(history: list[Json]) -> None:
+    def tell(history: list[Json], model: Model | None) -> None:
         nonlocal told
         for epoch in history[told:]:
-            report(epoch)
+            report(epoch, model if epoch is history[-1] else None)
         told = len(history)
 
     def train(folder: Path) -> None:
         trainer = _trainer(spec, data(), teacher(), peer)
         history = _go_on(store, spec, trainer)
-        tell(history)
+        tell(history, lambda: trainer.best)
         while trainer.epoch < spec.train.epochs:
             history.append(trainer.run_epoch())
             if trainer.epoch < spec.train.epochs:
                 _keep(store, spec, trainer, history)
-            tell(history)
+            tell(history, lambda: trainer.best)
         save(trainer.best, folder / MODEL_FILE)
         (folder / HISTORY_FILE).write_text(json.dumps(history))
 
     folder = store.make(spec.stage(), train)
     store.remove(spec.stage(spec.train.epochs - 1))
-    tell(json.loads((folder / HISTORY_FILE).read_text()))
+    tell(json.loads((folder / HISTORY_FILE).read_text()), None)
     return folder
 
 

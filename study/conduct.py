@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,14 @@ from filelock import FileLock, Timeout
 
 from kdq.errors import UserError
 from kdq.points import Point, as_text, configurations, front_hypervolume, front_table, with_front
+from kdq.rungs import Decision
 from kdq.stages import StageStore
 from kdq.tracking import shown, tracking_uri
+from study.agenda import FINAL, Agenda, make_rule, shown_values
+from study.journal import Journal
 from study.plan import Plan, check_name, check_same, flat
+from study.scheduling import RECORD
+from study.search import make_search, objectives
 from study.spaces import Space
 from study.workloads import load_workload
 
@@ -40,11 +45,11 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
         space=space,
         workload=load_workload(options.workload, workload_settings),
         seeds=options.seeds,
-        trials=options.trials,
     )
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
+    make_rule(plan)  # a scheduler that cannot serve the plan is refused before anything is made
     if options.dry_run:
         from study.cost import describe
         from study.prepare import teacher_spec
@@ -87,6 +92,14 @@ def slots(options: argparse.Namespace) -> int:
     return max(1, min(by_cpu, int(torch.cuda.device_count() / taken.gpus)) if taken.gpus else by_cpu)
 
 
+ALIKE = 3
+"""So many trials that fail for the same reason stop the study."""
+
+
+class _Halt(BaseException):
+    """Ends a trial that only reports what is finished; not an error, which would be an end of its own."""
+
+
 class Study:
     """One study on its way: what its trials report goes to MLflow and to the progress table."""
 
@@ -95,8 +108,10 @@ class Study:
         self.root = Path("mlruns").absolute()
         self.store = StageStore(self.root / "stages")
         self.found: dict[tuple[str, int], Point] = {}
-        self.statuses: dict[str, str] = {}
         self.began = time.monotonic()
+        self.rule = make_rule(plan)
+        self.failures: Counter[str] = Counter()
+        self._next: Trial | None = None
 
     @property
     def points(self) -> list[Point]:
@@ -152,6 +167,11 @@ class Study:
         with held:
             yield
 
+    @property
+    def statuses(self) -> dict[str, str]:
+        """The word for where each trial is."""
+        return {key: entry.status for key, entry in self.agenda.entries.items()}
+
     def _open(self) -> None:
         from study.progress import Progress
         from study.tracking import open_tracker
@@ -159,13 +179,13 @@ class Study:
         self.tracker = open_tracker(self.uri, self.name, self.root)
         if before := self.tracker.document():
             check_same(self.name, before["settings"], self.plan.document())
-        self.progress = Progress(self.name, len(self.plan.widths), slots(self.options))
+        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
 
     def _prepare(self) -> None:
         """Make what the trials share, and open the study's run."""
         import torch
 
-        from study.prepare import evaluate_teacher, make_trials, prepare_data, prepare_peer, prepare_teacher
+        from study.prepare import evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
 
         torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
         workload, say = self.plan.workload, self.progress.note
@@ -177,43 +197,91 @@ class Study:
             val, test = evaluate_teacher(teacher, reference, data, self.store, say)
             self.teacher_metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
         peer = prepare_peer(workload, reference, data, self.store, say) if self.plan.needs_peer else None
-        self.trials = make_trials(self.plan, reference, teacher, peer, self.store)
-        document = {"settings": self.plan.document(), "trials": sorted(self.trials)}
-        if (before := self.tracker.document()) and before["trials"] != document["trials"]:
+        inputs = {"data": reference.fingerprint, "teacher": teacher and teacher.id, "peer": peer and peer.id}
+        document = {"settings": self.plan.document(), "inputs": inputs}
+        if (before := self.tracker.document()) and before["inputs"] != inputs:
             raise UserError(
-                f"study {self.name!r} has the same settings as before, but its data, its teacher's weights or this "
-                f"program's results have changed since; choose another --name"
+                f"study {self.name!r} has the same settings as before, but its data or its teacher's weights have "
+                f"changed since; choose another --name"
             )
         self.tracker.start_study(document, self._params(), self._command())
+        self.agenda = Agenda(
+            search=make_search(self.plan),
+            seeds=self.plan.seeds,
+            make=partial(make_trial, self.plan, reference, teacher, peer, self.store),
+            rule=self.rule,
+            journal=Journal(self.root / "studies" / self.name / "journal.jsonl"),
+        )
 
     def _run_trials(self) -> str:
         """Tell what is finished already, run the rest. Returns the word for how the study ended."""
-        for trial_id, trial in self.trials.items():
-            self.progress.add(trial_id, trial.name, trial.epochs)
         with self.progress:
-            waiting = dict(self.trials)
-            for trial_id, trial in self.trials.items():
-                if trial.is_finished(self.store):
-                    self._tell_finished(trial_id)
-                    del waiting[trial_id]
-            whole = not waiting or self._run_on_ray(waiting)
-        if not whole:
+            self._recall()
+            self._next = self.next()
+            if self._next:
+                self._run_on_ray()
+        if not self.agenda.is_done:
             return "interrupted"
         # One that diverged has ended as it does: its reason is a result. The others that fail are to be mended.
-        return "completed" if set(self.statuses.values()) <= {"completed", "stopped", "diverged"} else "failed"
+        return "completed" if set(self.statuses.values()) <= {*FINAL} else "failed"
 
-    def _run_on_ray(self, trials: Mapping[str, "Trial"]) -> bool:
+    def _recall(self) -> None:
+        """Show what the journal knows of former runs of the study."""
+        for key, entry in self.agenda.entries.items():
+            self._show(entry.trial)
+            if entry.status == "completed" and not entry.trial.is_finished(self.store):
+                entry.status = "waiting"  # somebody has removed its stages
+            elif entry.status == "completed":
+                self._tell_finished(entry.trial)
+            elif entry.status in FINAL:
+                self._track(key)
+                self._show_end(key, entry.status, entry.reason, None)
+
+    def next(self) -> "Trial | None":
+        """A trial that needs a worker; those whose stages are all there are told on the way."""
+        if ready := self._next:
+            self._next = None
+            return ready
+        while trial := self.agenda.next():
+            self._show(trial)
+            if not trial.is_finished(self.store):
+                return trial
+            self._tell_finished(trial)
+        return None
+
+    def _show(self, trial: "Trial") -> None:
+        if trial.id not in self.progress.rows:
+            self.progress.add(trial.id, trial.name, trial.epochs, len(trial.points))
+
+    @property
+    def is_done(self) -> bool:
+        return self._next is None and self.agenda.is_done
+
+    def _run_on_ray(self) -> None:
         from study.driver import run_on_ray
 
         folder = self.root / "ray" / self.name
-        return run_on_ray(trials, self.resources, folder, self._logs, self._started, self._report)
+        settings = {"logs": str(self._logs), "probes": self._probes}
+        run_on_ray(self, self.resources, folder, settings, self._started, self._report)
 
-    def _tell_finished(self, trial_id: str) -> None:
+    @property
+    def _probes(self) -> list[int]:
+        """The epochs after which students are measured at every width."""
+        if self.plan.space.scheduler.name == RECORD:
+            return list(range(1, self.plan.workload.train.epochs + 1))
+        return list(self.rule.levels) if self.rule and self.rule.priority.needs_widths else []
+
+    def _tell_finished(self, trial: "Trial") -> None:
         """A trial whose stages are all there: here and now it only reports them."""
         from study.trial import run_trial
 
-        self._track(trial_id)
-        run_trial(self.trials[trial_id], "cpu", self._logs / f"{trial_id}.log", partial(self._report, trial_id))
+        def report(event: Mapping[str, Any]) -> None:
+            if self._report(trial.id, event) is not Decision.CONTINUE:
+                raise _Halt
+
+        self._track(trial.id)
+        with suppress(_Halt):
+            run_trial(trial, "cpu", self._logs / f"{trial.id}.log", report, self._probes)
 
     @property
     def _logs(self) -> Path:
@@ -221,42 +289,88 @@ class Study:
 
     def _close(self, status: str) -> None:
         """Bring every run that is still open to its end."""
-        for trial_id in self.trials:
-            if self.statuses.get(trial_id) == "running":
+        for trial_id, status in self.statuses.items():
+            if status in ("running", "paused") and trial_id in self.tracker.runs:
                 self.tracker.end_trial(trial_id, "interrupted", "the study was interrupted", {})
         self.tracker.log_front(self.points, always=True)
         hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}
         self.tracker.end_study(status, {**self.teacher_metrics, **hypervolume, "points": len(self.points)})
 
     def _track(self, trial_id: str) -> None:
-        self.statuses[trial_id] = "running"
-        self.tracker.start_trial(trial_id, self.trials[trial_id].name, self._trial_params(trial_id))
+        entry = self.agenda.entries[trial_id]
+        self.tracker.start_trial(trial_id, entry.trial.name, self._trial_params(entry.trial))
 
     def _started(self, trial_id: str) -> None:
         self._track(trial_id)
         self.progress.start(trial_id)
 
-    def _report(self, trial_id: str, event: Mapping[str, Any]) -> None:
-        """What a trial reported: an epoch, a point or its end."""
+    def _report(self, trial_id: str, event: Mapping[str, Any]) -> Decision:
+        """What a trial reported: an epoch, a point, a reused student or its end. Returns whether it goes on."""
+        trial = self.agenda.entries[trial_id].trial
         if event["event"] == "epoch":
-            self.progress.epoch(trial_id, event)
-            metrics = {key: value for key, value in event.items() if key not in ("event", "epoch")}
-            self.tracker.log_epoch(trial_id, int(event["epoch"]), metrics)
-        elif event["event"] == "point":
-            point = Point(**event["point"])
-            if (trial_id, point.bits) not in self.found:  # a worker that was started again tells all it has
-                self.progress.point(trial_id, event["point"])
-            self.found[trial_id, point.bits] = point
-            name = f"{self.trials[trial_id].name}, {point.bits} bits"
-            self.tracker.log_point(point, name, {**self._trial_params(trial_id), "bits": point.bits}, event["files"])
+            return self._report_epoch(trial, event)
+        if event["event"] == "point":
+            self._report_point(trial, event)
+        elif event["event"] == "reused":
+            self.progress.say(f"{trial.name}: its student is there already, and is reused")
         else:
-            self.statuses[trial_id] = event["status"]
-            self.progress.end(trial_id, event["status"], event["reason"], event["log"])
-            mine = [point for point in self.points if point.trial_id == trial_id]
-            best_of = {f"val_top1_{p.bits}bit": p.val_top1 for p in mine}
-            best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
-            self.tracker.end_trial(trial_id, event["status"], event["reason"], best_of)
-            self.tracker.log_front(self.points)
+            self._end(trial_id, event["status"], event["reason"], event["log"])
+            self._end_losers()
+        return Decision.CONTINUE
+
+    def _report_epoch(self, trial: "Trial", event: Mapping[str, Any]) -> Decision:
+        epoch = int(event["epoch"])
+        self.progress.epoch(trial.id, event)
+        metrics = {key: value for key, value in event.items() if key not in ("event", "epoch", "probe")}
+        metrics |= {f"probe_top1_{bits}bit": accuracy for bits, accuracy, _ in event.get("probe", ())}
+        self.tracker.log_epoch(trial.id, epoch, metrics)
+        values = shown_values(event, self.rule.priority.needs_widths) if self.rule else None
+        decision = self.agenda.epoch(trial.id, epoch, values)
+        if decision is Decision.STOP:
+            self._end(trial.id, "stopped", self._verdict(trial, epoch))
+        elif decision is Decision.PAUSE:
+            self.progress.pause(trial.id, epoch)
+        self._end_losers()
+        return decision
+
+    def _verdict(self, trial: "Trial", epoch: int) -> str:
+        return f"by {self.plan.space.scheduler.name}, at the rung of epoch {epoch} of {trial.epochs}"
+
+    def _end_losers(self) -> None:
+        """Trials that waited for a rung in vain."""
+        for trial_id, epoch in self.agenda.losers().items():
+            self._end(trial_id, "stopped", self._verdict(self.agenda.entries[trial_id].trial, epoch))
+
+    def _report_point(self, trial: "Trial", event: Mapping[str, Any]) -> None:
+        point = Point(**event["point"])
+        if (trial.id, point.bits) not in self.found:  # a worker that was started again tells all it has
+            self.progress.point(trial.id, event["point"])
+        self.found[trial.id, point.bits] = point
+        params = {**self._trial_params(trial), "bits": point.bits}
+        self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event["files"])
+
+    def _end(self, trial_id: str, status: str, reason: str, log: str | None = None) -> None:
+        mine = [point for point in self.points if point.trial_id == trial_id]
+        self.agenda.end(trial_id, status, reason, objectives(mine) if status == "completed" else None)
+        self._show_end(trial_id, status, reason, log)
+        best_of = {f"val_top1_{p.bits}bit": p.val_top1 for p in mine}
+        best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
+        self.tracker.end_trial(trial_id, status, reason, best_of)
+        self.tracker.log_front(self.points)
+        if status == "failed":
+            self._check_alike(reason, log)
+
+    def _check_alike(self, reason: str, log: str | None) -> None:
+        """Raise UserError if trials fail for one and the same reason: so would all others."""
+        self.failures[reason] += 1
+        if self.failures[reason] == ALIKE:
+            raise UserError(
+                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log}); nothing that "
+                f"was finished is lost: mend the cause, and the same command goes on"
+            )
+
+    def _show_end(self, trial_id: str, status: str, reason: str, log: str | None) -> None:
+        self.progress.end(trial_id, status, reason, log)
 
     def _params(self) -> dict[str, Any]:
         """What the whole study has in common, flat, as a comparison in the MLflow UI needs it."""
@@ -267,6 +381,8 @@ class Study:
             "dataset": workload.dataset,
             "teacher": workload.teacher,
             "student": workload.student,
+            "searcher": self.plan.space.searcher,
+            "scheduler": self.plan.space.scheduler.name,
             "train_images": workload.train_images or "all",
             "val_images": workload.val_images,
             "calibration_images": workload.calibration_images,
@@ -277,10 +393,10 @@ class Study:
             **flat({"train": self.plan.document()["workload"]["train"]}),
         }
 
-    def _trial_params(self, trial_id: str) -> dict[str, Any]:
-        trial = self.trials[trial_id]
+    def _trial_params(self, trial: "Trial") -> dict[str, Any]:
         own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": trial.arch}
-        return {**self._params(), **own, "trial_id": trial_id}
+        widths = ",".join(str(point.bits) for point in trial.points)
+        return {**self._params(), **own, "widths": widths, "trial_id": trial.id}
 
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: without name and limit."""

@@ -1,7 +1,7 @@
 """What a study will cost, before it starts: measured on this machine with the study's own models."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -42,11 +42,24 @@ SHAPES = {
 
 def describe(name: str, plan: Plan, slots: int) -> str:
     """The plan in words: trials, distinct students, points, and the time that all of it will take."""
-    lines = [f"study {name}: {len(plan.runs)} trials, {plan.students} distinct students, {plan.points} points"]
+    about = "about " if plan.is_adaptive else ""
+    counts = f"{plan.trial_count} trials, {about}{plan.students} distinct students, {about}{plan.points} points"
+    lines = [f"study {name}: {counts}"]
     lines += [f"  {configuration.name} seed={seed}" for configuration, seed in plan.runs]
-    widths = ", ".join("float" if bits == 32 else str(bits) for bits in plan.widths)
-    lines += [f"every trial has {len(plan.widths)} points: {widths} bits", estimate(plan, slots)]
-    return "\n".join(lines)
+    lines += [f"  searcher {plan.space.searcher} decides as it goes"] if plan.is_adaptive else []
+    return "\n".join([*lines, _bits(plan), estimate(plan, slots)])
+
+
+def _bits(plan: Plan) -> str:
+    names = ["float" if bits == 32 else str(bits) for bits in plan.widths]
+    if len(plan.space.bits) == 1:
+        return f"every trial has {len(names)} points: {', '.join(names)} bits"
+    choices = " | ".join(map(_joined, plan.space.bits))
+    return f"bits are searched: every trial has a point at float, and those at one of {choices}"
+
+
+def _joined(widths: Sequence[int]) -> str:
+    return ",".join(map(str, widths))
 
 
 def estimate(plan: Plan, slots: int) -> str:
@@ -70,9 +83,11 @@ def estimate(plan: Plan, slots: int) -> str:
         epoch *= _students_at_once(plan)
     teaching = workload.train.epochs * _views(plan) * train / _rate(lambda: _forward(teacher, images))
     quantization, note = _quantization(student, images)
-    points = len(plan.widths) * (workload.val_images + shape.test) / forward + (len(plan.widths) - 1) * quantization
-    one = epoch * workload.train.epochs * plan.students / len(plan.runs) + points
-    whole = one * -(-len(plan.runs) // slots) + teaching / slots
+    trials = len(plan.expected) * len(plan.seeds)
+    evaluations = plan.points / trials
+    points = evaluations * (workload.val_images + shape.test) / forward + (evaluations - 1) * quantization
+    one = epoch * workload.train.epochs * plan.students / trials + points
+    whole = one * -(-plan.trial_count // slots) + teaching / slots
     return (
         f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time: "
         f"{duration(epoch)} an epoch, {duration(points)} for the points{note}, {duration(teaching)} for the teacher "
@@ -91,13 +106,13 @@ def _quantization(model: Classifier, images: Tensor) -> tuple[float, str]:
 
 def _students_at_once(plan: Plan) -> float:
     """Mean over the configurations that distill: two under a method whose students teach each other, else one."""
-    return fmean(1 + METHODS[c.method].needs_peer for c in plan.configurations if c.method in METHODS)
+    return fmean(1 + METHODS[c.method].needs_peer for c in plan.expected if c.method in METHODS)
 
 
 def _views(plan: Plan) -> int:
     """How many streams of views the teacher looks at, each once: trials with the same seed and mixup share one."""
-    looking = [(c, seed) for c, seed in plan.runs if c.method in METHODS and METHODS[c.method].needs_teacher]
-    return len({(seed, c.parameters["mixup_alpha"]) for c, seed in looking})
+    looking = [c for c in plan.expected if c.method in METHODS and METHODS[c.method].needs_teacher]
+    return len({c.parameters["mixup_alpha"] for c in looking}) * len(plan.seeds)
 
 
 def _teacher_arch(workload: Workload) -> str:

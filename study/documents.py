@@ -2,10 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -63,6 +65,51 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise UserError(f"{path}: must be a mapping of names to values, found {type(document).__name__}")
     return document
+
+
+@dataclass(frozen=True, slots=True)
+class Problems:
+    """What is wrong with a document: collected while it is read, so that all of it is said at once."""
+
+    source: str
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, path: str, rule: str) -> None:
+        """Something at `path`, a dotted key, breaks `rule`."""
+        self.lines.append(f"{self.source}: {path}: {rule}")
+
+    def add_value(self, path: str, value: Any, rule: str) -> None:
+        """The value at `path` breaks `rule`."""
+        self.add(f"{path} = {_REPR.repr(value)}", rule)
+
+    def add_unknown(self, path: str, document: Mapping[Any, Any], known: Iterable[str]) -> None:
+        """Each key of the mapping at `path` that is not among the known ones."""
+        known = tuple(known)
+        for key in document:
+            if key not in known:
+                self.add(f"{path}.{key}".removeprefix("."), str(unknown("key", str(key), known)))
+
+    def raise_all(self) -> None:
+        """Raise UserError with a line for each problem, if there is any."""
+        if self.lines:
+            raise UserError("\n".join(dict.fromkeys(self.lines)))
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80  # a message quotes what was written, but no page of it
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a document is a finite number that a float can hold; true and false are none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value of a document is a whole number, at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def validate(document: Mapping[str, Any], model: type[T], source: str) -> T:

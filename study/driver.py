@@ -1,36 +1,44 @@
 """Runs the trials of a study on Ray Tune and hands on what they report."""
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-# Ray reads these when it is imported: no progress reports, loggers or usage statistics of its own, and every
-# report at once, since a buffered one would be late in the live table.
+# Ray reads these when it is imported: no progress reports, loggers, snapshots or usage statistics of its own, and
+# every report at once, since a buffered one would be late in the live table, and too late for a decision.
 os.environ.update(
     RAY_AIR_NEW_OUTPUT="0",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_RESULT_BUFFER_LENGTH="1",
+    TUNE_GLOBAL_CHECKPOINT_S="86400",
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
 )
 
 import ray
 import torch
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
+from kdq.rungs import Decision
 from study.trial import Trial, run_trial
 
+T = TypeVar("T")
+
 Started = Callable[[str], None]
-"""Takes the id of a trial that begins."""
+"""Takes the id of a trial that begins, or goes on."""
 
-Report = Callable[[str, Mapping[str, Any]], None]
-"""Takes a trial's id and one event of it."""
+Report = Callable[[str, Mapping[str, Any]], Decision]
+"""Takes a trial's id and one event of it; says whether the trial goes on."""
 
+ROOT = Path(__file__).parents[1]
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
 
 
@@ -50,43 +58,58 @@ class Resources:
         return max(1, int(self.cpus))
 
 
+class Queue(Protocol):
+    """Where the trials come from, one at a time, as workers get free."""
+
+    def next(self) -> Trial | None: ...
+
+    @property
+    def is_done(self) -> bool: ...
+
+
 def run_on_ray(
-    trials: Mapping[str, Trial],
+    queue: Queue,
     resources: Resources,
     folder: Path,
-    logs: Path,
+    settings: Mapping[str, Any],
     started: Started,
     report: Report,
-) -> bool:
-    """Run every trial (by its id); True if all of them ended, False if the study was interrupted.
+) -> None:
+    """Run trials until the queue is done or the study is interrupted.
 
     folder: where Ray keeps its own files while the study runs; removed afterwards, since the stages hold all
-    that is worth keeping. logs: the folder for the logs of trials that fail.
+    that is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or
+    `report` ends the study, and is raised when its trials have stopped.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    # Workers must run this program, not another copy of it that may be installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        relay = Relay(started, report)
+        guard = Guard()
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-            param_space={
-                "trial": tune.grid_search([trial.document() for trial in trials.values()]),
-                "threads": resources.threads,
-                "device": resources.device,
-                "logs": str(logs),
-            },
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_name_creator=trial_id, trial_dirname_creator=trial_id),
+            param_space={"threads": resources.threads, "device": resources.device, **settings},
+            tune_config=tune.TuneConfig(
+                search_alg=Feed(queue, guard),
+                scheduler=Decisions(report, guard),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=trial_id,
+                trial_dirname_creator=_folder_name,
+            ),
             run_config=tune.RunConfig(
                 name=folder.name,
                 storage_path=str(folder.parent),
                 verbose=0,
-                callbacks=[relay],
+                callbacks=[Relay(started, report, guard)],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
         )
         tuner.fit()
-        return len(relay.ended) == len(trials)
+        if guard.error:
+            raise guard.error
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,41 +119,105 @@ def trainable(config: Mapping[str, Any]) -> None:
     """One trial, as Ray Tune calls it in a worker."""
     torch.set_num_threads(config["threads"])
     trial = Trial.of(config["trial"])
-    run_trial(trial, config["device"], Path(config["logs"]) / f"{trial.id}.log", report_to_ray)
+    log = Path(config["logs"]) / f"{trial.id}.log"
+    run_trial(trial, config["device"], log, report_to_ray, config["probes"])
 
 
 def report_to_ray(event: Mapping[str, Any]) -> None:
-    tune.report({"event": event})
+    """Returns when the driver has let the trial go on; a trial that is stopped ends in here."""
+    tune.report({"event": json.dumps(event)})  # as text, since Ray would take a mapping apart
 
 
-class Relay(tune.Callback):  # type: ignore[misc]
-    """Passes on every event of every trial; a worker that died too often is the end of its trial."""
+class Guard:
+    """Keeps the first exception of the driver's own code, which Ray would take for a failure of the trial."""
 
-    def __init__(self, started: Started, report: Report) -> None:
-        self.started, self.report = started, report
-        self.ended: set[str] = set()
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __call__(self, work: Callable[[], T], otherwise: T) -> T:
+        """What `work` returns; `otherwise` if it fails, now or before."""
+        if self.error:
+            return otherwise
+        try:
+            return work()
+        except Exception as error:
+            self.error = error
+            return otherwise
+
+
+class Ours:
+    """Tune pickles what it is given for a restore of its own. Ours is by journal and stages: there is no state."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks for a restore of its own; ours are the stages
+        return {}
+
+
+class Feed(Ours, Searcher):  # type: ignore[misc]
+    """Gives Ray the trials of a queue."""
+
+    def __init__(self, queue: Queue, guard: Guard) -> None:
+        super().__init__()
+        self.queue, self.guard = queue, guard
+
+    def suggest(self, trial_id: str) -> Any:
+        return self.guard(self._next, Searcher.FINISHED)
+
+    def _next(self) -> Any:
+        if trial := self.queue.next():
+            return {"trial": trial.document()}
+        return Searcher.FINISHED if self.queue.is_done else None
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """The queue knows already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """There is no state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+
+class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
+    """Passes on every event of every trial, and its decision back.
+
+    A trial that pauses is stopped for Ray, too: when it goes on, the queue gives it again, and its stages are there.
+    """
+
+    def __init__(self, report: Report, guard: Guard) -> None:
+        super().__init__()
+        self.report, self.guard = report, guard
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        event = json.loads(result["event"])
+        decision = self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
+        return str(self.CONTINUE if decision is Decision.CONTINUE else self.STOP)
+
+
+class Relay(Ours, tune.Callback):  # type: ignore[misc]
+    """Says when a trial begins; a worker that died too often is the end of its trial."""
+
+    def __init__(self, started: Started, report: Report, guard: Guard) -> None:
+        self.started, self.report, self.guard = started, report, guard
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.started(trial_id(trial))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        self._pass_on(trial, result["event"])
+        self.guard(lambda: self.started(trial_id(trial)), None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = f"its worker died {WORKER_RETRIES + 1} times (killed, or out of memory)"
-        self._pass_on(trial, {"event": "end", "status": "failed", "reason": reason, "log": trial.error_file})
+        reason = f"its worker died {WORKER_RETRIES + 1} times ({_last_line(trial.error_file)})"
+        event = {"event": "end", "status": "failed", "reason": reason, "log": trial.error_file}
+        self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
 
-    def _pass_on(self, trial: Any, event: Mapping[str, Any]) -> None:
-        if event["event"] == "end":
-            self.ended.add(trial_id(trial))
-        self.report(trial_id(trial), event)
+
+def _last_line(file: str | None) -> str:
+    lines = Path(file).read_text(errors="replace").strip().splitlines() if file else []
+    return lines[-1].strip() if lines else "killed, or out of memory"
 
 
 def trial_id(trial: Any) -> str:
     """Our id of a trial of Ray's."""
     return Trial.of(trial.config["trial"]).id
+
+
+def _folder_name(trial: Any) -> str:
+    """A trial that goes on after a pause is another one for Ray."""
+    return f"{trial_id(trial)}-{trial.trial_id}"

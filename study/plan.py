@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from kdq.data import DATA_VERSION, SPLIT_VERSION
@@ -13,7 +14,8 @@ from kdq.methods import METHODS
 from kdq.points import FLOAT_BITS
 from kdq.stages import Json, canonical, digest
 from kdq.students import STUDENT_VERSION
-from study.spaces import TEACHER, Configuration, Space
+from study.declarations import METHOD, TEACHER
+from study.spaces import ADAPTIVE, Configuration, Space
 from study.workloads import Workload
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -21,59 +23,89 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A space searched on a workload. trials: at most this many configurations, None for all."""
+    """A space searched on a workload; every configuration is tried once with each seed."""
 
     space_name: str
     workload_name: str
     space: Space
     workload: Workload
     seeds: tuple[int, ...]
-    trials: int | None
+
+    @property
+    def is_adaptive(self) -> bool:
+        """The searcher decides as it goes: how many trials there will be is known, but not which."""
+        return self.space.searcher in ADAPTIVE
 
     @property
     def configurations(self) -> Sequence[Configuration]:
-        return self.space.configurations()[: self.trials]
+        """What will be tried, as far as it is known: all of it, or nothing under an adaptive searcher."""
+        return () if self.is_adaptive else self.expected
+
+    @property
+    def expected(self) -> Sequence[Configuration]:
+        """What will be tried; under an adaptive searcher what a random one would try, to reckon with.
+
+        Random draws depend on the first of the seeds.
+        """
+        if self.space.searcher == "grid":
+            return list(islice(self.space, self.space.trials))
+        assert self.space.trials is not None
+        return self.space.samples(self.seeds[0], int(min(self.space.trials, self.space.size)))
+
+    @property
+    def trial_count(self) -> int:
+        """How many trials there will be, at most if the searcher is adaptive."""
+        tried = self.space.trials if self.is_adaptive else len(self.expected)
+        assert tried is not None
+        return tried * len(self.seeds)
 
     @property
     def runs(self) -> list[tuple[Configuration, int]]:
-        """Every trial as its configuration and seed."""
+        """Every trial that is known as its configuration and seed."""
         return [(configuration, seed) for configuration in self.configurations for seed in self.seeds]
 
     @property
     def students(self) -> int:
-        """How many students are distilled: configurations of the same method and parameters share theirs."""
-        return len({(c.identity, seed) for c, seed in self.runs if c.method != TEACHER})
+        """How many students are distilled by `expected`: configurations that differ in bits alone share theirs."""
+        return len({c.student for c in self.expected if c.method != TEACHER}) * len(self.seeds)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The bit widths of a trial's points, float first."""
-        return tuple(dict.fromkeys((FLOAT_BITS, *self.space.bits)))
+        """The bit widths of all trials' points, float first."""
+        return tuple(dict.fromkeys((FLOAT_BITS, *(bits for widths in self.space.bits for bits in widths))))
 
     @property
     def points(self) -> int:
-        return len(self.runs) * len(self.widths)
+        """How many points there will be, as far as `expected` tells."""
+        return sum(len({FLOAT_BITS, *c.bits}) for c in self.expected) * len(self.seeds)
+
+    @property
+    def methods(self) -> set[str]:
+        """The methods that trials may have."""
+        if self.is_adaptive:
+            return {str(values[METHOD]) for values in self.space.cases()}
+        return {configuration.method for configuration in self.configurations}
 
     @property
     def needs_teacher(self) -> bool:
-        return any(c.method == TEACHER or METHODS[c.method].needs_teacher for c in self.configurations)
+        return any(method == TEACHER or METHODS[method].needs_teacher for method in self.methods)
 
     @property
     def needs_peer(self) -> bool:
         """Some students learn beside a peer that starts from given weights."""
-        return self.workload.peer_init is not None and any(
-            c.method != TEACHER and METHODS[c.method].needs_peer for c in self.configurations
-        )
+        distilling = self.methods - {TEACHER}
+        return self.workload.peer_init is not None and any(METHODS[method].needs_peer for method in distilling)
 
     @property
     def needs_distilling(self) -> bool:
-        return any(c.method != TEACHER for c in self.configurations)
+        return self.methods != {TEACHER}
 
     def document(self) -> dict[str, Json]:
         """Everything that decides what the study does, as JSON; the words that only describe it left out."""
-        space, workload = asdict(self.space), asdict(self.workload)
-        del space["description"], workload["description"]
+        space, workload = self.space.document(), asdict(self.workload)
+        del workload["description"]
         versions = {"data": DATA_VERSION, "split": SPLIT_VERSION, "student": STUDENT_VERSION, "point": POINT_VERSION}
-        document = {"space": space, "workload": workload, "seeds": self.seeds, "trials": self.trials}
+        document = {"space": space, "workload": workload, "seeds": self.seeds}
         document["versions"] = versions  # other results need another default name
         plain: dict[str, Json] = json.loads(canonical(document))
         return plain

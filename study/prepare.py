@@ -14,7 +14,7 @@ from kdq.models import ARCHITECTURES, Normalization
 from kdq.peers import parse_peer, peer_seed, warm_start
 from kdq.pretrained import labels, load_pretrained, unnamed
 from kdq.stages import Stage, StageStore
-from kdq.students import MODEL_FILE, StudentSpec, distill
+from kdq.students import MODEL_FILE, Model, StudentSpec, distill
 from kdq.teachers import (
     IMAGENET,
     Checkpoint,
@@ -31,8 +31,9 @@ from kdq.teachers import (
     saved_normalization,
 )
 from kdq.train import TrainConfig
+from study.declarations import TEACHER
 from study.plan import Plan
-from study.spaces import TEACHER
+from study.spaces import Configuration
 from study.trial import DataRef, ModelRef, Trial, load_teacher
 from study.workloads import Workload
 
@@ -144,7 +145,7 @@ def _train(
         say(f"{role}: training {arch} for {recipe.epochs} epochs (once; it is kept)")
         told = max(1, recipe.epochs // 5)
 
-        def report(epoch: Mapping[str, float]) -> None:
+        def report(epoch: Mapping[str, float], model: Model | None) -> None:
             if epoch["epoch"] % told == 0:
                 say(f"{role}: epoch {epoch['epoch']:.0f}/{recipe.epochs}, val {epoch['val_top1']:.2f} %")
 
@@ -178,7 +179,7 @@ def evaluate_teacher(
 
 def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
     """Raise UserError if the space quantizes the teacher itself and the quantizer cannot."""
-    if isinstance(spec, Transformers) and any(c.method == TEACHER for c in plan.configurations):
+    if isinstance(spec, Transformers) and TEACHER in plan.methods:
         raise UserError(
             f"teacher 'transformers:{spec.source}': the space {plan.space_name!r} quantizes the teacher itself, and a "
             f"model of the transformers library can teach but not be quantized; use a teacher of kdq's own "
@@ -186,25 +187,28 @@ def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
         )
 
 
-def make_trials(
-    plan: Plan, data: DataRef, teacher: ModelRef | None, peer: ModelRef | None, store: StageStore
-) -> dict[str, Trial]:
-    """Every trial of the plan by its id."""
-    trials = [
-        Trial(
-            data=data,
-            teacher=teacher,
-            peer=peer,
-            method=configuration.method,
-            parameters=configuration.parameters,
-            student=plan.workload.student,
-            train=asdict(plan.workload.train),
-            seed=seed,
-            bits=plan.space.bits,
-            quantizer=plan.workload.quantizer,
-            calibration_images=plan.workload.calibration_images,
-            store=str(store.root),
-        )
-        for configuration, seed in plan.runs
-    ]
-    return {trial.id: trial for trial in trials}
+def make_trial(
+    plan: Plan,
+    data: DataRef,
+    teacher: ModelRef | None,
+    peer: ModelRef | None,
+    store: StageStore,
+    configuration: Configuration,
+    seed: int,
+) -> Trial:
+    """The trial of a configuration and a seed."""
+    return Trial(
+        name=f"{configuration.name} seed={seed}",
+        data=data,
+        teacher=teacher,
+        peer=peer,
+        method=configuration.method,
+        parameters=configuration.parameters,
+        student=plan.workload.student,
+        train=asdict(plan.workload.train),
+        seed=seed,
+        bits=configuration.bits,
+        quantizer=plan.workload.quantizer,
+        calibration_images=plan.workload.calibration_images,
+        store=str(store.root),
+    )

@@ -24,6 +24,7 @@ class Row:
     epochs: int = 0
     val_top1: float | None = None
     points: int = 0
+    points_due: int = 0
     started: float = 0.0
     ended: float = 0.0
 
@@ -33,8 +34,8 @@ class Progress:
     """The state of a study and its picture. Every method takes what a trial reported."""
 
     study: str
-    points_per_trial: int
     slots: int
+    total: int
     console: Console = field(default_factory=Console)
     rows: dict[str, Row] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
@@ -54,8 +55,9 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def add(self, trial_id: str, name: str, epochs: int) -> None:
-        self.rows[trial_id] = Row(name, epochs=epochs)
+    def add(self, trial_id: str, name: str, epochs: int, points: int) -> None:
+        """A trial that will train so many epochs and measure so many points."""
+        self.rows[trial_id] = Row(name, epochs=epochs, points_due=points)
 
     def start(self, trial_id: str) -> None:
         row = self.rows[trial_id]
@@ -63,10 +65,17 @@ class Progress:
 
     def epoch(self, trial_id: str, report: Mapping[str, Any]) -> None:
         row = self.rows[trial_id]
+        if report["epoch"] <= row.epoch:
+            return  # one that goes on after a pause, or in another worker, tells its past again
         row.epoch, row.val_top1 = report["epoch"], report["val_top1"]
         # A log has a line for the first and last epoch and about four between: enough to see that it learns.
         if row.epoch in (1, row.epochs) or row.epoch % max(1, row.epochs // 5) == 0:
             self.say(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
+
+    def pause(self, trial_id: str, epoch: int) -> None:
+        """It waits at a rung."""
+        self.rows[trial_id].state = "paused"
+        self.say(f"{self.rows[trial_id].name}: paused until the others are at epoch {epoch}")
 
     def point(self, trial_id: str, point: Mapping[str, Any]) -> None:
         row = self.rows[trial_id]
@@ -81,8 +90,8 @@ class Progress:
         done = sum(row.ended > 0 for row in self.rows.values())
         where = f" (log: {log})" if log else ""
         text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
-        self.say(f"[{done}/{len(self.rows)}] {text}; {self.time_left()}")
-        if self.live and status != "completed":
+        self.say(f"[{done}/{self.total}] {text}; {self.time_left()}")
+        if self.live and status not in ("completed", "stopped"):
             self.note(text)
 
     def say(self, text: str) -> None:
@@ -97,20 +106,21 @@ class Progress:
     def time_left(self) -> str:
         """Estimate from the mean time of the trials that ended here and how far the running ones are."""
         ended = [row.ended - row.started for row in self.rows.values() if row.ended and row.started]
-        left = [row for row in self.rows.values() if not row.ended]
-        if not left:
+        running = [row for row in self.rows.values() if row.started and not row.ended]
+        left = self.total - sum(row.ended > 0 for row in self.rows.values())
+        if left <= 0:
             return "all trials ended"
         if not ended:
             return "time left: known after the first trial"
         mean = sum(ended) / len(ended)
         now = time.monotonic()
-        work = sum(max(mean - (now - row.started), 0.1 * mean) if row.started else mean for row in left)
-        return f"about {duration(work / min(self.slots, len(left)))} left"
+        work = sum(max(mean - (now - row.started), 0.1 * mean) for row in running) + mean * (left - len(running))
+        return f"about {duration(work / min(self.slots, left))} left"
 
     def render(self) -> Group:
         done = sum(row.ended > 0 for row in self.rows.values())
         spent = duration(time.monotonic() - self.began)
-        head = f"{self.study}: {done}/{len(self.rows)} trials, {spent}, {self.time_left()}"
+        head = f"{self.study}: {done}/{self.total} trials, {spent}, {self.time_left()}"
         best = f"best so far: {self.best}" if self.best else "best so far: no point yet"
         return Group(Text(head, style="bold"), self._table(), Text(best))
 
@@ -119,7 +129,7 @@ class Progress:
         rows = sorted(self.rows.values(), key=lambda r: (r.state != "running", r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
-            points = f"{row.points}/{self.points_per_trial}"
+            points = f"{row.points}/{row.points_due}"
             table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points)
         if len(rows) > SHOWN_TRIALS:
             table.add_row(f"… {len(rows) - SHOWN_TRIALS} more", "", "", "", "")

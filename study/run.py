@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ sys.path[0:1] = [str(Path(__file__).parents[1])] if __name__ == "__main__" else 
 
 from kdq.errors import UserError  # noqa: E402
 from study.documents import descriptions, parse_scalar  # noqa: E402
+from study.scheduling import SCHEDULERS  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the options change in the space and in the workload, by dotted key."""
     from kdq.methods import PARAMETERS
+    from study.spaces import SEARCH_KEYS
 
     space: dict[str, Any] = {}
     workload: dict[str, Any] = {}
@@ -53,11 +56,12 @@ def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     workload |= {key: value for key, value in flags.items() if value is not None}
     if options.bits is not None:
         space["bits"] = options.bits
+    space |= {key: value for key in ("trials", "searcher", "scheduler") if (value := getattr(options, key)) is not None}
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
-        target = space if key in (*PARAMETERS, "method", "bits") else workload
+        target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
         target[key] = parse_scalar(value)
     return space, workload
 
@@ -86,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
     add("--trials", type=_count, metavar="N", help="at most this many configurations")
+    add("--searcher", metavar="NAME", help="instead of the space's: grid, random, tpe or nsga2")
+    add(
+        "--scheduler",
+        metavar="NAME",
+        help="instead of the space's: none, asha, asha_quantized, asha_pareto, halving, …",
+    )
     add(
         "--seeds",
         type=_integers,
@@ -115,8 +125,12 @@ def _listing() -> str:
     folders = {"spaces": ROOT / "search_spaces", "workloads": ROOT / "study" / "workloads"}
     lines = []
     for title, folder in folders.items():
-        lines += [f"{title}:", *(f"  {name:<16}{text}" for name, text in descriptions(folder).items()), ""]
-    return "\n".join(lines)
+        lines += _section(title, descriptions(folder))
+    return "\n".join(lines + _section("schedulers", SCHEDULERS))
+
+
+def _section(title: str, entries: Mapping[str, str]) -> list[str]:
+    return [f"{title}:", *(f"  {name:<19}{text}" for name, text in entries.items()), ""]
 
 
 def _count(text: str) -> int:

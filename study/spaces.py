@@ -1,136 +1,261 @@
-"""A space says what is searched: values and grids for a method's parameters, and the bit widths."""
+"""A space says what is searched: a method, its parameters and the bit widths, as data that every searcher reads.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+One walk through the parameters serves all searchers: each parameter is drawn from the first of its declarations
+whose conditions hold, given those before it. Without such a declaration it has the method's default, and one that
+the method does not have is left out, so two walks that differ anywhere end in different configurations.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from math import inf, prod
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
-
-from pydantic import Discriminator, PlainValidator, Tag
+from random import Random
+from typing import Any
 
 from kdq.errors import UserError, unknown
-from kdq.methods import COMMON, METHODS, PARAMETERS, MethodConfig, options
-from kdq.points import BIT_WIDTHS
-from kdq.stages import canonical
-from study.documents import locate, read, validate
+from kdq.methods import COMMON, MethodConfig, options
+from kdq.stages import Json, canonical
+from study.declarations import METHOD, TEACHER, Declaration, Value, Widths, defaults, measured, read_bits, read_params
+from study.documents import Problems, is_count, locate, read
+from study.domains import Listed, Reals, Suggesting
+from study.scheduling import SchedulerConfig, read_scheduler
+from study.space_checks import check_conditions, check_search, check_values, in_order, too_many, usage
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 
-TEACHER = "teacher"
-"""The method of a trial that distills nothing: the teacher itself is quantized."""
+SEARCHERS = ("grid", "random", "tpe", "nsga2")
+ADAPTIVE = ("tpe", "nsga2")
+"""Searchers that decide what comes next by what came before."""
 
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise UserError("must be a name, a number or a grid such as {grid: [1, 2]}")
-    return value
-
-
-Scalar = Annotated[str | float, PlainValidator(_scalar)]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Each of these values."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
-
-    grid: tuple[Scalar, ...]
-
-    def __post_init__(self) -> None:
-        if not self.grid:
-            raise UserError("the grid is empty: must have at least one value")
-
-
-Parameter = Annotated[
-    Annotated[Scalar, Tag("Fixed")] | Annotated[Grid, Tag("Grid")],
-    Discriminator(lambda value: "Grid" if isinstance(value, dict) else "Fixed"),
-]
-"""One value, or a grid of them."""
+PATIENCE = 1000  # draws in a row that were all drawn before
+LISTABLE = 100_000  # configurations that are listed to find those not drawn yet
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A distillation method with its complete parameters."""
+    """A distillation method with its complete parameters, and the widths at which its student is quantized.
+
+    axis: the widths were searched, so a name without them would not tell two configurations apart.
+    """
 
     method: str
     parameters: Mapping[str, float]
+    bits: Widths
+    axis: bool = False
 
     @property
     def name(self) -> str:
         """For people: `dkd alpha=1 beta=8 temperature=4`; other parameters where they are not at their defaults."""
         common = {key: value for key, value in self.parameters.items() if key in COMMON and value}
         shown = common | options(self.method, self.parameters)
-        return " ".join([self.method, *(f"{key}={value:g}" for key, value in shown.items())])
+        bits = [f"bits={','.join(map(str, self.bits))}"] if self.axis else []
+        return " ".join([self.method, *(f"{key}={value:g}" for key, value in shown.items()), *bits])
+
+    @property
+    def student(self) -> str:
+        """What all configurations have in common that distill the same student, whatever their bits."""
+        return canonical({"method": self.method, "parameters": dict(self.parameters)})
 
     @property
     def identity(self) -> str:
-        return canonical({"method": self.method, "parameters": dict(self.parameters)})
+        return canonical([self.student, measured(self.bits)])
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What a YAML file under search_spaces/ says. bits: the widths at which every student is quantized."""
+    """What a YAML file under search_spaces/ says, once `load_space` has found no mistake in it.
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+    params: the declarations of each parameter, the method first and each parameter after those its conditions
+    look at; bits: what a trial may be quantized at: one entry, the sweep of every trial, unless bits are an axis of
+    the search; trials: how many configurations are drawn, of a grid at most so many.
+    """
 
     description: str
-    params: dict[str, Parameter]
-    bits: tuple[int, ...] = DEFAULT_BITS
+    params: Mapping[str, tuple[Declaration, ...]]
+    bits: tuple[Widths, ...] = (DEFAULT_BITS,)
+    searcher: str = "grid"
+    trials: int | None = None
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
-    def __post_init__(self) -> None:
-        known = ["method", *PARAMETERS]
-        problems = [f"params.{key}: {unknown('parameter', key, known)}" for key in self.params if key not in known]
-        problems += ["params.method: is required, and is missing"] if "method" not in self.params else []
-        problems += [f"bits = {b}: must be 1 to 8, or 32 for float" for b in self.bits if b not in BIT_WIDTHS]
-        problems += ["bits: at least one width is needed, such as [2, 4, 8]"] if not self.bits else []
-        if not problems:
-            problems = [*dict.fromkeys(self._method_problems())]
-        if problems:
-            raise UserError("; ".join(problems))
+    def declaration(self, name: str, values: Mapping[str, Value]) -> Declaration | None:
+        """What a parameter is drawn from, given the values before it; None if the method does not have it."""
+        if name != METHOD and name not in defaults(values[METHOD]):
+            return None
+        taken = next((one for one in self.params[name] if one.holds(values)), None)
+        return taken or Declaration("", Listed((defaults(values[METHOD])[name],)))
 
-    def _method_problems(self) -> list[str]:
-        """What the methods say of their values: every configuration is tried."""
-        problems = []
-        for values in self._combinations():
-            try:
-                _configuration(values)
-            except UserError as error:
-                problems.append(f"params.{error}")
-        return problems
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """The method and the parameters that conditions look at, in order."""
+        wanted = {METHOD, *(key for several in self.params.values() for one in several for key in one.when)}
+        return tuple(name for name in self.params if name in wanted)
 
-    def _combinations(self) -> list[dict[str, Any]]:
-        """One value for each parameter, in the order of the file, the last parameter changing fastest."""
-        choices: list[Sequence[Scalar]] = [
-            value.grid if isinstance(value, Grid) else (value,) for value in self.params.values()
-        ]
-        return [dict(zip(self.params, values, strict=True)) for values in product(*choices)]
+    def cases(self) -> Iterator[dict[str, Value]]:
+        """The values of what conditions look at, in every combination: in each, all conditions are decided."""
+        return self._assignments(self.looked_at, {})
+
+    def _assignments(self, names: Sequence[str], values: dict[str, Value]) -> Iterator[dict[str, Value]]:
+        """Every way to go on from `values` by values for `names`, the last changing fastest."""
+        if not names:
+            yield values
+        elif declaration := self.declaration(names[0], values):
+            assert not isinstance(declaration.domain, Reals)
+            for value in declaration.domain.values:
+                yield from self._assignments(names[1:], {**values, names[0]: value})
+        else:
+            yield from self._assignments(names[1:], values)
+
+    @property
+    def size(self) -> float:
+        """How many configurations there are: counted case by case, not listed; infinity if a range is drawn from."""
+        return len(self.bits) * sum(self._ways(values) for values in self.cases())
+
+    def _ways(self, values: Mapping[str, Value]) -> float:
+        """The number of configurations in one case."""
+        rest = [self.declaration(name, values) for name in self.params if name not in values]
+        return prod(one.domain.size for one in rest if one)
+
+    @property
+    def is_finite(self) -> bool:
+        return self.size < inf
+
+    def __len__(self) -> int:
+        assert self.is_finite
+        return int(self.size)
+
+    def __iter__(self) -> Iterator[Configuration]:
+        """Every configuration once, in the order of the file, the last parameter changing fastest, then the bits."""
+        assert self.is_finite
+        for values in self._assignments(tuple(self.params), {}):
+            for bits in self.bits:
+                yield self._configuration(values, bits)
 
     def configurations(self) -> list[Configuration]:
-        """Every configuration once: two that differ in inactive parameters only are the same."""
-        found = [_configuration(values) for values in self._combinations()]
-        return list({configuration.identity: configuration for configuration in found}.values())
+        """Every configuration of a finite space, in the order of the file."""
+        return list(self)
+
+    def sample(self, rng: Random) -> Configuration:
+        """One configuration at random: every parameter from its domain, given those before it."""
+        return self._walk(lambda declaration: declaration.domain.at(rng.random()))
+
+    def suggest(self, trial: Suggesting) -> Configuration:
+        """The configuration that an Optuna trial chooses: it is asked for the parameters that exist, and no others."""
+        return self._walk(lambda declaration: declaration.domain.suggest(trial, declaration.label))
+
+    def _walk(self, draw: Callable[[Declaration], Any]) -> Configuration:
+        values: dict[str, Value] = {}
+        for name in self.params:
+            if declaration := self.declaration(name, values):
+                values[name] = draw(declaration)
+        return self._configuration(values, draw(Declaration("bits", Listed(self.bits))))
+
+    def _configuration(self, values: Mapping[str, Value], bits: Widths) -> Configuration:
+        axis = len(self.bits) > 1
+        if values[METHOD] == TEACHER:
+            return Configuration(TEACHER, {}, bits, axis)
+        config = MethodConfig.parse(values)
+        return Configuration(config.name, config.params, bits, axis)
+
+    def samples(self, seed: int, count: int) -> list[Configuration]:
+        """The first `count` different configurations of a random search; a longer one begins with the same.
+
+        Raises UserError if there are fewer.
+        """
+        if count > self.size:
+            raise UserError(f"trials = {count}: {too_many(self)}")
+        return list(islice(self._draws(Random(seed)), count))
+
+    def _draws(self, rng: Random) -> Iterator[Configuration]:
+        """Configurations at random, each once; what is left when nothing new turns up comes in random order."""
+        drawn: set[str] = set()
+        repeats = 0
+        while repeats < PATIENCE or self.size > LISTABLE:
+            one = self.sample(rng)
+            repeats = repeats + 1 if one.identity in drawn else 0
+            if not repeats:
+                drawn.add(one.identity)
+                yield one
+        left = [one for one in self if one.identity not in drawn]
+        yield from sorted(left, key=lambda _: rng.random())
+
+    def document(self) -> dict[str, Json]:
+        """Everything that decides what is searched and how, as the YAML of a file could say it."""
+        bits = [list(widths) for widths in self.bits]
+        return {
+            "params": {name: [one.document() for one in several] for name, several in self.params.items()},
+            "order": list(self.params),
+            "bits": bits[0] if len(bits) == 1 else {"grid": bits},
+            "searcher": self.searcher,
+            "trials": self.trials,
+            "scheduler": asdict(self.scheduler),
+        }
 
 
-def _configuration(values: Mapping[str, Any]) -> Configuration:
-    if values["method"] == TEACHER:
-        return Configuration(TEACHER, {})
-    if values["method"] not in METHODS:
-        raise UserError(f"method: {unknown('method', str(values['method']), [*METHODS, TEACHER])}")
-    config = MethodConfig.parse(values)
-    return Configuration(config.name, config.params)
+KEYS = ("description", "params", "bits", "searcher", "trials", "scheduler")
+SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler")
 
 
 def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
-    """A shipped space by name or a user's own by path; overrides: `bits`, or a parameter by its name.
+    """A shipped space by name or a user's own by path.
 
-    Raises UserError with every error of the document.
+    overrides: `bits`, `searcher`, `trials`, `scheduler`, or a parameter by its name, each as the file would have
+    it. An override may leave conditions that can no longer hold; the file alone may not. A grid asked for in the
+    place of another searcher is a whole one: the file's `trials` were for the other.
+    Raises UserError with a line for every mistake.
     """
     path = locate("space", name, FOLDER)
     document = read(path)
-    for key, value in overrides.items():
-        if key != "bits" and not isinstance(document.get("params"), dict):
-            raise UserError(f"{path}: params: must be a mapping of parameters to values")
-        (document if key == "bits" else document["params"])[key] = value
-    return validate(document, Space, f"{path}{' with the options given' if overrides else ''}")
+    if overrides.get("searcher") == "grid":
+        document.pop("trials", None)
+    params = {key: value for key, value in overrides.items() if key not in SEARCH_KEYS}
+    if params and not isinstance(document.get("params"), dict):
+        raise UserError(f"{path}: params: must be a mapping of parameters to values")
+    document |= {key: value for key, value in overrides.items() if key in SEARCH_KEYS}
+    if params:
+        document["params"] = document["params"] | params
+    source = f"{path}{' with the options given' if overrides else ''}"
+    return read_space(document, source, conditions_must_hold=not params)
+
+
+def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold: bool = True) -> Space:
+    """The space that a document describes. Raises UserError with a line for every mistake: source, path, rule."""
+    problems = Problems(source)
+    problems.add_unknown("", document, KEYS)
+    if not isinstance(document.get("description"), str):
+        problems.add("description", "is required, and must be a text that says what the space is for")
+    params = in_order(read_params(document.get("params"), problems), problems)
+    space = Space(
+        description=str(document.get("description")),
+        params=params,
+        bits=read_bits(document["bits"], problems) if "bits" in document else (DEFAULT_BITS,),
+        searcher=_read_searcher(document, problems),
+        trials=_read_trials(document, problems),
+        scheduler=read_scheduler(document["scheduler"], problems) if "scheduler" in document else SchedulerConfig(),
+    )
+    if METHOD in params:
+        found = usage(space)
+        check_values(space, found, problems)
+        if conditions_must_hold:
+            check_conditions(space, found, problems)
+        if space.searcher:
+            check_search(space, found, problems)
+    problems.raise_all()
+    return space
+
+
+def _read_searcher(document: Mapping[str, Any], problems: Problems) -> str:
+    searcher = document.get("searcher", "grid")
+    if not isinstance(searcher, str) or searcher not in SEARCHERS:
+        problems.add("searcher", str(unknown("searcher", str(searcher), SEARCHERS)))
+        return ""
+    return searcher
+
+
+def _read_trials(document: Mapping[str, Any], problems: Problems) -> int | None:
+    trials = document.get("trials")
+    if "trials" in document and not is_count(trials):
+        problems.add_value("trials", trials, "must be a whole number, at least 1")
+        return 1
+    return trials

@@ -1,9 +1,10 @@
 """One trial: distill a student, then quantize it at every width. Imports no ray: it runs wherever torch does."""
 
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ from kdq.models import Classifier
 from kdq.peers import peer_seed, warm_start
 from kdq.points import FLOAT_BITS, Point, from_row
 from kdq.pretrained import load_pretrained
+from kdq.probe import probe
 from kdq.stages import Json, StageStore, digest
-from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
+from kdq.students import MODEL_FILE, Model, StudentSpec, distill, load_student
 from kdq.teachers import Checkpoint, load
 from kdq.train import Diverged, TeacherLogits, TrainConfig, forward_teacher
-from study.spaces import TEACHER, Configuration
+from study.declarations import TEACHER
 
 Event = dict[str, Any]
-"""What a trial reports: an `epoch`, a `point` or its `end`, as the key `event` says."""
+"""What a trial reports: an `epoch`, a `point`, that its student is `reused`, or its `end`, as the key `event` says.
+
+An epoch at which trials are compared has a `probe` (see `kdq.probe`), unless another study trained the student.
+"""
+
+Epochs = Collection[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +62,12 @@ class ModelRef:
 class Trial:
     """Everything a worker needs to run one trial; its document is plain JSON.
 
-    peer: what second students start from, None for random weights; parameters: the method's, complete; bits: the
-    widths at which the student is quantized, beside float.
+    name: for people, `dkd alpha=1 beta=8 temperature=4 seed=0`; peer: what second students start from, None for
+    random weights; parameters: the method's, complete; bits: the widths at which the student is quantized, beside
+    float.
     """
 
+    name: str
     data: DataRef
     teacher: ModelRef | None
     peer: ModelRef | None
@@ -114,11 +123,6 @@ class Trial:
     def id(self) -> str:
         """16 hexadecimal digits of the SHA-256 of what the trial does."""
         return digest([point.stage().id for point in self.points])[:16]
-
-    @property
-    def name(self) -> str:
-        """For people: `dkd alpha=1 beta=8 temperature=4 seed=0`."""
-        return f"{Configuration(self.method, self.parameters).name} seed={self.seed}"
 
     @property
     def epochs(self) -> int:
@@ -183,13 +187,14 @@ def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset)
     return Bank(store, teach, teacher.id, data, views, precision=precision)
 
 
-def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None]) -> None:
+def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None], probes: Epochs = ()) -> None:
     """Run a trial to its end, which is the last event it reports; an error is an end, not an exception.
 
-    log: the file that an unexpected error is described in.
+    log: the file that an unexpected error is described in; probes: the epochs after which it is also said what the
+    student would be worth quantized.
     """
     try:
-        _run(trial, device, report)
+        _run(trial, device, report, probes)
     except Diverged as error:
         report({"event": "end", "status": "diverged", "reason": str(error), "log": None})
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -200,7 +205,7 @@ def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], No
         report({"event": "end", "status": "completed", "reason": "", "log": None})
 
 
-def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
+def _run(trial: Trial, device: str, report: Callable[[Event], None], probes: Epochs) -> None:
     store = StageStore(Path(trial.store))
 
     def data() -> Dataset:
@@ -220,9 +225,20 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
         assert trial.teacher
         return load_teacher(trial.teacher, data())
 
+    def tell(epoch: Mapping[str, float], model: Model | None) -> None:
+        assert spec is not None
+        event = {"event": "epoch", **epoch}
+        if epoch["epoch"] in probes:
+            started = time.perf_counter()
+            student = spec.stage(int(epoch["epoch"])).id
+            found = probe(store, student, trial.bits, trial.quantizer, trial.seed, model, data)
+            event |= {"probe": found, "probe_seconds": time.perf_counter() - started} if found else {}
+        report(event)
+
     spec = trial.spec
     if spec is not None:
-        tell = partial(_tell_epoch, report)
+        if store.find(spec.stage()):
+            report({"event": "reused"})
         folder = distill(store, spec, data, teacher, tell, peer if spec.peer_init else None)
     for point, place in measure(store, trial.points, model, data):
         report(
@@ -232,10 +248,6 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None]) -> None:
                 "files": [str(place / name) for name in (PACKED_FILE, LAYERS_FILE)],
             }
         )
-
-
-def _tell_epoch(report: Callable[[Event], None], epoch: Mapping[str, float]) -> None:
-    report({"event": "epoch", **epoch})
 
 
 def _point(trial: Trial, bits: int, folder: Path) -> Point:

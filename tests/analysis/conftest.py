@@ -1,10 +1,12 @@
 """A tracking store as studies leave it, built once: making one takes MLflow seconds."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import pytest
 from mlflow import MlflowClient
 
+from analysis.record import Row
 from kdq.points import Point
 
 SEEDS = (0, 1)
@@ -43,6 +45,31 @@ def grid_points():
         for seed in SEEDS
         for bits in (2, 4, 8)
     ]
+
+
+def recorded_rows():
+    """Trial `a` completes two epochs at float and 2 bits, `b` diverges in its second."""
+    sizes = {2: 560_000, 32: 8_600_000}
+
+    def shown(trial, epoch, accuracies):
+        return [Row(trial, epoch, bits, sizes[bits], top1) for bits, top1 in zip(sizes, accuracies, strict=True)]
+
+    a = [*shown("a", 1, (40.0, 50.0)), *shown("a", 2, (60.0, 70.0))]
+    return [*a, *shown("b", 1, (30.0, 55.0)), *shown("b", 2, (math.nan, math.nan))]
+
+
+def log_epochs(writer):
+    """A study that logged accuracy at every width after every epoch, and its points' accuracies at step 0."""
+    study = writer.run("study", {"kdq.status": "completed"})
+    for trial, status in {"b": "diverged", "a": "completed"}.items():
+        run = writer.run("trial", {"kdq.trial_id": trial, "kdq.status": status}, study, status="RUNNING")
+        for row in (row for row in recorded_rows() if row.trial_id == trial):
+            writer.client.log_metric(run, f"total_bits_{row.bits}bit", row.total_bits, step=row.epoch)
+            if not math.isnan(row.val_top1):
+                name = "val_top1" if row.bits == 32 else f"val_top1_{row.bits}bit"
+                writer.client.log_metric(run, name, row.val_top1, step=row.epoch)
+        writer.client.log_metric(run, "val_top1_2bit", 61.0, step=0)
+        writer.client.set_terminated(run, "FINISHED" if status == "completed" else "FAILED")
 
 
 class Writer:
@@ -95,5 +122,12 @@ def logged(tmp_path_factory):
         grid.point(unfinished, diverged, status)
     fresh = Writer(client, "fresh", folder / "artifacts" / "fresh")
     fresh.run("study", {"kdq.status": "running"}, status="RUNNING")
+    log_epochs(Writer(client, "recorded", folder / "artifacts" / "recorded"))
     Writer(client, "not-a-study", folder / "artifacts" / "other").run("something", {})
     return Logged(uri, points, run_ids)
+
+
+@pytest.fixture(scope="session")
+def recorded():
+    """The rows that study `recorded` logged."""
+    return recorded_rows()

@@ -96,6 +96,7 @@ def test_list_in_both_formats(run):
     assert [line.split() for line in lines[1:]] == [
         ["fresh", "running", "0", "0", "0"],
         ["grid", "completed", "5", "4", "12", "88.00"],
+        ["recorded", "completed", "2", "1", "0"],
     ]
     rows = json.loads(run("list", "--format", "json"))
     assert rows[0]["best_val_top1"] is None
@@ -155,3 +156,38 @@ def test_the_module_runs_and_a_reader_may_leave_early(logged):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_a_record_is_printed_and_replayed(run, tmp_path):
+    """From the store, and from the file that was printed, which needs no store."""
+    path, figure = tmp_path / "record.csv", tmp_path / "replay.png"
+    assert run("record", "--study", "recorded", "--output", str(path)) == ""
+    text = run("replay", "--record", str(path), "--orders", "5", "--figure", str(figure))
+    assert text.startswith("2 trials of 2 epochs, 1 of them on the true front; means ± deviations over 5 orders\n")
+    assert f"figure {figure}" in text
+    with Image.open(figure) as image:
+        assert image.size == (1600, 800)
+    table = pandas.read_csv(io.StringIO(run("replay", "--study", "recorded", "--orders", "5", "--format", "csv")))
+    assert table["strategy"].tolist()[:2] == ["grid", "random"]
+    assert table["epochs"].tolist()[0] == 4
+    rows = json.loads(run("replay", "--record", str(path), "--orders", "5", "--format", "json"))
+    assert [row["strategy"] for row in rows] == table["strategy"].tolist()
+    assert rows[0]["hypervolume"] == pytest.approx(table["hypervolume"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["replay", "--study", "grid"], "logged no total bits"),
+        (["replay", "--record", "nowhere.csv"], "cannot read nowhere.csv: No such file"),
+        (["replay", "--record", __file__], "a record has the columns"),
+        (["replay", "--study", "recorded", "--grace-period", "2"], "must be below the number of epochs"),
+        (["replay", "--study", "recorded", "--orders", "0"], "orders = 0"),
+        (["record", "--study", "grid"], "logged no total bits"),
+    ],
+)
+def test_a_mistake_in_a_replay_is_one_line_and_status_2(run, arguments, message):
+    printed = run(*arguments, status=2)
+    assert message in printed
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1

@@ -22,7 +22,12 @@ def store(request, logged, monkeypatch):
 
 def test_only_studies_are_listed(store):
     studies = store.studies()
-    assert [(study.name, study.status) for study in studies] == [("fresh", "running"), ("grid", "completed")]
+    assert {study.name: study.status for study in studies} == {
+        "fresh": "running",
+        "grid": "completed",
+        "recorded": "completed",
+    }
+    assert [study.name for study in studies] == sorted(study.name for study in studies)
     assert studies[1].command == "python study/run.py --space dkd_grid"
 
 
@@ -38,6 +43,28 @@ def test_a_study_may_have_no_points_yet(store):
 
 def test_states_of_trials(store):
     assert store.trial_states(store.study("grid")) == {"completed": 4, "diverged": 1}
+
+
+def test_a_record_of_every_epoch_comes_back(store, recorded):
+    """As text, since NaN is not equal to itself."""
+    assert repr(store.record(store.study("recorded"))) == repr(recorded)
+
+
+def test_a_study_without_a_full_record_is_told(store):
+    with pytest.raises(UserError, match=r"trial a1-s0 logged no total bits \(total_bits_32bit"):
+        store.record(store.study("grid"))
+
+
+def test_a_trial_that_did_not_end_is_told(store, logged):
+    client = mlflow.MlflowClient(tracking_uri=logged.uri)
+    study = store.study("fresh")
+    tags = {"kdq.kind": "trial", "kdq.trial_id": "t", "kdq.status": "stopped"}
+    run = client.create_run(study.experiment_id, tags=tags).info.run_id
+    try:
+        with pytest.raises(UserError, match="trial t is stopped: a replay needs every trial run to its last epoch"):
+            store.record(study)
+    finally:
+        client.delete_run(run)
 
 
 def test_artifacts_are_named_where_they_lie(store, logged):

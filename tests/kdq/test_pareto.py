@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kdq.pareto import front, hypervolume
+from kdq.pareto import front, hypervolume, ranks
 
 # Few distinct values, so that ties and duplicates are common.
 values = st.integers(0, 6).map(float) | st.floats(-10, 10)
@@ -103,10 +103,27 @@ def test_the_front_has_the_volume_of_all(array):
     assert hypervolume(array[front(array)], (0, 6)) == pytest.approx(hypervolume(array, (0, 6)), abs=1e-9)
 
 
+def test_ranks_of_a_known_set():
+    known = [(90, 4), (85, 2), (85, 3), (80, 3), (90, 5), (85, 2)]
+    assert ranks(known).tolist() == [0, 0, 1, 2, 1, 0]
+    assert ranks([]).shape == (0,)
+
+
+@given(points)
+def test_a_rank_is_the_longest_chain_of_dominating_points(array):
+    dominates = [[a[0] >= b[0] and a[1] <= b[1] and tuple(a) != tuple(b) for b in array] for a in array]
+    longest = {}
+    for i in sorted(range(len(array)), key=lambda i: (-array[i][0], array[i][1])):
+        longest[i] = max((longest[j] + 1 for j in longest if dominates[j][i]), default=0)
+    assert ranks(array).tolist() == [longest[i] for i in range(len(array))]
+
+
 @pytest.mark.parametrize("bad", [[(np.nan, 1)], [(1, np.inf)], [(1, 1), (1, -np.inf)], [1, 2], [(1, 2, 3)]])
 def test_what_is_not_finite_pairs_raises(bad):
     with pytest.raises(ValueError, match="must be"):
         front(bad)
+    with pytest.raises(ValueError, match="must be"):
+        ranks(bad)
     with pytest.raises(ValueError, match="must be"):
         hypervolume(bad, (0, 5))
 

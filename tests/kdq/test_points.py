@@ -201,10 +201,20 @@ def test_every_point_is_in_one_configuration_and_marked_with_it(points):
     marked = with_front(points)
     assert [replace(point, on_front=False) for point in marked] == points
     groups = configurations(marked)
-    assert sorted(map(repr, marked)) == sorted(repr(point) for group in groups for point in group.points)
+    in_groups = [replace(point, trial_id="") for group in groups for point in group.points]
+    assert len(set(in_groups)) == len(in_groups)
+    assert set(in_groups) == {replace(point, trial_id="") for point in marked}
     for group in groups:
         assert len({point.seed for point in group.points}) == group.n
         assert len({point.on_front for point in group.points}) == 1
+
+
+def test_trials_that_share_a_float_point_count_it_once():
+    twins = [replace(POINT, trial_id=trial, bits=32) for trial in ("a", "b")]
+    (group,) = configurations(twins)
+    assert group.n == 1
+    assert all(point.on_front for point in with_front(twins))
+    assert len(configurations([*twins, replace(twins[0], val_top1=1.0)])) == 2
 
 
 def test_means_and_deviations_over_seeds():

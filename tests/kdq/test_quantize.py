@@ -249,6 +249,16 @@ def test_float32_scales_are_not_rounded() -> None:
     assert not torch.equal(singles.layers["conv1"].scale, singles.layers["conv1"].scale.half().float())
 
 
+def test_a_bias_beyond_float16_is_kept_in_float32() -> None:
+    model = net()
+    model.net.hidden.bias.data[0] = 1e6
+    made = quantize(model, images(), QuantizeConfig(4))
+    dtypes = {name: (layer.scale.dtype, layer.bias.dtype) for name, layer in made.layers.items()}
+    assert dtypes.pop("hidden") == (torch.float32, torch.float32)
+    assert set(dtypes.values()) == {(torch.float16, torch.float16)}
+    assert made.model.net.hidden.bias[0].item() == pytest.approx(1e6, rel=0.01)
+
+
 def test_reported_error_is_that_of_the_layer() -> None:
     model = net()
     made = quantize(model, images(), QuantizeConfig(3))

@@ -32,7 +32,7 @@ Prepared = tuple[StageStore, DataRef, Dataset]
 
 def plan(space: str = "dkd_grid", **settings: Any) -> Plan:
     small = {"train.epochs": 2, "train.warmup_epochs": 0, "train_images": 300, **settings}
-    return Plan(space, "digits", load_space(space, {"bits": (4,)}), load_workload("digits", small), (0,), 3)
+    return Plan(space, "digits", load_space(space, {"bits": (4,), "trials": 3}), load_workload("digits", small), (0,))
 
 
 def quiet(text: str) -> None:

@@ -1,5 +1,6 @@
 """The command line as a user types it: help, dry runs, and every mistake in one message with status 2."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,12 +39,38 @@ def test_a_dry_run_plans_and_starts_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_of_a_search_that_decides_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--space", "joint_ranges", "--seeds", "0,1", "--trials", "4", "--bits", "2", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r": 8 trials, about \d distinct students, about 16 points$", lines[1])
+    assert lines[2] == "  searcher tpe decides as it goes"
+    assert lines[3] == "every trial has 2 points: float, 2 bits"
+    assert len(lines) == 5
+
+
+def test_a_dry_run_of_bits_as_an_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--space", "smoke", "--set", "method=ce", "--set", "bits={grid: [2, [3, 4]]}", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith(": 2 trials, 1 distinct students, 5 points")
+    assert lines[2:4] == ["  ce bits=2 seed=0", "  ce bits=3,4 seed=0"]
+    assert lines[4] == "bits are searched: every trial has a point at float, and those at one of 2 | 3,4"
+
+
 MISTAKES = [
     (["--space", "dkd_gird"], "unknown space 'dkd_gird': did you mean 'dkd_grid'?"),
     (["--space", "dkd_grid", "--workload", "digit"], "unknown workload 'digit': did you mean 'digits'?"),
     (["--space", "dkd_grid", "--student", "resnet9"], "unknown architecture 'resnet9'"),
     (["--space", "dkd_grid", "--set", "method=dkdd"], "unknown method 'dkdd': did you mean 'dkd'?"),
     (["--space", "dkd_grid", "--set", "lr"], "must be key=value"),
+    (["--space", "dkd_grid", "--set", "alpha={uniform: [1, 2]}"], "has no end of them; use random, tpe or nsga2"),
+    (["--space", "dkd_grid", "--set", "alpha={uniform: [2, 1]}"], "alpha.uniform = [2, 1]: the first must be below"),
+    (["--space", "dkd_grid", "--trials", "0"], "must be a whole number, at least 1"),
     (["--space", "dkd_grid", "--bits", "0"], "bits = 0: must be 1 to 8, or 32"),
     (["--space", "dkd_grid", "--bits", "2,x"], "must be whole numbers"),
     (["--space", "dkd_grid", "--epochs", "0"], "must be a whole number, at least 1"),

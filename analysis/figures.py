@@ -1,0 +1,90 @@
+"""Figures of replays: what early stopping finds, and what it costs."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdq.figures import COLOURS, GRID, INK, MUTED
+from kdq.files import publish
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a rule is good that saves more and loses less
+
+# A colour for what trials are compared by, a line for when.
+_COLOURS = {"": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
+_LINES = {"asha": "-", "halving": (0, (5, 1.5))}
+
+
+def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:
+    """Write a PNG (1600 × 800): hypervolume against epochs spent, and front trials lost against epochs saved.
+
+    curves: from `analysis.replay.mean_curves`; table: from `analysis.replay.summary`. Bands and bars are one
+    sample deviation over the orders.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(16, 8), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.12))
+    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    figure.suptitle(title, x=0.01, ha="left", fontsize=16, color=INK, parse_math=False)
+    _draw_curves(left, curves, table)
+    _draw_costs(right, table)
+    for axes in (left, right):
+        _dress(axes)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    publish(path, content.getvalue())
+
+
+def _style(strategy: str) -> tuple[str, object]:
+    """Colour and line of a strategy."""
+    promotion, _, priority = strategy.partition("_")
+    if promotion in _LINES:
+        return _COLOURS[priority], _LINES[promotion]
+    return (MUTED, "-") if strategy == "grid" else ("#b7791f", (0, (1, 1.5)))
+
+
+def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFrame") -> None:
+    for strategy, drawn in curves.groupby("strategy", sort=False):
+        colour, line = _style(str(strategy))
+        epochs, mean, deviation = (drawn[name].to_numpy() for name in ("epochs", "mean", "deviation"))
+        axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=2, label=str(strategy))
+        axes.plot(epochs[-1], mean[-1], marker="o", color=colour, markersize=6)
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.07, linewidth=0)
+    best, worst = table["hypervolume"].max(), table["hypervolume"].min()
+    span = max(2.5 * (best - worst), 0.05 * best)
+    axes.set_ylim(best - span, best + 0.06 * span)
+    axes.set_xlim(0, None)
+    axes.set_xlabel("epochs trained by all trials together", fontsize=13, color=INK)
+    axes.set_ylabel("hypervolume of the completed trials (% × octaves)", fontsize=13, color=INK)
+    axes.legend(loc="lower right", frameon=False, fontsize=12)
+
+
+def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
+    axes.fill_between([AIM["saved"], 102], -3, AIM["front_lost"], color=COLOURS[7], alpha=0.2, linewidth=0)
+    axes.text(100, AIM["front_lost"] + 0.8, "the aim", ha="right", fontsize=11, color=MUTED)
+    names: dict[tuple[float, float], list[str]] = {}
+    for row in table.to_dict(orient="records"):
+        name, x, y = row["strategy"], row["saved"], row["front_lost"]
+        names.setdefault((round(x, 1), round(y, 1)), []).append(name)
+        colour, _ = _style(name)
+        axes.errorbar(x, y, row["front_lost_std"], row["saved_std"], color=colour, elinewidth=1, alpha=0.5)
+        axes.plot(x, y, marker="s" if name.startswith("halving") else "o", markersize=9, color=colour)
+    for place, same in names.items():
+        label = "\n".join(same)
+        axes.annotate(label, place, (10, 0), textcoords="offset points", va="center", fontsize=11, color=INK)
+    axes.set_xlim(-3, 112)
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("epochs saved (%)", fontsize=13, color=INK)
+    axes.set_ylabel("trials of the true front that were lost (%)", fontsize=13, color=INK)
+
+
+def _dress(axes: "Axes") -> None:
+    axes.grid(color=GRID, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=12, colors=MUTED, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,133 @@
+"""A study in full: the accuracy of every trial at every width after every epoch, none of them stopped."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+
+from kdq.errors import UserError
+from kdq.points import BIT_WIDTHS, FLOAT_BITS
+from kdq.priorities import Values
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One trial at one width after one epoch. The fields are the columns of a record's CSV, in order.
+
+    epoch counts from 1, bits is 1 to 8 or 32 for float, val_top1 is percent, NaN where the trial diverged.
+    Raises ValueError for a value outside these.
+    """
+
+    trial_id: str
+    epoch: int
+    bits: int
+    total_bits: int
+    val_top1: float
+
+    def __post_init__(self) -> None:
+        if not self.trial_id:
+            raise ValueError("trial_id is empty")
+        if self.epoch < 1:
+            raise ValueError(f"epoch = {self.epoch}: must be at least 1")
+        if self.bits not in BIT_WIDTHS:
+            raise ValueError(f"bits = {self.bits}: must be 1 to 8, or 32 for float")
+        if self.total_bits < 1:
+            raise ValueError(f"total_bits = {self.total_bits}: must be at least 1")
+        if not (math.isnan(self.val_top1) or 0 <= self.val_top1 <= 100):
+            raise ValueError(f"val_top1 = {self.val_top1}: must be a percentage, 0 to 100, or empty where it diverged")
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """curves: trial -> what it showed after each epoch, float first; epochs: of a whole training.
+
+    A trial that diverged has a shorter curve, at the end of which it shows NaN.
+    """
+
+    curves: Mapping[str, tuple[Values, ...]]
+    epochs: int
+
+    @property
+    def points(self) -> dict[str, Values]:
+        """What each trial that completed is worth: what it showed after its last epoch."""
+        return {
+            trial: curve[-1]
+            for trial, curve in self.curves.items()
+            if len(curve) == self.epochs and all(math.isfinite(accuracy) for accuracy, _ in curve[-1])
+        }
+
+
+def from_rows(rows: Iterable[Row]) -> Record:
+    """The record of these rows, in any order. Raises UserError for what is twice or missing."""
+    shown: dict[str, dict[int, dict[int, Row]]] = {}
+    for row in rows:
+        epoch = shown.setdefault(row.trial_id, {}).setdefault(row.epoch, {})
+        if row.bits in epoch:
+            raise UserError(f"trial {row.trial_id}, epoch {row.epoch}, {row.bits} bits: is there twice")
+        epoch[row.bits] = row
+    if not shown:
+        raise UserError("the record is empty: it needs one row for every trial, epoch and width")
+    epochs = max(max(trial) for trial in shown.values())
+    return Record({trial: _curve(trial, shown[trial], epochs) for trial in sorted(shown)}, epochs)
+
+
+def _curve(trial: str, shown: Mapping[int, Mapping[int, Row]], epochs: int) -> tuple[Values, ...]:
+    widths = sorted(shown[min(shown)], key=lambda bits: (bits != FLOAT_BITS, bits))
+    if widths[0] != FLOAT_BITS:
+        raise UserError(f"trial {trial}: has no float accuracy (bits {FLOAT_BITS})")
+    curve: list[Values] = []
+    for epoch in range(1, epochs + 1):
+        rows = shown.get(epoch, {})
+        if set(rows) != set(widths):
+            names, found = _listed(widths), _listed(rows) or "nothing"
+            raise UserError(
+                f"trial {trial}, epoch {epoch}: must have accuracies at {names} bits, as its first epoch, and has "
+                f"{found}; a replay needs every trial run to its last epoch ({epochs}), unless it diverged"
+            )
+        curve.append(tuple((rows[bits].val_top1, float(rows[bits].total_bits)) for bits in widths))
+        if any(math.isnan(rows[bits].val_top1) for bits in widths):
+            break
+    if len(curve) < len(shown):
+        raise UserError(f"trial {trial}: goes on after epoch {len(curve)}, where it diverged")
+    return tuple(curve)
+
+
+def _listed(widths: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(widths)))
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """The rows as CSV with a header line; NaN is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        values = asdict(row)
+        writer.writerow("" if values[name] != values[name] else values[name] for name in COLUMNS)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Row]:
+    """The rows of a CSV text. Raises UserError naming the line."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise UserError(f"header {reader.fieldnames}: a record has the columns {', '.join(COLUMNS)}")
+    rows = []
+    for cells in reader:
+        try:
+            rows.append(_row(cells))
+        except ValueError as error:
+            raise UserError(f"line {reader.line_num}: {error}") from None
+    return rows
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    if None in cells or None in cells.values():
+        raise ValueError(f"must have {len(COLUMNS)} cells")
+    epoch, bits, total_bits = (int(cells[name]) for name in ("epoch", "bits", "total_bits"))
+    accuracy = float(cells["val_top1"]) if cells["val_top1"] else math.nan
+    return Row(cells["trial_id"], epoch, bits, total_bits, accuracy)

@@ -1,0 +1,202 @@
+"""What runs next: a searcher proposes configurations, a rule says which trials go on, a journal remembers both.
+
+The agenda's state is a function of its journal, and a record is on the disk before it takes effect. So a study
+whose driver was killed opens the same journal and decides on as if nothing had happened.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdq.errors import UserError
+from kdq.priorities import Values
+from kdq.rungs import Decision, RungConfig, Rungs
+from kdq.rungs import make_rule as rule_named
+from study.journal import Journal, Record
+from study.plan import Plan
+from study.scheduling import RECORD
+from study.search import FAILED, Objectives, Search
+from study.spaces import Configuration
+from study.trial import Trial
+
+FINAL = ("completed", "stopped", "diverged")
+"""Ends that are results. Trials that end otherwise are tried again when the study is run again."""
+
+
+@dataclass
+class Entry:
+    """One trial of the agenda. status: as everywhere, and `waiting` and `paused`."""
+
+    trial: Trial
+    configuration: Configuration
+    status: str = "waiting"
+    reason: str = ""
+    objectives: Objectives | None = None
+
+
+@dataclass
+class Agenda:
+    """The trials of a study, in the order in which they were proposed.
+
+    make: the trial of a configuration and a seed; rule: None lets every trial run to its end.
+    """
+
+    search: Search
+    seeds: Sequence[int]
+    make: Callable[[Configuration, int], Trial]
+    rule: Rungs | None
+    journal: Journal
+    entries: dict[str, Entry] = field(default_factory=dict)
+    _exhausted: bool = False
+    _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for number, record in enumerate(self.journal.read(), 1):
+            try:
+                self._replay(record)
+            except (KeyError, AssertionError) as error:
+                raise UserError(
+                    f"{self.journal.path}, record {number}: does not fit this study ({error!r}): its results may have "
+                    f"been made by another version of this program; choose another --name"
+                ) from error
+        for entry in self.entries.values():
+            if entry.status not in FINAL:
+                entry.status = "waiting"
+
+    def _replay(self, record: Record) -> None:
+        if record["event"] == "ask":
+            configuration = self._propose()
+            found = configuration and configuration.identity
+            assert found == record["configuration"], f"proposed {found}, was {record['configuration']}"
+        elif record["event"] == "end":
+            self._end(record["trial"], record["status"], record["reason"], record["objectives"])
+        elif record["event"] == "leave":
+            assert self.rule is not None
+            self.rule.leave(record["trial"])
+        else:
+            assert self.rule is not None
+            decision = self.rule.report(record["trial"], record["epoch"], record["values"])
+            assert decision.value == record["decision"], f"decided {decision.value}, was {record['decision']}"
+
+    def next(self) -> Trial | None:
+        """A trial that may run now, which is then running; None: there is none, for now or for ever."""
+        while True:
+            for entry in self._ready():
+                entry.status = "running"
+                return entry.trial
+            if self._exhausted or self._ask() is None:
+                return None
+
+    def _ready(self) -> list[Entry]:
+        promoted = set(self.rule.resumable()) if self.rule else set()
+        entries = self.entries.items()
+        paused = [entry for key, entry in entries if entry.status == "paused" and key in promoted]
+        return [*paused, *(entry for _, entry in entries if entry.status == "waiting")]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every trial has ended; one that is running may still pause, and go on later."""
+        return self._exhausted and all(entry.status in (*FINAL, *FAILED) for entry in self.entries.values())
+
+    def _ask(self) -> Configuration | None:
+        configuration = self._propose()
+        identity = configuration and configuration.identity
+        self.journal.append({"event": "ask", "configuration": identity})
+        return configuration
+
+    def _propose(self) -> Configuration | None:
+        configuration = self.search.ask()
+        if configuration is None:
+            self._exhausted = True
+            return None
+        for seed in self.seeds:
+            trial = self.make(configuration, seed)
+            self.entries.setdefault(trial.id, Entry(trial, configuration))
+        return configuration
+
+    def epoch(self, trial_id: str, epoch: int, values: Values | None) -> Decision:
+        """What a trial does after an epoch; values: what it shows there, None if that cannot be known any more.
+
+        (It cannot where another study trained the student: it is then compared with none, and goes on.)
+        """
+        if self.rule is None or (epoch not in self.rule.levels):
+            return Decision.CONTINUE
+        known = (trial_id, epoch) in self.rule.told
+        if values is None and not known:
+            self._leave(trial_id)
+            return Decision.CONTINUE
+        decision = self.rule.report(trial_id, epoch, values or ())
+        if not known:
+            shown = [list(pair) for pair in values or ()]
+            self.journal.append(
+                {
+                    "event": "epoch",
+                    "trial": trial_id,
+                    "epoch": epoch,
+                    "values": shown,
+                    "decision": decision.value,
+                }
+            )
+        if decision is Decision.PAUSE:
+            self.entries[trial_id].status = "paused"
+        return decision
+
+    def _leave(self, trial_id: str) -> None:
+        assert self.rule is not None
+        if trial_id not in self.rule.left:
+            self.journal.append({"event": "leave", "trial": trial_id})
+            self.rule.leave(trial_id)
+
+    def losers(self) -> dict[str, int]:
+        """Trials that have lost at a rung (its epoch) and have no end yet, though none of them is running."""
+        lost = self.rule.stopped() if self.rule else {}
+        return {key: epoch for key, epoch in lost.items() if self.entries[key].status in ("paused", "waiting")}
+
+    def end(self, trial_id: str, status: str, reason: str, objectives: Objectives | None = None) -> None:
+        """A trial has ended; one that did so before keeps its end."""
+        if self.entries[trial_id].status in FINAL:
+            return
+        self.journal.append(
+            {"event": "end", "trial": trial_id, "status": status, "reason": reason, "objectives": objectives}
+        )
+        self._end(trial_id, status, reason, objectives)
+        if self.rule and status != "stopped" and (trial_id, self.rule.levels[-1]) not in self.rule.told:
+            self._leave(trial_id)  # no rung waits for it: it failed, or trained nothing
+
+    def _end(self, trial_id: str, status: str, reason: str, objectives: Objectives | None) -> None:
+        entry = self.entries[trial_id]
+        entry.status, entry.reason, entry.objectives = status, reason, objectives
+        repetitions = [e for e in self.entries.values() if e.configuration is entry.configuration]
+        ends = [e.status for e in repetitions]
+        identity = entry.configuration.identity
+        if identity not in self._told and all(end in (*FINAL, *FAILED) for end in ends):
+            self._told.add(identity)  # a trial that failed and is tried again changes nothing of what was told
+            self.search.tell(entry.configuration, ends, _mean([e.objectives for e in repetitions]))
+
+
+def _mean(each: Sequence[Objectives | None]) -> Objectives | None:
+    known = [objectives for objectives in each if objectives is not None]
+    if len(known) < len(each):
+        return None
+    return sum(a for a, _ in known) / len(known), sum(b for _, b in known) / len(known)
+
+
+def shown_values(event: Mapping[str, Any], needs_widths: bool) -> Values | None:
+    """What a rule compares, from what a trial reported of an epoch; None if it lacks what is needed."""
+    if not needs_widths:
+        return [(event["val_top1"], 1.0)]
+    probe: Sequence[tuple[int, float, int]] | None = event.get("probe")
+    return None if probe is None else [(accuracy, float(bits)) for _, accuracy, bits in probe]
+
+
+def make_rule(plan: Plan) -> Rungs | None:
+    """The rule of a plan's scheduler; None if every trial runs to its end.
+
+    Raises UserError for rungs that the trainings never reach.
+    """
+    scheduler = plan.space.scheduler
+    if scheduler.name in ("none", RECORD):
+        return None
+    epochs = plan.workload.train.epochs
+    config = RungConfig(epochs, plan.trial_count, scheduler.grace_period, scheduler.reduction_factor)
+    return rule_named(scheduler.name, config)
