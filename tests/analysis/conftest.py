@@ -1,7 +1,7 @@
 """A tracking store as studies leave it, built once: making one takes MLflow seconds."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 from mlflow import MlflowClient
@@ -47,28 +47,32 @@ def grid_points():
     ]
 
 
+SIZES = {2: 560_000, 32: 8_600_000}
+
+
 def recorded_rows():
     """Trial `a` completes two epochs at float and 2 bits, `b` diverges in its second."""
-    sizes = {2: 560_000, 32: 8_600_000}
 
     def shown(trial, epoch, accuracies):
-        return [Row(trial, epoch, bits, sizes[bits], top1) for bits, top1 in zip(sizes, accuracies, strict=True)]
+        return [Row(trial, epoch, bits, SIZES[bits], top1) for bits, top1 in zip(SIZES, accuracies, strict=True)]
 
     a = [*shown("a", 1, (40.0, 50.0)), *shown("a", 2, (60.0, 70.0))]
     return [*a, *shown("b", 1, (30.0, 55.0)), *shown("b", 2, (math.nan, math.nan))]
 
 
 def log_epochs(writer):
-    """A study that logged accuracy at every width after every epoch, and its points' accuracies at step 0."""
+    """A study with `--scheduler record`: probes at every width after every epoch, points of what completed."""
     study = writer.run("study", {"kdq.status": "completed"})
     for trial, status in {"b": "diverged", "a": "completed"}.items():
-        run = writer.run("trial", {"kdq.trial_id": trial, "kdq.status": status}, study, status="RUNNING")
-        for row in (row for row in recorded_rows() if row.trial_id == trial):
-            writer.client.log_metric(run, f"total_bits_{row.bits}bit", row.total_bits, step=row.epoch)
-            if not math.isnan(row.val_top1):
-                name = "val_top1" if row.bits == 32 else f"val_top1_{row.bits}bit"
-                writer.client.log_metric(run, name, row.val_top1, step=row.epoch)
-        writer.client.log_metric(run, "val_top1_2bit", 61.0, step=0)
+        tags, params = {"kdq.trial_id": trial, "kdq.status": status}, {"student": "resnet20"}
+        run = writer.run("trial", tags, study, status="RUNNING", params=params)
+        for row in (row for row in recorded_rows() if row.trial_id == trial and not math.isnan(row.val_top1)):
+            writer.client.log_metric(run, f"probe_top1_{row.bits}bit", row.val_top1, step=row.epoch)
+        if status == "completed":
+            for bits, size in SIZES.items():
+                writer.client.log_metric(run, f"val_top1_{bits}bit", 61.0, step=0)
+                point = replace(grid_points()[0], trial_id=trial, bits=bits, total_bits=size, packed_bytes=size // 8)
+                writer.point(point, run)
         writer.client.set_terminated(run, "FINISHED" if status == "completed" else "FAILED")
 
 

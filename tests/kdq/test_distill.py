@@ -11,7 +11,7 @@ from kdq.data import Dataset
 from kdq.methods import MethodConfig
 from kdq.models import Normalization
 from kdq.stages import StageStore
-from kdq.students import MODEL_FILE, StudentSpec, distill, load_student
+from kdq.students import MODEL_FILE, Model, StudentSpec, distill, load_student
 from kdq.train import Diverged, TrainConfig
 
 
@@ -37,7 +37,7 @@ def run(store: StageStore, spec: StudentSpec, stop_after: int | None = None) -> 
     """Distill, the process ending when epoch `stop_after` is told. Returns the folder and the epochs told."""
     told: list[int] = []
 
-    def report(epoch: Mapping[str, float]) -> None:
+    def report(epoch: Mapping[str, float], model: Model | None) -> None:
         told.append(int(epoch["epoch"]))
         if told[-1] == stop_after:
             raise Killed
@@ -73,7 +73,7 @@ def test_a_finished_student_is_neither_trained_nor_loaded_again(tmp_path: Path) 
         raise AssertionError("the data were asked for")
 
     told: list[float] = []
-    again = distill(store, make_spec(), never, lambda: None, lambda epoch: told.append(epoch["epoch"]))
+    again = distill(store, make_spec(), never, lambda: None, lambda epoch, model: told.append(epoch["epoch"]))
     assert again == folder
     assert told == [1, 2, 3, 4]
 

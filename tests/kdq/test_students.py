@@ -13,7 +13,7 @@ from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier, Normalization, build
 from kdq.peers import peer_seed
 from kdq.stages import StageStore
-from kdq.students import StudentSpec, distill, load_student
+from kdq.students import Model, StudentSpec, distill, load_student
 from kdq.train import TrainConfig, Trainer, forward_teacher
 
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -49,7 +49,7 @@ def spec(name: str, **changes: object) -> StudentSpec:
 
 
 def trained(store: StageStore, wanted: StudentSpec, told: list[Mapping[str, float]], stop: int = 99) -> Path:
-    def report(row: Mapping[str, float]) -> None:
+    def report(row: Mapping[str, float], model: Model | None) -> None:
         told.append(row)
         if row["epoch"] == stop:
             raise KeyboardInterrupt

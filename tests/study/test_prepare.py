@@ -22,7 +22,7 @@ from kdq.teachers import save as kdq_save
 from kdq.train import TrainConfig, Trainer
 from study import trial as trial_module
 from study.plan import Plan
-from study.prepare import check_quantizable, evaluate_teacher, make_trials, prepare_data, prepare_peer, prepare_teacher
+from study.prepare import check_quantizable, evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
 from study.spaces import load_space
 from study.trial import DataRef, ModelRef, Trial, load_teacher, run_trial
 from study.workloads import load_workload
@@ -33,6 +33,13 @@ Prepared = tuple[StageStore, DataRef, Dataset]
 def plan(space: str = "dkd_grid", **settings: Any) -> Plan:
     small = {"train.epochs": 2, "train.warmup_epochs": 0, "train_images": 300, **settings}
     return Plan(space, "digits", load_space(space, {"bits": (4,), "trials": 3}), load_workload("digits", small), (0,))
+
+
+def make_trials(
+    plan: Plan, data: DataRef, teacher: ModelRef | None, peer: ModelRef | None, store: StageStore
+) -> dict[str, Trial]:
+    made = [make_trial(plan, data, teacher, peer, store, *run) for run in plan.runs]
+    return {trial.id: trial for trial in made}
 
 
 def quiet(text: str) -> None:

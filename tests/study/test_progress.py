@@ -16,9 +16,9 @@ from study.run import main
 def progress(terminal: bool = False) -> tuple[Progress, io.StringIO]:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120, color_system=None)
-    shown = Progress("s", points_per_trial=2, slots=1, console=console)
+    shown = Progress("s", slots=1, total=3, console=console)
     for number in range(3):
-        shown.add(f"t{number}", f"dkd beta={number}", epochs=2)
+        shown.add(f"t{number}", f"dkd beta={number}", epochs=2, points=2)
     return shown, output
 
 
