@@ -96,7 +96,7 @@ def test_list_in_both_formats(run):
     assert [line.split() for line in lines[1:]] == [
         ["fresh", "running", "0", "0", "0"],
         ["grid", "completed", "5", "4", "12", "88.00"],
-        ["recorded", "completed", "2", "1", "0"],
+        ["recorded", "completed", "2", "1", "2", "81.00"],
     ]
     rows = json.loads(run("list", "--format", "json"))
     assert rows[0]["best_val_top1"] is None
@@ -178,12 +178,12 @@ def test_a_record_is_printed_and_replayed(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay", "--study", "grid"], "logged no total bits"),
+        (["replay", "--study", "grid"], "was not measured at every width"),
         (["replay", "--record", "nowhere.csv"], "cannot read nowhere.csv: No such file"),
         (["replay", "--record", __file__], "a record has the columns"),
         (["replay", "--study", "recorded", "--grace-period", "2"], "must be below the number of epochs"),
         (["replay", "--study", "recorded", "--orders", "0"], "orders = 0"),
-        (["record", "--study", "grid"], "logged no total bits"),
+        (["record", "--study", "grid"], "was not measured at every width"),
     ],
 )
 def test_a_mistake_in_a_replay_is_one_line_and_status_2(run, arguments, message):

@@ -51,7 +51,9 @@ def test_a_record_of_every_epoch_comes_back(store, recorded):
 
 
 def test_a_study_without_a_full_record_is_told(store):
-    with pytest.raises(UserError, match=r"trial a1-s0 was not measured at every width after every epoch \(probe_top1_32bit"):
+    with pytest.raises(
+        UserError, match=r"trial a1-s0 was not measured at every width after every epoch \(probe_top1_32bit"
+    ):
         store.record(store.study("grid"))
 
 

@@ -174,9 +174,15 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"scheduler": {"name": "asha", "max_t": 2}}, "scheduler.max_t: unknown key 'max_t': known: grace_period"),
     ({"scheduler": {"name": "asha", "grace_period": 0}}, "scheduler.grace_period = 0: must be a whole number"),
     ({"scheduler": {"name": "asha", "grace_period": 1.5}}, "scheduler.grace_period = 1.5: must be a whole number"),
-    ({"scheduler": {"name": "asha", "reduction_factor": 1}}, "scheduler.reduction_factor = 1: must be a number above"),
+    (
+        {"scheduler": {"name": "asha", "reduction_factor": 1}},
+        "scheduler.reduction_factor = 1: must be a number, at least 2",
+    ),
     ({"scheduler": {"name": "asha", "reduction_factor": float("nan")}}, "scheduler.reduction_factor = nan: must be"),
-    ({"scheduler": "asha", "params": {"method": "teacher"}}, "scheduler: 'asha' stops training, and method 'teacher'"),
+    (
+        {"scheduler": "asha", "params": {"method": "teacher"}},
+        "scheduler: 'asha' looks at trainings, and method 'teacher'",
+    ),
     ({"scheduler": "asha_quantized", "bits": [32]}, "scheduler: 'asha_quantized' compares quantized students"),
 ]
 
@@ -225,7 +231,7 @@ def test_a_message_quotes_no_page() -> None:
 def test_the_settings_of_a_scheduler() -> None:
     for name in SCHEDULERS:
         assert read_space({**BASE, "scheduler": name}, "f").scheduler == SchedulerConfig(name)
-    scheduler = {"name": "asha", "grace_period": 2, "reduction_factor": 1.5}
+    scheduler = {"name": "asha", "grace_period": 2, "reduction_factor": 2.5}
     assert read_space({**BASE, "scheduler": scheduler}, "f").scheduler == SchedulerConfig("asha", 2, 1.5)
     with pytest.raises(UserError, match=r"scheduler\.grace_period = 0: .*; scheduler\.reduction_factor = 1: "):
         SchedulerConfig("asha", 0, 1)
