@@ -232,7 +232,7 @@ def test_the_settings_of_a_scheduler() -> None:
     for name in SCHEDULERS:
         assert read_space({**BASE, "scheduler": name}, "f").scheduler == SchedulerConfig(name)
     scheduler = {"name": "asha", "grace_period": 2, "reduction_factor": 2.5}
-    assert read_space({**BASE, "scheduler": scheduler}, "f").scheduler == SchedulerConfig("asha", 2, 1.5)
+    assert read_space({**BASE, "scheduler": scheduler}, "f").scheduler == SchedulerConfig("asha", 2, 2.5)
     with pytest.raises(UserError, match=r"scheduler\.grace_period = 0: .*; scheduler\.reduction_factor = 1: "):
         SchedulerConfig("asha", 0, 1)
 
