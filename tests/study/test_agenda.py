@@ -1,0 +1,164 @@
+"""The agenda without Ray: every rule with every searcher that may be combined, in any order, killed anywhere."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdq.rungs import RULES, Decision, RungConfig, make_rule
+from kdq.stages import digest
+from study.agenda import FINAL, Agenda
+from study.journal import Journal
+from study.search import FAILED, Adaptive, Listed, Search
+from study.spaces import ADAPTIVE, SEARCHERS, Configuration, Space, read_space
+from study.trial import Trial
+
+EPOCHS, TRIALS, SEEDS = 9, 6, (0, 1)
+DOCUMENT: dict[str, Any] = {
+    "description": "a space to walk through",
+    "params": {"method": "dkd", "alpha": {"grid": [0.5, 1, 2]}, "beta": {"grid": [2, 4, 8]}},
+    "bits": [2, 4],
+    "trials": TRIALS,
+}
+COMBINATIONS = [
+    (rule, searcher)
+    for rule in (None, *RULES)
+    for searcher in SEARCHERS
+    if not (searcher in ADAPTIVE and (rule or "").startswith("halving"))
+]
+
+
+@dataclass(frozen=True)
+class Stub:
+    """What the agenda needs to know of a trial."""
+
+    id: str
+
+
+def space(searcher: str) -> Space:
+    return read_space({**DOCUMENT, "searcher": searcher}, "here")
+
+
+def search(searcher: str) -> Search:
+    own = space(searcher)
+    if searcher in ADAPTIVE:
+        return Adaptive(own, seed=0)
+    return Listed(own.configurations()[:TRIALS] if searcher == "grid" else own.samples(0, TRIALS))
+
+
+def stub(configuration: Configuration, seed: int) -> Trial:
+    return cast(Trial, Stub(digest([configuration.identity, seed])[:8]))
+
+
+def agenda(path: Path, rule: str | None, searcher: str) -> Agenda:
+    config = RungConfig(EPOCHS, TRIALS * len(SEEDS), 1, 3)
+    return Agenda(search(searcher), SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
+
+
+def values(trial: str, epoch: int) -> list[tuple[float, float]]:
+    """What a trial shows is a function of it, so that an undisturbed run and a resumed one see the same."""
+    draw = random.Random(f"{trial}/{epoch}")
+    return [(draw.uniform(10, 90), bits) for bits in (32e3, 2e3, 4e3)]
+
+
+def walk(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0) -> Iterator[None]:
+    """Run trials as a driver does; yields after every event. A worker tells all epochs of its trial from the first."""
+    running: dict[str, int] = {}
+    while not made.is_done:
+        while len(running) < workers and (trial := made.next()):
+            running[trial.id] = 0
+        if not running:
+            assert made.is_done, "nothing runs, and the agenda waits for something"
+            break
+        trial_id = rng.choice(sorted(running))
+        running[trial_id] += 1
+        epoch = running[trial_id]
+        decision = made.epoch(trial_id, epoch, values(trial_id, epoch))
+        if decision is Decision.STOP:
+            made.end(trial_id, "stopped", f"epoch {epoch}")
+        elif decision is Decision.CONTINUE and random.Random(f"fail {trial_id}").random() < failing:
+            made.end(trial_id, random.Random(trial_id).choice(["failed", "diverged"]), "it must")
+        elif decision is Decision.CONTINUE and epoch == EPOCHS:
+            made.end(trial_id, "completed", "", values(trial_id, epoch)[1])
+        if decision is not Decision.CONTINUE or made.entries[trial_id].status != "running":
+            del running[trial_id]
+        for loser in made.losers():
+            made.end(loser, "stopped", "waited in vain")
+        yield
+
+
+def finish(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0) -> dict[str, str]:
+    for _ in walk(made, workers, rng, failing):
+        pass
+    return {key: entry.status for key, entry in made.entries.items()}
+
+
+@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
+def test_every_trial_ends_once(rule: str | None, searcher: str, tmp_path: Path) -> None:
+    for number, (workers, failing) in enumerate([(1, 0.0), (3, 0.0), (2, 0.4)]):
+        path = tmp_path / f"{number}.jsonl"
+        ends = finish(agenda(path, rule, searcher), workers, random.Random(number), failing)
+        assert len(ends) == TRIALS * len(SEEDS)
+        assert set(ends.values()) <= {*FINAL, *FAILED}
+        assert failing or "completed" in ends.values()
+        told = [record["trial"] for record in Journal(path).read() if record["event"] == "end"]
+        assert sorted(told) == sorted(ends)
+
+
+@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 999), data=st.data())
+def test_killed_anywhere_it_decides_on_as_it_was(
+    rule: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
+) -> None:
+    path = tmp_path / f"{seed}.jsonl"
+    path.unlink(missing_ok=True)
+    finish(agenda(path, rule, searcher), 2, random.Random(seed))
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    before = Journal(path).read()
+    again = agenda(path, rule, searcher)
+    assert Journal(path).read() == before
+    for record in before:
+        if record["event"] == "epoch":  # told again by a worker that was started again
+            decision = again.epoch(record["trial"], record["epoch"], values(record["trial"], record["epoch"]))
+            assert decision.value == record["decision"] or record["decision"] == "pause"
+        if record["event"] == "end":
+            assert again.entries[record["trial"]].status == record["status"]
+    again = agenda(path, rule, searcher)
+    ends = finish(again, 2, random.Random(seed + 1))
+    assert len(ends) == TRIALS * len(SEEDS)
+    assert Journal(path).read()[: len(before)] == before
+
+
+def test_what_failed_is_tried_again_and_a_result_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    ends = finish(agenda(path, "asha", "grid"), 2, random.Random(0), failing=0.8)
+    assert {"failed", "diverged", "stopped", "completed"} >= set(ends.values()) >= {"failed", "diverged"}
+    again = agenda(path, "asha", "grid")
+    waiting = {key for key, entry in again.entries.items() if entry.status == "waiting"}
+    assert waiting == {key for key, end in ends.items() if end == "failed"}
+
+
+def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> None:
+    class Ear(Listed):
+        def __init__(self, configurations: list[Configuration]) -> None:
+            super().__init__(configurations)
+            self.heard: list[tuple[tuple[str, ...], Any]] = []
+
+        def tell(self, configuration: Configuration, ends: Any, objectives: Any) -> None:
+            self.heard.append((tuple(ends), objectives))
+
+    ear = Ear(space("grid").configurations()[:2])
+    made = Agenda(ear, SEEDS, stub, None, Journal(tmp_path / "journal.jsonl"))
+    trials = [made.next() for _ in range(4)]
+    for trial, accuracy in zip(trials, (80.0, 90.0, 70.0, 0.0), strict=True):
+        assert trial is not None
+        done = accuracy > 0
+        made.end(trial.id, "completed" if done else "stopped", "", (accuracy, 1000.0) if done else None)
+    assert ear.heard == [(("completed", "completed"), (85.0, 1000.0)), (("completed", "stopped"), None)]
