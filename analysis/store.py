@@ -80,7 +80,7 @@ class Store:
         return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
 
     def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, int], int]) -> list[Row]:
-        """sizes: total bits by student and bits; the same for all models of an architecture."""
+        """sizes: total bits by student and bits, of some point; a model that has hardly learnt may take a few more."""
         trial, status = _trial_id(run), run.data.tags.get("kdq.status", "running")
         if status not in ("completed", "diverged"):
             raise UserError(
@@ -88,7 +88,10 @@ class Store:
                 f"--scheduler record that is complete"
             )
         student = run.data.params.get("student", "")
-        widths = {bits: sizes.get((student, bits)) for bits in BIT_WIDTHS if _probe(bits) in run.data.metrics}
+        measured = [bits for bits in BIT_WIDTHS if _probe(bits) in run.data.metrics]
+        if status == "diverged" and not measured:  # in its first epoch: it is NaN at every width
+            measured = list(BIT_WIDTHS)
+        widths = {bits: sizes.get((student, bits)) for bits in measured}
         known = {bits: size for bits, size in widths.items() if size is not None}
         if FLOAT_BITS not in known:
             raise UserError(

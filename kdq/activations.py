@@ -44,9 +44,9 @@ class InputQuantizer(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Floating values of any shape -> the nearest levels, same shape and dtype."""
-        zero = self.zero_point.to(values.dtype)
-        codes = (values / self.scale + zero).round_().clamp_(0, (1 << self.bits) - 1)
-        return codes.sub_(zero).mul_(self.scale)
+        scale, zero = self.scale.to(values.dtype), self.zero_point.to(values.dtype)
+        codes = (values / scale + zero).round_().clamp_(0, (1 << self.bits) - 1)
+        return codes.sub_(zero).mul_(scale)
 
 
 def attach(layer: nn.Module, found: InputRange) -> None:

@@ -28,6 +28,8 @@ from kdq.quantize import Quantized, QuantizedLayer
 from kdq.size import floating, leftovers, packed_bytes
 
 FORMAT = 2
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What reading a header raises that is not as `pack` writes it."""
 LARGEST_CLASSES = 1_000_000
 
 
@@ -102,7 +104,7 @@ def load(path: Path | str) -> Classifier:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be read ({reason}); name a file written by kdq.pack") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, *MALFORMED) as error:
         raise UserError(f"{path}: damaged, or not a packed model ({error!r}); pack the model again") from error
     model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
     for name, layer in layers.items():
@@ -159,8 +161,11 @@ def _inputs(tensors: Mapping[str, Tensor], name: str, bits: int | None) -> Input
 
 def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
     """The tensors of the model's state, weights of quantized layers restored."""
-    state = {key: value for key, value in tensors.items() if key.rpartition(".")[0] not in layers}
+    state = dict(tensors)  # what no layer takes out of it has to be in the network
     for name, layer in layers.items():
+        kinds = ("codes", "scale", "bias", *(("input_scale", "input_zero_point") if layer.inputs else ()))
+        for kind in kinds:
+            del state[f"{name}.{kind}"]
         state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight(), layer.bias.float()
     return state
 

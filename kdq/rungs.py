@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,8 @@ class RungConfig:
     @property
     def levels(self) -> tuple[int, ...]:
         """The epochs of the rungs, ascending."""
-        powers = range(math.ceil(math.log2(self.epochs)) + 1)
-        levels = (math.ceil(self.grace_period * self.reduction_factor**power) for power in powers)
-        return tuple(level for level in levels if level < self.epochs)
+        exact = (self.grace_period * self.reduction_factor**power for power in count())
+        return tuple(math.ceil(level) for level in takewhile(lambda level: math.ceil(level) < self.epochs, exact))
 
 
 @dataclass

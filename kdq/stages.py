@@ -89,9 +89,9 @@ class StageStore:
             description = {"kind": stage.kind, "version": stage.version, "inputs": dict(stage.inputs)}
             (temporary / "stage.json").write_text(json.dumps(description, indent=1, sort_keys=True))
             for file in (*temporary.rglob("*"), temporary):
-                _flush(file)
+                flush(file)
             temporary.replace(path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -109,7 +109,8 @@ class StageStore:
         shutil.rmtree(grave)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdq.errors import UserError
 from kdq.priorities import Values
-from kdq.rungs import Decision, RungConfig, Rungs
+from kdq.rungs import Decision, RungConfig, Rungs, leave_record, replay, report_record
 from kdq.rungs import make_rule as rule_named
 from study.journal import Journal, Record
 from study.plan import Plan
@@ -32,6 +32,8 @@ class Entry:
     status: str = "waiting"
     reason: str = ""
     objectives: Objectives | None = None
+    ended: str = ""
+    """How it ended last, even if it is tried again now."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Agenda:
         for number, record in enumerate(self.journal.read(), 1):
             try:
                 self._replay(record)
-            except (KeyError, AssertionError) as error:
+            except (KeyError, TypeError, AssertionError, UserError) as error:
                 raise UserError(
                     f"{self.journal.path}, record {number}: does not fit this study ({error!r}): its results may have "
                     f"been made by another version of this program; choose another --name"
@@ -70,13 +72,9 @@ class Agenda:
             assert found == record["configuration"], f"proposed {found}, was {record['configuration']}"
         elif record["event"] == "end":
             self._end(record["trial"], record["status"], record["reason"], record["objectives"])
-        elif record["event"] == "leave":
-            assert self.rule is not None
-            self.rule.leave(record["trial"])
         else:
             assert self.rule is not None
-            decision = self.rule.report(record["trial"], record["epoch"], record["values"])
-            assert decision.value == record["decision"], f"decided {decision.value}, was {record['decision']}"
+            replay(self.rule, [record])
 
     def next(self) -> Trial | None:
         """A trial that may run now, which is then running; None: there is none, for now or for ever."""
@@ -122,21 +120,14 @@ class Agenda:
         if self.rule is None or (epoch not in self.rule.levels):
             return Decision.CONTINUE
         known = (trial_id, epoch) in self.rule.told
+        returned = trial_id in self.rule.left
         if values is None and not known:
             self._leave(trial_id)
             return Decision.CONTINUE
         decision = self.rule.report(trial_id, epoch, values or ())
-        if not known:
-            shown = [list(pair) for pair in values or ()]
-            self.journal.append(
-                {
-                    "event": "epoch",
-                    "trial": trial_id,
-                    "epoch": epoch,
-                    "values": shown,
-                    "decision": decision.value,
-                }
-            )
+        if returned or not known:
+            record = report_record(trial_id, epoch, values or (), decision)
+            self.journal.append({"event": "epoch", **record})
         if decision is Decision.PAUSE:
             self.entries[trial_id].status = "paused"
         return decision
@@ -144,7 +135,7 @@ class Agenda:
     def _leave(self, trial_id: str) -> None:
         assert self.rule is not None
         if trial_id not in self.rule.left:
-            self.journal.append({"event": "leave", "trial": trial_id})
+            self.journal.append({"event": "leave", **leave_record(trial_id)})
             self.rule.leave(trial_id)
 
     def losers(self) -> dict[str, int]:
@@ -160,16 +151,17 @@ class Agenda:
             {"event": "end", "trial": trial_id, "status": status, "reason": reason, "objectives": objectives}
         )
         self._end(trial_id, status, reason, objectives)
-        if self.rule and status != "stopped" and (trial_id, self.rule.levels[-1]) not in self.rule.told:
-            self._leave(trial_id)  # no rung waits for it: it failed, or trained nothing
 
     def _end(self, trial_id: str, status: str, reason: str, objectives: Objectives | None) -> None:
         entry = self.entries[trial_id]
-        entry.status, entry.reason, entry.objectives = status, reason, objectives
+        entry.status = entry.ended = status
+        entry.reason, entry.objectives = reason, objectives
+        if self.rule and status != "stopped" and (trial_id, self.rule.levels[-1]) not in self.rule.told:
+            self.rule.leave(trial_id)  # no rung waits for it: it failed, or trained nothing
         repetitions = [e for e in self.entries.values() if e.configuration is entry.configuration]
-        ends = [e.status for e in repetitions]
+        ends = [e.ended for e in repetitions]
         identity = entry.configuration.identity
-        if identity not in self._told and all(end in (*FINAL, *FAILED) for end in ends):
+        if identity not in self._told and all(ends):
             self._told.add(identity)  # a trial that failed and is tried again changes nothing of what was told
             self.search.tell(entry.configuration, ends, _mean([e.objectives for e in repetitions]))
 

@@ -7,7 +7,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from study.workloads import load_workload
 
 if TYPE_CHECKING:
     from study.driver import Resources
-    from study.trial import Trial
+    from study.trial import Probing, Trial
 
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, embedded, to see the platform work in minutes. "
@@ -97,7 +98,13 @@ ALIKE = 3
 
 
 class _Halt(BaseException):
-    """Ends a trial that only reports what is finished; not an error, which would be an end of its own."""
+    """Ends a trial that only reports what is finished: by decision, or since telling it failed with an error.
+
+    It is no Exception, which would be taken for the end of the trial itself.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
 
 
 class Study:
@@ -236,6 +243,7 @@ class Study:
             elif entry.status in FINAL:
                 self._track(key)
                 self._show_end(key, entry.status, entry.reason, None)
+                self.tracker.end_trial(key, entry.status, entry.reason, {})
 
     def next(self) -> "Trial | None":
         """A trial that needs a worker; those whose stages are all there are told on the way."""
@@ -261,27 +269,38 @@ class Study:
         from study.driver import run_on_ray
 
         folder = self.root / "ray" / self.name
-        settings = {"logs": str(self._logs), "probes": self._probes}
+        settings = {"logs": str(self._logs), "probing": asdict(self._probing)}
         run_on_ray(self, self.resources, folder, settings, self._started, self._report)
 
     @property
-    def _probes(self) -> list[int]:
-        """The epochs after which students are measured at every width."""
+    def _probing(self) -> "Probing":
+        """When students are measured quantized: at all of the study's widths, so that trials share what they show."""
+        from study.trial import Probing
+
         if self.plan.space.scheduler.name == RECORD:
-            return list(range(1, self.plan.workload.train.epochs + 1))
-        return list(self.rule.levels) if self.rule and self.rule.priority.needs_widths else []
+            return Probing(tuple(range(1, self.plan.workload.train.epochs + 1)), self.plan.widths)
+        if self.rule and self.rule.priority.needs_widths:
+            return Probing(self.rule.levels, self.plan.widths)
+        return Probing()
 
     def _tell_finished(self, trial: "Trial") -> None:
         """A trial whose stages are all there: here and now it only reports them."""
         from study.trial import run_trial
 
         def report(event: Mapping[str, Any]) -> None:
-            if self._report(trial.id, event) is not Decision.CONTINUE:
+            try:
+                decision = self._report(trial.id, event)
+            except Exception as error:
+                raise _Halt(error) from error
+            if decision is not Decision.CONTINUE:
                 raise _Halt
 
         self._track(trial.id)
-        with suppress(_Halt):
-            run_trial(trial, "cpu", self._logs / f"{trial.id}.log", report, self._probes)
+        try:
+            run_trial(trial, "cpu", self._logs / f"{trial.id}.log", report, self._probing)
+        except _Halt as halt:
+            if halt.error:
+                raise halt.error from None
 
     @property
     def _logs(self) -> Path:
@@ -289,8 +308,8 @@ class Study:
 
     def _close(self, status: str) -> None:
         """Bring every run that is still open to its end."""
-        for trial_id, status in self.statuses.items():
-            if status in ("running", "paused") and trial_id in self.tracker.runs:
+        for trial_id, word in self.statuses.items():
+            if word in ("running", "paused") and trial_id in self.tracker.runs:
                 self.tracker.end_trial(trial_id, "interrupted", "the study was interrupted", {})
         self.tracker.log_front(self.points, always=True)
         hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}

@@ -28,7 +28,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from kdq.rungs import Decision
-from study.trial import Trial, run_trial
+from study.trial import Probing, Trial, run_trial
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def trainable(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     trial = Trial.of(config["trial"])
     log = Path(config["logs"]) / f"{trial.id}.log"
-    run_trial(trial, config["device"], log, report_to_ray, config["probes"])
+    run_trial(trial, config["device"], log, report_to_ray, Probing(**config["probing"]))
 
 
 def report_to_ray(event: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdq.errors import UserError
-from kdq.stages import Json, canonical
+from kdq.stages import Json, canonical, flush
 
 Record = Mapping[str, Json]
 
@@ -31,8 +31,8 @@ class Journal:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
         try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            return [dict(json.loads(line)) for line in whole.splitlines()]
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.path}: damaged ({error}): remove it, and the same command goes on from the finished stages, "
                 f"but decides anew which trials to stop; or choose another --name"
@@ -40,8 +40,12 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Write a record; it is on the disk when this returns."""
+        line = canonical(dict(record)).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists()
         with self.path.open("ab") as file:
-            file.write(canonical(dict(record)).encode() + b"\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        if is_new:
+            flush(self.path.parent)

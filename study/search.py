@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kdq.points import FLOAT_BITS, Point
 from study.plan import Plan
-from study.spaces import PATIENCE, Configuration, Space
+from study.spaces import Configuration, Space
 
 if TYPE_CHECKING:
     import optuna
@@ -22,6 +22,10 @@ def objectives(points: Sequence[Point]) -> Objectives:
 
 
 FAILED = ("diverged", "out_of_memory", "failed")
+
+
+REPEATS = 20
+"""So many suggestions in a row of what was tried already show that a sampler has settled."""
 
 
 class Search(Protocol):
@@ -56,7 +60,7 @@ class Adaptive:
     """
 
     def __init__(self, space: Space, seed: int) -> None:
-        self.space = space
+        self.space, self.seed = space, seed
         self._study = _optuna_study(space, seed)
         self._trials: dict[str, list[optuna.trial.Trial]] = {}
         self._known: dict[str, tuple[optuna.trial.TrialState, Objectives | None]] = {}
@@ -64,7 +68,7 @@ class Adaptive:
     def ask(self) -> Configuration | None:
         if len(self._trials) >= min(self.space.trials or 0, self.space.size):
             return None
-        for _ in range(PATIENCE):
+        for _ in range(REPEATS):
             trial = self._study.ask()
             configuration = self.space.suggest(trial)
             identity = configuration.identity
@@ -73,7 +77,16 @@ class Adaptive:
                 return configuration
             if identity in self._known:
                 self._tell(trial, *self._known[identity])
-        return None  # the sampler has settled on what is known
+        return self._untried()
+
+    def _untried(self) -> Configuration | None:
+        """One at random, for a sampler that has settled on what is known; Optuna does not hear of it."""
+        count = int(min(len(self._trials) + 1, self.space.size))
+        drawn = self.space.samples(self.seed, count)
+        left = next((one for one in drawn if one.identity not in self._trials), None)
+        if left:
+            self._trials[left.identity] = []
+        return left
 
     def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
         identity = configuration.identity

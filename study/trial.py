@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -32,7 +32,13 @@ Event = dict[str, Any]
 An epoch at which trials are compared has a `probe` (see `kdq.probe`), unless another study trained the student.
 """
 
-Epochs = Collection[int]
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """After which epochs students are measured quantized, and at which widths, whichever of them a trial has."""
+
+    epochs: Collection[int] = ()
+    widths: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +193,14 @@ def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset)
     return Bank(store, teach, teacher.id, data, views, precision=precision)
 
 
-def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None], probes: Epochs = ()) -> None:
+def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None], probing: Probing) -> None:
     """Run a trial to its end, which is the last event it reports; an error is an end, not an exception.
 
-    log: the file that an unexpected error is described in; probes: the epochs after which it is also said what the
-    student would be worth quantized.
+    log: the file that an unexpected error is described in; probing: when it is also said what the student would be
+    worth quantized.
     """
     try:
-        _run(trial, device, report, probes)
+        _run(trial, device, report, probing)
     except Diverged as error:
         report({"event": "end", "status": "diverged", "reason": str(error), "log": None})
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -205,7 +211,7 @@ def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], No
         report({"event": "end", "status": "completed", "reason": "", "log": None})
 
 
-def _run(trial: Trial, device: str, report: Callable[[Event], None], probes: Epochs) -> None:
+def _run(trial: Trial, device: str, report: Callable[[Event], None], probing: Probing) -> None:
     store = StageStore(Path(trial.store))
 
     def data() -> Dataset:
@@ -225,21 +231,26 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None], probes: Epo
         assert trial.teacher
         return load_teacher(trial.teacher, data())
 
+    trained = False
+
     def tell(epoch: Mapping[str, float], model: Model | None) -> None:
+        nonlocal trained
         assert spec is not None
+        trained = trained or model is not None
         event = {"event": "epoch", **epoch}
-        if epoch["epoch"] in probes:
+        if epoch["epoch"] in probing.epochs:
             started = time.perf_counter()
             student = spec.stage(int(epoch["epoch"])).id
-            found = probe(store, student, trial.bits, trial.quantizer, trial.seed, model, data)
-            event |= {"probe": found, "probe_seconds": time.perf_counter() - started} if found else {}
+            found = probe(store, student, probing.widths, trial.quantizer, trial.seed, model, data)
+            own = [shown for shown in found or () if shown[0] in (FLOAT_BITS, *trial.bits)]
+            event |= {"probe": own, "probe_seconds": time.perf_counter() - started} if found else {}
         report(event)
 
     spec = trial.spec
     if spec is not None:
-        if store.find(spec.stage()):
-            report({"event": "reused"})
         folder = distill(store, spec, data, teacher, tell, peer if spec.peer_init else None)
+        if not trained:  # it was there, or came while this trial waited for another that trained it
+            report({"event": "reused"})
     for point, place in measure(store, trial.points, model, data):
         report(
             {

@@ -92,6 +92,12 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "other")
 
 
+def test_a_header_nested_too_deep_is_refused(made: list[Quantized], tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(3)}, tmp_path / "deep", metadata={"kdq": "[" * 200_000})
+    with pytest.raises(UserError, match="damaged, or not a packed model"):
+        load(tmp_path / "deep")
+
+
 def test_truncated_files_are_refused(made: list[Quantized], tmp_path: Path) -> None:
     pack(made[1], tmp_path / "whole")
     content = (tmp_path / "whole").read_bytes()
@@ -151,6 +157,9 @@ HOSTILE = {
     "scale short": _tensor("conv1.scale", lambda t: t[:-1].clone()),
     "bias short": _tensor("conv1.bias", lambda t: t[:-1].clone()),
     "bias infinite": _tensor("conv1.bias", lambda t: t + float("inf")),
+    "tensor too many at a layer": lambda header, tensors: tensors.update({"conv1.junk": torch.ones(1)}),
+    "gap beyond floats": _set("alphabets", "conv1", value=[2, 0, 10**400]),
+    "mean beyond floats": _set("mean", value=[10**400] * 3),
     "tensor too many": lambda header, tensors: tensors.update(extra=torch.ones(1)),
 }
 

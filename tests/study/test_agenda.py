@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -134,6 +135,35 @@ def test_killed_anywhere_it_decides_on_as_it_was(
     ends = finish(again, 2, random.Random(seed + 1))
     assert len(ends) == TRIALS * len(SEEDS)
     assert Journal(path).read()[: len(before)] == before
+
+
+@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 999), data=st.data())
+def test_killed_again_and_again_with_failures_it_still_ends(
+    rule: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
+) -> None:
+    """The journal of several sessions, each cut off somewhere and with trials that fail, reads back and goes on."""
+    path = tmp_path / f"{seed}.jsonl"
+    path.unlink(missing_ok=True)
+    for session in range(3):
+        steps = data.draw(st.integers(0, 60))
+        for _ in islice(walk(agenda(path, rule, searcher), 2, random.Random(seed + session), failing=0.3), steps):
+            pass
+        content = path.read_bytes() if path.exists() else b""
+        path.write_bytes(content[: len(content) - data.draw(st.integers(0, min(150, len(content))))])
+    ends = finish(agenda(path, rule, searcher), 2, random.Random(seed))
+    assert len(ends) == TRIALS * len(SEEDS)
+    assert set(ends.values()) <= set(FINAL)
+    assert {k: e.status for k, e in agenda(path, rule, searcher).entries.items()} == ends
+
+
+def test_a_value_that_is_not_finite_is_journalled(tmp_path: Path) -> None:
+    made = agenda(tmp_path / "journal.jsonl", "asha", "grid")
+    trial = made.next()
+    assert trial is not None
+    assert made.epoch(trial.id, 1, [(float("nan"), 1.0)]) is Decision.STOP
+    assert agenda(tmp_path / "journal.jsonl", "asha", "grid").rule == made.rule
 
 
 def test_what_failed_is_tried_again_and_a_result_is_not(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def test_a_torn_last_line_never_took_effect(tmp_path: Path) -> None:
 
 def test_a_damaged_journal_is_said_with_the_remedy(tmp_path: Path) -> None:
     made = journal(tmp_path)
-    made.path.write_bytes(b"{not json\n" + made.path.read_bytes())
-    with pytest.raises(UserError, match=r"journal\.jsonl: damaged .*choose another --name"):
-        made.read()
+    content = made.path.read_bytes()
+    for line in (b"{not json\n", b"5\n", b"[" * 100_000 + b"\n"):
+        made.path.write_bytes(line + content)
+        with pytest.raises(UserError, match=r"journal\.jsonl: damaged .*choose another --name"):
+            made.read()

@@ -24,7 +24,7 @@ from study import trial as trial_module
 from study.plan import Plan
 from study.prepare import check_quantizable, evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
 from study.spaces import load_space
-from study.trial import DataRef, ModelRef, Trial, load_teacher, run_trial
+from study.trial import DataRef, ModelRef, Probing, Trial, load_teacher, run_trial
 from study.workloads import load_workload
 
 Prepared = tuple[StageStore, DataRef, Dataset]
@@ -135,7 +135,7 @@ def test_it_cannot_itself_be_quantized(tmp_path: Path) -> None:
 
 def run(trial: Trial, log: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
-    run_trial(trial, "cpu", log, events.append)
+    run_trial(trial, "cpu", log, events.append, Probing())
     assert events[-1]["status"] == "completed", events[-1]
     return events
 
