@@ -5,7 +5,9 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -87,13 +89,20 @@ def run_on_ray(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        guard = Guard()
+        guard, verdicts = Guard(), folder.with_name(f"{folder.name}.verdicts")
+        shutil.rmtree(verdicts, ignore_errors=True)
+        verdicts.mkdir(parents=True)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
-            param_space={"threads": resources.threads, "device": resources.device, **settings},
+            param_space={
+                "threads": resources.threads,
+                "device": resources.device,
+                "verdicts": str(verdicts),
+                **settings,
+            },
             tune_config=tune.TuneConfig(
                 search_alg=Feed(queue, guard),
-                scheduler=Decisions(report, guard),
+                scheduler=Decisions(report, guard, verdicts),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=trial_id,
@@ -112,7 +121,8 @@ def run_on_ray(
             raise guard.error
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        for left in (folder, folder.with_name(f"{folder.name}.verdicts")):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def trainable(config: Mapping[str, Any]) -> None:
@@ -120,12 +130,23 @@ def trainable(config: Mapping[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     trial = Trial.of(config["trial"])
     log = Path(config["logs"]) / f"{trial.id}.log"
-    run_trial(trial, config["device"], log, report_to_ray, Probing(**config["probing"]))
+    with suppress(Ended):
+        run_trial(trial, config["device"], log, partial(report_to_ray, config), Probing(**config["probing"]))
 
 
-def report_to_ray(event: Mapping[str, Any]) -> None:
-    """Returns when the driver has let the trial go on; a trial that is stopped ends in here."""
+class Ended(BaseException):
+    """A trial was told to stop or to pause. It is no Exception, which would be taken for a failure."""
+
+
+def report_to_ray(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+    """Returns when the driver has let the trial go on; raises Ended if it has not.
+
+    Ray's own way to stop leaves the function of a worker that may be used again where it is, in here, holding the
+    lock of its student for ever. So for Ray the trial goes on, and finds that it has ended.
+    """
     tune.report({"event": json.dumps(event)})  # as text, since Ray would take a mapping apart
+    if (Path(config["verdicts"]) / tune.get_context().get_trial_id()).exists():
+        raise Ended
 
 
 class Guard:
@@ -180,17 +201,20 @@ class Feed(Ours, Searcher):  # type: ignore[misc]
 class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
     """Passes on every event of every trial, and its decision back.
 
-    A trial that pauses is stopped for Ray, too: when it goes on, the queue gives it again, and its stages are there.
+    A trial that does not go on finds a file with Ray's name for it in the folder `verdicts`, and ends by itself. One
+    that pauses ends, too: when it goes on, the queue gives it again, and its stages are there.
     """
 
-    def __init__(self, report: Report, guard: Guard) -> None:
+    def __init__(self, report: Report, guard: Guard, verdicts: Path) -> None:
         super().__init__()
-        self.report, self.guard = report, guard
+        self.report, self.guard, self.verdicts = report, guard, verdicts
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         event = json.loads(result["event"])
         decision = self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
-        return str(self.CONTINUE if decision is Decision.CONTINUE else self.STOP)
+        if decision is not Decision.CONTINUE:
+            (self.verdicts / trial.trial_id).touch()
+        return str(self.CONTINUE)
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]
