@@ -210,11 +210,12 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
         self.report, self.guard, self.verdicts = report, guard, verdicts
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        event = json.loads(result["event"])
-        decision = self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
-        if decision is not Decision.CONTINUE:
+        self.guard(lambda: self._pass_on(trial, json.loads(result["event"])), None)
+        return str(self.STOP if self.guard.error else self.CONTINUE)  # after an error all of Ray is shut down
+
+    def _pass_on(self, trial: Any, event: Mapping[str, Any]) -> None:
+        if self.report(trial_id(trial), event) is not Decision.CONTINUE:
             (self.verdicts / trial.trial_id).touch()
-        return str(self.CONTINUE)
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]

@@ -132,10 +132,6 @@ class Space:
             for bits in self.bits:
                 yield self._configuration(values, bits)
 
-    def configurations(self) -> list[Configuration]:
-        """Every configuration of a finite space, in the order of the file."""
-        return list(self)
-
     def sample(self, rng: Random) -> Configuration:
         """One configuration at random: every parameter from its domain, given those before it."""
         return self._walk(lambda declaration: declaration.domain.at(rng.random()))

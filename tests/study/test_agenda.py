@@ -49,7 +49,7 @@ def search(searcher: str) -> Search:
     own = space(searcher)
     if searcher in ADAPTIVE:
         return Adaptive(own, seed=0)
-    return Listed(own.configurations()[:TRIALS] if searcher == "grid" else own.samples(0, TRIALS))
+    return Listed(list(own)[:TRIALS] if searcher == "grid" else own.samples(0, TRIALS))
 
 
 def stub(configuration: Configuration, seed: int) -> Trial:
@@ -184,7 +184,7 @@ def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> No
         def tell(self, configuration: Configuration, ends: Any, objectives: Any) -> None:
             self.heard.append((tuple(ends), objectives))
 
-    ear = Ear(space("grid").configurations()[:2])
+    ear = Ear(list(space("grid"))[:2])
     made = Agenda(ear, SEEDS, stub, None, Journal(tmp_path / "journal.jsonl"))
     trials = [made.next() for _ in range(4)]
     for trial, accuracy in zip(trials, (80.0, 90.0, 70.0, 0.0), strict=True):
