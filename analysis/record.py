@@ -15,19 +15,22 @@ from kdq.priorities import Values
 class Row:
     """One trial at one width after one epoch. The fields are the columns of a record's CSV, in order.
 
-    epoch counts from 1, bits is 1 to 8 or 32 for float, val_top1 is percent, NaN where the trial diverged.
-    Raises ValueError for a value outside these.
+    student: the same for trials that share one, since they differ in their bits alone; epoch counts from 1, bits is 1
+    to 8 or 32 for float, val_top1 is percent, NaN where the trial diverged. Raises ValueError for a value outside
+    these.
     """
 
     trial_id: str
+    student: str
     epoch: int
     bits: int
     total_bits: int
     val_top1: float
 
     def __post_init__(self) -> None:
-        if not self.trial_id:
-            raise ValueError("trial_id is empty")
+        for name in ("trial_id", "student"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty")
         if self.epoch < 1:
             raise ValueError(f"epoch = {self.epoch}: must be at least 1")
         if self.bits not in BIT_WIDTHS:
@@ -43,12 +46,14 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """curves: trial -> what it showed after each epoch, float first; epochs: of a whole training.
+    """curves: trial -> what it showed after each epoch, float first; students: trial -> whom it trains, or shares;
+    epochs: of a whole training.
 
     A trial that diverged has a shorter curve, at the end of which it shows NaN.
     """
 
     curves: Mapping[str, tuple[Values, ...]]
+    students: Mapping[str, str]
     epochs: int
 
     @property
@@ -64,7 +69,10 @@ class Record:
 def from_rows(rows: Iterable[Row]) -> Record:
     """The record of these rows, in any order. Raises UserError for what is twice or missing."""
     shown: dict[str, dict[int, dict[int, Row]]] = {}
+    students: dict[str, str] = {}
     for row in rows:
+        if students.setdefault(row.trial_id, row.student) != row.student:
+            raise UserError(f"trial {row.trial_id}: has two students, {students[row.trial_id]} and {row.student}")
         epoch = shown.setdefault(row.trial_id, {}).setdefault(row.epoch, {})
         if row.bits in epoch:
             raise UserError(f"trial {row.trial_id}, epoch {row.epoch}, {row.bits} bits: is there twice")
@@ -72,7 +80,9 @@ def from_rows(rows: Iterable[Row]) -> Record:
     if not shown:
         raise UserError("the record is empty: it needs one row for every trial, epoch and width")
     epochs = max(max(trial) for trial in shown.values())
-    return Record({trial: _curve(trial, shown[trial], epochs) for trial in sorted(shown)}, epochs)
+    return Record(
+        {trial: _curve(trial, shown[trial], epochs) for trial in sorted(shown)}, dict(sorted(students.items())), epochs
+    )
 
 
 def _curve(trial: str, shown: Mapping[int, Mapping[int, Row]], epochs: int) -> tuple[Values, ...]:
@@ -130,4 +140,4 @@ def _row(cells: Mapping[str, str]) -> Row:
         raise ValueError(f"must have {len(COLUMNS)} cells")
     epoch, bits, total_bits = (int(cells[name]) for name in ("epoch", "bits", "total_bits"))
     accuracy = float(cells["val_top1"]) if cells["val_top1"] else math.nan
-    return Row(cells["trial_id"], epoch, bits, total_bits, accuracy)
+    return Row(cells["trial_id"], cells["student"], epoch, bits, total_bits, accuracy)

@@ -61,7 +61,7 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
     """Every strategy on every order: the full grid, random search and every rule of `kdq.rungs`.
 
-    Random search runs as many whole trials as `asha_pareto` could pay for with the epochs that it spent on average.
+    Random search trains as many students as `asha_pareto` could pay for with the epochs that it spent on average.
     """
     if not record.points:
         raise UserError("no trial of the record was completed: there is nothing to find")
@@ -71,12 +71,19 @@ def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
     generator = random.Random(0)
     orders = [generator.sample(list(record.curves), len(record.curves)) for _ in range(setting.orders)]
 
-    def outcomes(name: str, trials: int = len(record.curves)) -> list[Outcome]:
-        return [simulate(_rule(name, config), record, order[:trials], setting.slots) for order in orders]
+    def outcomes(name: str, orders: Sequence[Sequence[str]]) -> list[Outcome]:
+        return [simulate(_rule(name, config), record, order, setting.slots) for order in orders]
 
-    played = {name: outcomes(name) for name in (GRID, *RULES)}
+    played = {name: outcomes(name, orders) for name in (GRID, *RULES)}
     affordable = statistics.fmean(outcome.epochs for outcome in played["asha_pareto"]) / record.epochs
-    return {GRID: played.pop(GRID), RANDOM: outcomes(RANDOM, max(1, round(affordable))), **played}
+    drawn = [_first(record, order, max(1, round(affordable))) for order in orders]
+    return {GRID: played.pop(GRID), RANDOM: outcomes(RANDOM, drawn), **played}
+
+
+def _first(record: Record, order: Sequence[str], students: int) -> list[str]:
+    """The trials of an order for which so many students, the first that it names, are enough."""
+    chosen = list(dict.fromkeys(record.students[trial] for trial in order))[:students]
+    return [trial for trial in order if record.students[trial] in chosen]
 
 
 def _rule(name: str, config: RungConfig) -> Rungs:
@@ -86,13 +93,15 @@ def _rule(name: str, config: RungConfig) -> Rungs:
 
 
 def simulate(rule: Rungs, record: Record, order: Sequence[str], slots: int) -> Outcome:
-    """Run trials under a rule as a study does, each epoch of each trial taking the same time.
+    """Run trials under a rule as a study does, each epoch of each student taking the same time.
 
-    A free slot takes the next trial in the order, and when all have begun one that may go on.
+    A free slot takes the next trial in the order, and when all have begun one that may go on. An epoch that a student
+    has been trained by another trial is there at once.
     """
     new, running = deque(order), list[str]()
     epoch = dict.fromkeys(order, 0)
-    spent, completed = 0, []
+    trained = dict.fromkeys(record.students.values(), 0)
+    completed: list[tuple[int, str]] = []
     while True:
         resumed = deque(trial for trial in rule.resumable() if trial not in running)
         while len(running) < slots and (new or resumed):
@@ -100,14 +109,19 @@ def simulate(rule: Rungs, record: Record, order: Sequence[str], slots: int) -> O
         if not running:
             break
         for trial in running.copy():
-            spent, epoch[trial] = spent + 1, epoch[trial] + 1
-            decision = rule.report(trial, epoch[trial], record.curves[trial][epoch[trial] - 1])
-            if decision is Decision.CONTINUE and epoch[trial] == record.epochs:
-                completed.append((spent, trial))
-            if decision is not Decision.CONTINUE or epoch[trial] == record.epochs:
+            student, goes_on, is_new = record.students[trial], True, False
+            while goes_on and not is_new:
+                epoch[trial] += 1
+                is_new = epoch[trial] > trained[student]
+                trained[student] = max(trained[student], epoch[trial])
+                decision = rule.report(trial, epoch[trial], record.curves[trial][epoch[trial] - 1])
+                goes_on = decision is Decision.CONTINUE and epoch[trial] < record.epochs
+                if decision is Decision.CONTINUE and not goes_on:
+                    completed.append((sum(trained.values()), trial))
+            if not goes_on:
                 running.remove(trial)
     assert len(completed) + len(rule.stopped()) + len(rule.diverged) == len(order)
-    return Outcome(spent, tuple(completed))
+    return Outcome(sum(trained.values()), tuple(completed))
 
 
 def on_front(record: Record) -> frozenset[str]:

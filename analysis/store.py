@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.record import Row
 from kdq.errors import UserError, unknown
 from kdq.points import BIT_WIDTHS, FLOAT_BITS, Point, from_row, with_front
+from kdq.stages import digest
 from kdq.tracking import require_store, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Store:
         student = run.data.params.get("student", "")
         measured = [bits for bits in BIT_WIDTHS if _probe(bits) in run.data.metrics]
         if status == "diverged" and not measured:  # in its first epoch: it is NaN at every width
-            measured = list(BIT_WIDTHS)
+            measured = [int(bits) for bits in run.data.params.get("widths", "").split(",") if bits]
         widths = {bits: sizes.get((student, bits)) for bits in measured}
         known = {bits: size for bits, size in widths.items() if size is not None}
         if FLOAT_BITS not in known:
@@ -101,7 +102,7 @@ class Store:
         rows = [row for bits, size in known.items() for row in self._curve(run, bits, size)]
         if status == "diverged":
             after = 1 + max((row.epoch for row in rows), default=0)
-            rows += [Row(trial, after, bits, size, math.nan) for bits, size in known.items()]
+            rows += [Row(trial, _student_id(run), after, bits, size, math.nan) for bits, size in known.items()]
         return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
     def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
@@ -109,7 +110,9 @@ class Store:
         with _answers(self.uri):
             history = self.client.get_metric_history(run.info.run_id, _probe(bits))
         accuracies = {metric.step: metric.value for metric in history}
-        return [Row(_trial_id(run), epoch, bits, total_bits, value) for epoch, value in accuracies.items()]
+        return [
+            Row(_trial_id(run), _student_id(run), epoch, bits, total_bits, value) for epoch, value in accuracies.items()
+        ]
 
     def artifacts(self, run_id: str) -> list[str]:
         """Where the files of a run lie."""
@@ -172,6 +175,11 @@ def _probe(bits: int) -> str:
 
 def _trial_id(run: "Run") -> str:
     return str(run.data.tags["kdq.trial_id"])
+
+
+def _student_id(run: "Run") -> str:
+    """The same for trials whose parameters differ in nothing but the widths of their points."""
+    return digest({name: value for name, value in run.data.params.items() if name not in ("widths", "trial_id")})[:16]
 
 
 def _point(run: "Run") -> Point:

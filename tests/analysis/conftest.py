@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 
 from analysis.record import Row
 from kdq.points import Point
+from kdq.stages import digest
 
 SEEDS = (0, 1)
 MEASURES = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
@@ -48,13 +49,15 @@ def grid_points():
 
 
 SIZES = {2: 560_000, 32: 8_600_000}
+STUDENTS = {trial: digest({"student": "resnet20", "seed": seed})[:16] for trial, seed in {"a": "0", "b": "1"}.items()}
 
 
 def recorded_rows():
     """Trial `a` completes two epochs at float and 2 bits, `b` diverges in its second."""
 
     def shown(trial, epoch, accuracies):
-        return [Row(trial, epoch, bits, SIZES[bits], top1) for bits, top1 in zip(SIZES, accuracies, strict=True)]
+        shown = zip(SIZES, accuracies, strict=True)
+        return [Row(trial, STUDENTS[trial], epoch, bits, SIZES[bits], top1) for bits, top1 in shown]
 
     a = [*shown("a", 1, (40.0, 50.0)), *shown("a", 2, (60.0, 70.0))]
     return [*a, *shown("b", 1, (30.0, 55.0)), *shown("b", 2, (math.nan, math.nan))]
@@ -64,7 +67,8 @@ def log_epochs(writer):
     """A study with `--scheduler record`: probes at every width after every epoch, points of what completed."""
     study = writer.run("study", {"kdq.status": "completed"})
     for trial, status in {"b": "diverged", "a": "completed"}.items():
-        tags, params = {"kdq.trial_id": trial, "kdq.status": status}, {"student": "resnet20"}
+        tags = {"kdq.trial_id": trial, "kdq.status": status}
+        params = {"student": "resnet20", "seed": str(int(trial == "b")), "trial_id": trial, "widths": "32,2"}
         run = writer.run("trial", tags, study, status="RUNNING", params=params)
         for row in (row for row in recorded_rows() if row.trial_id == trial and not math.isnan(row.val_top1)):
             writer.client.log_metric(run, f"probe_top1_{row.bits}bit", row.val_top1, step=row.epoch)

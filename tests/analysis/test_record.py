@@ -5,7 +5,7 @@ import pytest
 from analysis.record import Record, from_csv, from_rows, to_csv
 from kdq.errors import UserError
 
-HEADER = "trial_id,epoch,bits,total_bits,val_top1\n"
+HEADER = "trial_id,student,epoch,bits,total_bits,val_top1\n"
 
 
 def test_a_record_by_hand(recorded):
@@ -20,8 +20,8 @@ def test_a_record_by_hand(recorded):
 
 def test_csv_there_and_back(recorded):
     text = to_csv(recorded)
-    assert text.startswith(HEADER + "a,1,2,560000,40.0\n")
-    assert "b,2,32,8600000,\n" in text
+    assert text.startswith(HEADER + f"a,{recorded[0].student},1,2,560000,40.0\n")
+    assert f"b,{recorded[-1].student},2,32,8600000,\n" in text
     assert repr(from_csv(text)) == repr(recorded)
 
 
@@ -32,15 +32,16 @@ def test_the_order_of_rows_is_irrelevant(recorded):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("t,1,32,100", "line 2: must have 5 cells"),
-        ("t,1,32,100,50,60", "line 2: must have 5 cells"),
-        ("t,one,32,100,50", "line 2: invalid literal"),
-        (",1,32,100,50", "line 2: trial_id is empty"),
-        ("t,0,32,100,50", "line 2: epoch = 0: must be at least 1"),
-        ("t,1,16,100,50", "line 2: bits = 16: must be 1 to 8, or 32"),
-        ("t,1,32,0,50", "line 2: total_bits = 0"),
-        ("t,1,32,100,101", "line 2: val_top1 = 101.0: must be a percentage"),
-        ("t,1,32,100,inf", "line 2: val_top1 = inf: must be a percentage"),
+        ("t,s,1,32,100", "line 2: must have 6 cells"),
+        ("t,s,1,32,100,50,60", "line 2: must have 6 cells"),
+        ("t,s,one,32,100,50", "line 2: invalid literal"),
+        (",s,1,32,100,50", "line 2: trial_id is empty"),
+        ("t,,1,32,100,50", "line 2: student is empty"),
+        ("t,s,0,32,100,50", "line 2: epoch = 0: must be at least 1"),
+        ("t,s,1,16,100,50", "line 2: bits = 16: must be 1 to 8, or 32"),
+        ("t,s,1,32,0,50", "line 2: total_bits = 0"),
+        ("t,s,1,32,100,101", "line 2: val_top1 = 101.0: must be a percentage"),
+        ("t,s,1,32,100,inf", "line 2: val_top1 = inf: must be a percentage"),
     ],
 )
 def test_a_wrong_row_is_named(row, message):
@@ -49,7 +50,7 @@ def test_a_wrong_row_is_named(row, message):
 
 
 def test_another_table_is_told():
-    with pytest.raises(UserError, match="a record has the columns trial_id, epoch"):
+    with pytest.raises(UserError, match="a record has the columns trial_id, student, epoch"):
         from_csv("a,b\n1,2\n")
 
 
@@ -57,12 +58,13 @@ def test_another_table_is_told():
     ("rows", "message"),
     [
         ("", "the record is empty"),
-        ("t,1,32,100,50\nt,1,32,100,50\n", "trial t, epoch 1, 32 bits: is there twice"),
-        ("t,1,2,100,50\n", "trial t: has no float accuracy"),
-        ("t,1,32,100,50\nu,1,32,100,50\nu,2,32,100,50\n", "trial t, epoch 2: must have .* 32 bits.* has nothing"),
-        ("t,1,32,100,50\nt,1,2,10,50\nt,2,32,100,50\n", "trial t, epoch 2: must have accuracies at 2, 32 bits"),
-        ("t,2,32,100,50\n", "trial t, epoch 1: must have"),
-        ("t,1,32,100,\nt,2,32,100,50\n", "trial t: goes on after epoch 1, where it diverged"),
+        ("t,s,1,32,100,50\nt,s,1,32,100,50\n", "trial t, epoch 1, 32 bits: is there twice"),
+        ("t,s,1,2,100,50\n", "trial t: has no float accuracy"),
+        ("t,s,1,32,100,50\nu,s,1,32,100,50\nu,s,2,32,100,50\n", "trial t, epoch 2: must have .* 32 bits.* has nothing"),
+        ("t,s,1,32,100,50\nt,s,1,2,10,50\nt,s,2,32,100,50\n", "trial t, epoch 2: must have accuracies at 2, 32 bits"),
+        ("t,s,2,32,100,50\n", "trial t, epoch 1: must have"),
+        ("t,s,1,32,100,50\nt,r,2,32,100,50\n", "trial t: has two students, s and r"),
+        ("t,s,1,32,100,\nt,s,2,32,100,50\n", "trial t: goes on after epoch 1, where it diverged"),
     ],
 )
 def test_what_is_twice_or_missing_is_named(rows, message):
@@ -72,5 +74,5 @@ def test_what_is_twice_or_missing_is_named(rows, message):
 
 def test_only_trials_with_all_epochs_are_worth_something():
     finite, broken = ((50.0, 1.0),), ((math.nan, 1.0),)
-    record = Record({"whole": (finite, finite), "early": (broken,), "late": (finite, broken)}, 2)
+    record = Record({"whole": (finite, finite), "early": (broken,), "late": (finite, broken)}, {}, 2)
     assert record.points == {"whole": finite}

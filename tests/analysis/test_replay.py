@@ -11,7 +11,8 @@ from analysis.record import Record
 from analysis.replay import GRID, RANDOM, Outcome, Setting, curve, mean_curves, on_front, play, simulate, summary
 from kdq.errors import UserError
 from kdq.pareto import hypervolume
-from kdq.rungs import RULES, RungConfig, make_rule
+from kdq.priorities import FLOAT as FLOAT_ONLY
+from kdq.rungs import RULES, Asynchronous, RungConfig, make_rule
 
 EPOCHS = 9
 FLOAT, FOUR, TWO = 8e6, 1e6, 5e5
@@ -30,6 +31,7 @@ def record_of(finals, progress=lambda trial, epoch: epoch / EPOCHS):
             )
             for trial, final in finals.items()
         },
+        {trial: trial for trial in finals},
         EPOCHS,
     )
 
@@ -67,6 +69,19 @@ def test_asha_saves_nothing_when_the_worst_come_first(name):
     assert simulate(rule(name), record, best_first, slots=1) == Outcome(EPOCHS + 8, ((EPOCHS, "t8"),))
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_student_that_trials_share_is_trained_once(slots):
+    """Trials in pairs without a rule; then all of them with one student, of which each rung compares the bits."""
+    record = ranked()
+    paired = replace(record, students={trial: f"s{int(trial[1:]) // 2}" for trial in record.curves})
+    whole = simulate(Asynchronous(FLOAT_ONLY, (), 3), paired, list(record.curves), slots)
+    assert whole.epochs == 5 * EPOCHS
+    assert len(whole.completed) == 9
+    assert max(spent for spent, _ in whole.completed) == 5 * EPOCHS
+    one = replace(record, students=dict.fromkeys(record.curves, "s"))
+    assert simulate(rule("halving"), one, list(record.curves), slots) == Outcome(EPOCHS, ((EPOCHS, "t8"),))
+
+
 def test_slots_share_the_epochs():
     """Three trials, two at a time: the third begins when the first two have ended."""
     record = record_of(dict.fromkeys("abc", (80.0, 70.0, 60.0)))
@@ -78,7 +93,9 @@ def test_slots_share_the_epochs():
 def test_what_diverges_stops_and_no_rung_waits_for_it():
     record = ranked()
     broken = tuple((math.nan, bits) for bits in (FLOAT, FOUR, TWO))
-    record = Record({**record.curves, "t8": (broken,), "t7": (*record.curves["t7"][:2], broken)}, EPOCHS)
+    record = Record(
+        {**record.curves, "t8": (broken,), "t7": (*record.curves["t7"][:2], broken)}, record.students, EPOCHS
+    )
     assert on_front(record) == {"t6"}
     outcome = simulate(rule("halving"), record, sorted(record.curves), slots=3)
     assert outcome == Outcome(9 + 3 * 2 + 6, ((21, "t6"),))
@@ -195,4 +212,4 @@ def test_settings_that_make_no_replay(change, message):
 )
 def test_records_that_make_no_replay(curves, message):
     with pytest.raises(UserError, match=message):
-        play(Record(curves, EPOCHS), Setting())
+        play(Record(curves, {"t": "t"}, EPOCHS), Setting())
