@@ -3,34 +3,26 @@
 import argparse
 import os
 import shlex
-import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from kdq.errors import UserError
-from kdq.points import Point, as_text, configurations, front_hypervolume, front_table, with_front
-from kdq.rungs import Decision
 from kdq.stages import StageStore
-from kdq.tracking import shown, tracking_uri
-from study.agenda import FINAL, Agenda, make_rule, shown_values
+from kdq.tracking import tracking_uri
+from study.agenda import FINAL, Agenda, make_rule
+from study.closing import close
 from study.journal import Journal
-from study.plan import Plan, check_name, check_same, flat
-from study.scheduling import RECORD
-from study.search import make_search, objectives
+from study.lock import alone
+from study.plan import Plan, check_name, check_same
+from study.search import make_search
 from study.spaces import Space
 from study.workloads import load_workload
 
 if TYPE_CHECKING:
     from study.driver import Resources
-    from study.trial import Probing, Trial
 
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, embedded, to see the platform work in minutes. "
@@ -93,36 +85,14 @@ def slots(options: argparse.Namespace) -> int:
     return max(1, min(by_cpu, int(torch.cuda.device_count() / taken.gpus)) if taken.gpus else by_cpu)
 
 
-ALIKE = 3
-"""So many trials that fail for the same reason stop the study."""
-
-
-class _Halt(BaseException):
-    """Ends a trial that only reports what is finished: by decision, or since telling it failed with an error.
-
-    It is no Exception, which would be taken for the end of the trial itself.
-    """
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-
-
 class Study:
-    """One study on its way: what its trials report goes to MLflow and to the progress table."""
+    """One study and what it needs: store, tracker, data and teacher. Its trials are the business of its session."""
 
     def __init__(self, name: str, plan: Plan, options: argparse.Namespace) -> None:
         self.name, self.plan, self.options = name, plan, options
         self.root = Path("mlruns").absolute()
         self.store = StageStore(self.root / "stages")
-        self.found: dict[tuple[str, int], Point] = {}
-        self.began = time.monotonic()
         self.rule = make_rule(plan)
-        self.failures: Counter[str] = Counter()
-        self._next: Trial | None = None
-
-    @property
-    def points(self) -> list[Point]:
-        return list(self.found.values())
 
     def run(self) -> int:
         """Run the study to its end, or to an interruption. Returns the exit status."""
@@ -136,7 +106,7 @@ class Study:
             check_quantizable(self.plan, self.teacher)
         self.resources = resources(self.options)
         self.uri = tracking_uri(self.options.tracking_uri)
-        with self._alone():
+        with alone(self.root / "running", self.name):
             try:
                 status = self._conduct()
             except (MlflowException, OSError) as error:
@@ -156,28 +126,9 @@ class Study:
         except KeyboardInterrupt:
             status = "interrupted"
         finally:
-            self._close(status)
-        self._summary(status)
+            self.session.close(status, self.teacher_metrics)
+        close(self.session, status, self.uri, self.options.given)
         return status
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the study's lock, which the system frees if this process dies. Raises UserError if it is held."""
-        lock = self.root / "running" / f"{self.name}.lock"
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            held = FileLock(lock, timeout=0).acquire()
-        except Timeout:
-            raise UserError(f"study {self.name!r} is being run by another process; wait for it, or stop it") from None
-        except OSError as error:
-            raise UserError(f"{lock.parent} cannot be written: {error}; run where it can") from None
-        with held:
-            yield
-
-    @property
-    def statuses(self) -> dict[str, str]:
-        """The word for where each trial is."""
-        return {key: entry.status for key, entry in self.agenda.entries.items()}
 
     def _open(self) -> None:
         from study.progress import Progress
@@ -193,6 +144,7 @@ class Study:
         import torch
 
         from study.prepare import evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
+        from study.session import Session
 
         torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
         workload, say = self.plan.workload, self.progress.note
@@ -211,211 +163,33 @@ class Study:
                 f"study {self.name!r} has the same settings as before, but its data or its teacher's weights have "
                 f"changed since; choose another --name"
             )
-        self.tracker.start_study(document, self._params(), self._command())
-        self.agenda = Agenda(
+        self.tracker.start_study(document, self.plan.params(), self._command())
+        agenda = Agenda(
             search=make_search(self.plan),
             seeds=self.plan.seeds,
             make=partial(make_trial, self.plan, reference, teacher, peer, self.store),
             rule=self.rule,
             journal=Journal(self.root / "studies" / self.name / "journal.jsonl"),
         )
+        logs = self.root / "logs" / self.name
+        self.session = Session(self.name, self.plan, agenda, self.tracker, self.progress, self.store, logs)
 
     def _run_trials(self) -> str:
         """Tell what is finished already, run the rest. Returns the word for how the study ended."""
         with self.progress:
-            self._recall()
-            self._next = self.next()
-            if self._next:
+            if self.session.recall():
                 self._run_on_ray()
-        if not self.agenda.is_done:
+        if not self.session.is_done:
             return "interrupted"
         # One that diverged has ended as it does: its reason is a result. The others that fail are to be mended.
-        return "completed" if set(self.statuses.values()) <= {*FINAL} else "failed"
-
-    def _recall(self) -> None:
-        """Show what the journal knows of former runs of the study."""
-        for key, entry in self.agenda.entries.items():
-            self._show(entry.trial)
-            if entry.status == "completed" and not entry.trial.is_finished(self.store):
-                entry.status = "waiting"  # somebody has removed its stages
-            elif entry.status == "completed":
-                self._tell_finished(entry.trial)
-            elif entry.status in FINAL:
-                self._track(key)
-                self._show_end(key, entry.status, entry.reason, None)
-                self.tracker.end_trial(key, entry.status, entry.reason, {})
-
-    def next(self) -> "Trial | None":
-        """A trial that needs a worker; those whose stages are all there are told on the way."""
-        if ready := self._next:
-            self._next = None
-            return ready
-        while trial := self.agenda.next():
-            self._show(trial)
-            if not trial.is_finished(self.store):
-                return trial
-            self._tell_finished(trial)
-        return None
-
-    def _show(self, trial: "Trial") -> None:
-        if trial.id not in self.progress.rows:
-            self.progress.add(trial.id, trial.name, trial.epochs, len(trial.points))
-
-    @property
-    def is_done(self) -> bool:
-        return self._next is None and self.agenda.is_done
+        return "completed" if set(self.session.statuses.values()) <= {*FINAL} else "failed"
 
     def _run_on_ray(self) -> None:
         from study.driver import run_on_ray
 
         folder = self.root / "ray" / self.name
-        settings = {"logs": str(self._logs), "probing": asdict(self._probing)}
-        run_on_ray(self, self.resources, folder, settings, self._started, self._report)
-
-    @property
-    def _probing(self) -> "Probing":
-        """When students are measured quantized: at all of the study's widths, so that trials share what they show."""
-        from study.trial import Probing
-
-        if self.plan.space.scheduler.name == RECORD:
-            return Probing(tuple(range(1, self.plan.workload.train.epochs + 1)), self.plan.widths)
-        if self.rule and self.rule.priority.needs_widths:
-            return Probing(self.rule.levels, self.plan.widths)
-        return Probing()
-
-    def _tell_finished(self, trial: "Trial") -> None:
-        """A trial whose stages are all there: here and now it only reports them."""
-        from study.trial import run_trial
-
-        def report(event: Mapping[str, Any]) -> None:
-            try:
-                decision = self._report(trial.id, event)
-            except Exception as error:
-                raise _Halt(error) from error
-            if decision is not Decision.CONTINUE:
-                raise _Halt
-
-        self._track(trial.id)
-        try:
-            run_trial(trial, "cpu", self._logs / f"{trial.id}.log", report, self._probing)
-        except _Halt as halt:
-            if halt.error:
-                raise halt.error from None
-
-    @property
-    def _logs(self) -> Path:
-        return self.root / "logs" / self.name
-
-    def _close(self, status: str) -> None:
-        """Bring every run that is still open to its end."""
-        for trial_id, word in self.statuses.items():
-            if word in ("running", "paused") and trial_id in self.tracker.runs:
-                self.tracker.end_trial(trial_id, "interrupted", "the study was interrupted", {})
-        self.tracker.log_front(self.points, always=True)
-        hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}
-        self.tracker.end_study(status, {**self.teacher_metrics, **hypervolume, "points": len(self.points)})
-
-    def _track(self, trial_id: str) -> None:
-        entry = self.agenda.entries[trial_id]
-        self.tracker.start_trial(trial_id, entry.trial.name, self._trial_params(entry.trial))
-
-    def _started(self, trial_id: str) -> None:
-        self._track(trial_id)
-        self.progress.start(trial_id)
-
-    def _report(self, trial_id: str, event: Mapping[str, Any]) -> Decision:
-        """What a trial reported: an epoch, a point, a reused student or its end. Returns whether it goes on."""
-        trial = self.agenda.entries[trial_id].trial
-        if event["event"] == "epoch":
-            return self._report_epoch(trial, event)
-        if event["event"] == "point":
-            self._report_point(trial, event)
-        elif event["event"] == "reused":
-            self.progress.say(f"{trial.name}: its student is there already, and is reused")
-        else:
-            self._end(trial_id, event["status"], event["reason"], event["log"])
-            self._end_losers()
-        return Decision.CONTINUE
-
-    def _report_epoch(self, trial: "Trial", event: Mapping[str, Any]) -> Decision:
-        epoch = int(event["epoch"])
-        self.progress.epoch(trial.id, event)
-        metrics = {key: value for key, value in event.items() if key not in ("event", "epoch", "probe")}
-        metrics |= {f"probe_top1_{bits}bit": accuracy for bits, accuracy, _ in event.get("probe", ())}
-        self.tracker.log_epoch(trial.id, epoch, metrics)
-        values = shown_values(event, self.rule.priority.needs_widths) if self.rule else None
-        decision = self.agenda.epoch(trial.id, epoch, values)
-        if decision is Decision.STOP:
-            self._end(trial.id, "stopped", self._verdict(trial, epoch))
-        elif decision is Decision.PAUSE:
-            self.progress.pause(trial.id, epoch)
-        self._end_losers()
-        return decision
-
-    def _verdict(self, trial: "Trial", epoch: int) -> str:
-        return f"by {self.plan.space.scheduler.name}, at the rung of epoch {epoch} of {trial.epochs}"
-
-    def _end_losers(self) -> None:
-        """Trials that waited for a rung in vain."""
-        for trial_id, epoch in self.agenda.losers().items():
-            self._end(trial_id, "stopped", self._verdict(self.agenda.entries[trial_id].trial, epoch))
-
-    def _report_point(self, trial: "Trial", event: Mapping[str, Any]) -> None:
-        point = Point(**event["point"])
-        if (trial.id, point.bits) not in self.found:  # a worker that was started again tells all it has
-            self.progress.point(trial.id, event["point"])
-        self.found[trial.id, point.bits] = point
-        params = {**self._trial_params(trial), "bits": point.bits}
-        self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event["files"])
-
-    def _end(self, trial_id: str, status: str, reason: str, log: str | None = None) -> None:
-        mine = [point for point in self.points if point.trial_id == trial_id]
-        self.agenda.end(trial_id, status, reason, objectives(mine) if status == "completed" else None)
-        self._show_end(trial_id, status, reason, log)
-        best_of = {f"val_top1_{p.bits}bit": p.val_top1 for p in mine}
-        best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
-        self.tracker.end_trial(trial_id, status, reason, best_of)
-        self.tracker.log_front(self.points)
-        if status == "failed":
-            self._check_alike(reason, log)
-
-    def _check_alike(self, reason: str, log: str | None) -> None:
-        """Raise UserError if trials fail for one and the same reason: so would all others."""
-        self.failures[reason] += 1
-        if self.failures[reason] == ALIKE:
-            raise UserError(
-                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log}); nothing that "
-                f"was finished is lost: mend the cause, and the same command goes on"
-            )
-
-    def _show_end(self, trial_id: str, status: str, reason: str, log: str | None) -> None:
-        self.progress.end(trial_id, status, reason, log)
-
-    def _params(self) -> dict[str, Any]:
-        """What the whole study has in common, flat, as a comparison in the MLflow UI needs it."""
-        workload = self.plan.workload
-        return {
-            "space": self.plan.space_name,
-            "workload": self.plan.workload_name,
-            "dataset": workload.dataset,
-            "teacher": workload.teacher,
-            "student": workload.student,
-            "searcher": self.plan.space.searcher,
-            "scheduler": self.plan.space.scheduler.name,
-            "train_images": workload.train_images or "all",
-            "val_images": workload.val_images,
-            "calibration_images": workload.calibration_images,
-            "quantizer": workload.quantizer.method,
-            "activation_bits": workload.quantizer.activation_bits or "float",
-            **({"peer_init": workload.peer_init} if self.plan.needs_peer else {}),
-            **flat({"quantizer": dict(workload.quantizer.params)}),
-            **flat({"train": self.plan.document()["workload"]["train"]}),
-        }
-
-    def _trial_params(self, trial: "Trial") -> dict[str, Any]:
-        own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": trial.arch}
-        widths = ",".join(str(point.bits) for point in trial.points)
-        return {**self._params(), **own, "widths": widths, "trial_id": trial.id}
+        settings = {"logs": str(self.session.logs), "probing": asdict(self.session.probing)}
+        run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
 
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: without name and limit."""
@@ -430,37 +204,3 @@ class Study:
             else:
                 kept.append(argument)
         return shlex.join(["python", "study/run.py", *kept])
-
-    def _summary(self, status: str) -> None:
-        from study.progress import duration
-
-        print_ = self.progress.console.print
-        seconds = duration(time.monotonic() - self.began)
-        counts = ", ".join(f"{count} {word}" for word, count in Counter(self.statuses.values()).items())
-        print_(f"\nstudy {self.name}: {status} after {seconds}; trials: {counts or 'none ended'}")
-        if status == "interrupted":
-            print_("interrupted: nothing that was finished is lost; the same command goes on")
-        if not self.points:
-            return
-        print_("\nPareto front (chosen on validation; test beside it):")
-        print(as_text(front_table(self.points)))
-        front = sorted(group.mean("total_bits") for group in configurations(with_front(self.points)) if group.on_front)
-        budget = 1.1 * front[len(front) // 2]
-        programs = Path(_here(sys.prefix)) / "bin"
-        store = [] if self.options.tracking_uri is None else ["--tracking-uri", shown(self.uri)]
-        ui = [str(programs / "mlflow"), "ui", "--backend-store-uri", shown(self.uri)]
-        choose = [
-            str(programs / "python"),
-            *["-m", "analysis", "best", "--study"],
-            self.name,
-            "--max-bits",
-            f"{budget:.2g}",
-        ]
-        print(f"\nfigure: {_here(self.tracker.figure_path())}")
-        print(f"MLflow: {shlex.join(ui) if self.uri.startswith('sqlite:') else shown(self.uri)}")
-        print(f"best under a budget: {shlex.join([*choose, *store])}")
-
-
-def _here(path: str) -> str:
-    """A path as one would type it in this folder."""
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

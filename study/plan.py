@@ -110,6 +110,27 @@ class Plan:
         plain: dict[str, Json] = json.loads(canonical(document))
         return plain
 
+    def params(self) -> dict[str, Any]:
+        """What all trials have in common, flat, as a comparison in the MLflow UI needs it."""
+        workload = self.workload
+        return {
+            "space": self.space_name,
+            "workload": self.workload_name,
+            "dataset": workload.dataset,
+            "teacher": workload.teacher,
+            "student": workload.student,
+            "searcher": self.space.searcher,
+            "scheduler": self.space.scheduler.name,
+            "train_images": workload.train_images or "all",
+            "val_images": workload.val_images,
+            "calibration_images": workload.calibration_images,
+            "quantizer": workload.quantizer.method,
+            "activation_bits": workload.quantizer.activation_bits or "float",
+            **({"peer_init": workload.peer_init} if self.needs_peer else {}),
+            **flat({"quantizer": dict(workload.quantizer.params)}),
+            **flat({"train": self.document()["workload"]["train"]}),
+        }
+
     @property
     def default_name(self) -> str:
         """A name that the same command always gets, and no other."""

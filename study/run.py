@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing that was finished is lost; the same command goes on", file=sys.stderr)
+        from study.closing import interrupted
+
+        print(interrupted(options.given), file=sys.stderr)
         return 130
 
 

@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
@@ -69,16 +68,6 @@ def test_the_estimate_counts_only_trials_that_ran_here() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-def test_a_study_that_is_running_is_not_run_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mlruns" / "running").mkdir(parents=True)
-    with FileLock(tmp_path / "mlruns" / "running" / "mine.lock"):
-        assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
-    assert "study 'mine' is being run by another process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [MlflowException("the server is gone"), OSError(28, "No space left on device")])

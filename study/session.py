@@ -1,0 +1,212 @@
+"""One session of a study: what its trials report goes to the agenda, to MLflow and to the table. Without Ray."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kdq.errors import UserError
+from kdq.points import Point, front_hypervolume
+from kdq.rungs import Decision
+from kdq.stages import StageStore
+from study.agenda import FINAL, Agenda, shown_values
+from study.plan import Plan
+from study.progress import Progress
+from study.scheduling import RECORD
+from study.search import objectives
+from study.tracking import Tracker
+from study.trial import Probing, Trial, run_trial
+
+ALIKE = 3
+"""So many trials that fail for the same reason stop the study."""
+
+
+class _Halt(BaseException):
+    """Ends a trial that only reports what is finished: by decision, or since telling it failed with an error.
+
+    It is no Exception, which would be taken for the end of the trial itself.
+    """
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+
+@dataclass
+class Session:
+    """The trials of a study from the start of its command to the end of it; `next` and `is_done` make it a queue.
+
+    logs: the folder of the trials' logs.
+    """
+
+    name: str
+    plan: Plan
+    agenda: Agenda
+    tracker: Tracker
+    progress: Progress
+    store: StageStore
+    logs: Path
+    found: dict[tuple[str, int], Point] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    _next: Trial | None = None
+
+    @property
+    def points(self) -> list[Point]:
+        return list(self.found.values())
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """The word for where each trial is."""
+        return {key: entry.status for key, entry in self.agenda.entries.items()}
+
+    @cached_property
+    def probing(self) -> Probing:
+        """When students are measured quantized: at all of the study's widths, so that trials share what they show."""
+        rule = self.agenda.rule
+        if self.plan.space.scheduler.name == RECORD:
+            return Probing(tuple(range(1, self.plan.workload.train.epochs + 1)), self.plan.widths)
+        if rule and rule.priority.needs_widths:
+            return Probing(rule.levels, self.plan.widths)
+        return Probing()
+
+    def recall(self) -> bool:
+        """Tell what is finished already. Returns whether anything is left that needs a worker."""
+        for key, entry in self.agenda.entries.items():
+            self._show(entry.trial)
+            if entry.status == "completed" and not entry.trial.is_finished(self.store):
+                entry.status = "waiting"  # somebody has removed its stages
+            elif entry.status == "completed":
+                self._tell_finished(entry.trial)
+            elif entry.status in FINAL:
+                self._track(key)
+                self.progress.end(key, entry.status, entry.reason, None)
+                self.tracker.end_trial(key, entry.status, entry.reason, {})
+        self._next = self.next()
+        return self._next is not None
+
+    def next(self) -> Trial | None:
+        """A trial that needs a worker; those whose stages are all there are told on the way."""
+        if ready := self._next:
+            self._next = None
+            return ready
+        while trial := self.agenda.next():
+            self._show(trial)
+            if not trial.is_finished(self.store):
+                return trial
+            self._tell_finished(trial)
+        return None
+
+    @property
+    def is_done(self) -> bool:
+        return self._next is None and self.agenda.is_done
+
+    def _show(self, trial: Trial) -> None:
+        if trial.id not in self.progress.rows:
+            self.progress.add(trial.id, trial.name, trial.epochs, len(trial.points))
+
+    def _tell_finished(self, trial: Trial) -> None:
+        """A trial whose stages are all there: here and now it only reports them."""
+
+        def report(event: Mapping[str, Any]) -> None:
+            try:
+                decision = self.report(trial.id, event)
+            except Exception as error:
+                raise _Halt(error) from error
+            if decision is not Decision.CONTINUE:
+                raise _Halt
+
+        self._track(trial.id)
+        try:
+            run_trial(trial, "cpu", self.logs / f"{trial.id}.log", report, self.probing)
+        except _Halt as halt:
+            if halt.error:
+                raise halt.error from None
+
+    def started(self, trial_id: str) -> None:
+        """A trial begins in a worker, or goes on."""
+        self._track(trial_id)
+        self.progress.start(trial_id)
+
+    def _track(self, trial_id: str) -> None:
+        trial = self.agenda.entries[trial_id].trial
+        self.tracker.start_trial(trial_id, trial.name, self._params(trial))
+
+    def report(self, trial_id: str, event: Mapping[str, Any]) -> Decision:
+        """What a trial reported: an epoch, a point, a reused student or its end. Returns whether it goes on."""
+        trial = self.agenda.entries[trial_id].trial
+        if event["event"] == "epoch":
+            return self._report_epoch(trial, event)
+        if event["event"] == "point":
+            self._report_point(trial, event)
+        elif event["event"] == "reused":
+            self.progress.say(f"{trial.name}: its student is there already, and is reused")
+        else:
+            self._end(trial_id, event["status"], event["reason"], event["log"])
+            self._end_losers()
+        return Decision.CONTINUE
+
+    def _report_epoch(self, trial: Trial, event: Mapping[str, Any]) -> Decision:
+        epoch, rule = int(event["epoch"]), self.agenda.rule
+        self.progress.epoch(trial.id, event)
+        metrics = {key: value for key, value in event.items() if key not in ("event", "epoch", "probe")}
+        metrics |= {f"probe_top1_{bits}bit": accuracy for bits, accuracy, _ in event.get("probe", ())}
+        self.tracker.log_epoch(trial.id, epoch, metrics)
+        values = shown_values(event, rule.priority.needs_widths) if rule else None
+        decision = self.agenda.epoch(trial.id, epoch, values)
+        if decision is Decision.STOP:
+            self._end(trial.id, "stopped", self._verdict(trial, epoch))
+        elif decision is Decision.PAUSE:
+            self.progress.pause(trial.id, epoch)
+        self._end_losers()
+        return decision
+
+    def _verdict(self, trial: Trial, epoch: int) -> str:
+        return f"by {self.plan.space.scheduler.name}, at the rung of epoch {epoch} of {trial.epochs}"
+
+    def _end_losers(self) -> None:
+        """Trials that waited for a rung in vain."""
+        for trial_id, epoch in self.agenda.losers().items():
+            self._end(trial_id, "stopped", self._verdict(self.agenda.entries[trial_id].trial, epoch))
+
+    def _report_point(self, trial: Trial, event: Mapping[str, Any]) -> None:
+        point = Point(**event["point"])
+        if (trial.id, point.bits) not in self.found:  # a worker that was started again tells all it has
+            self.progress.point(trial.id, event["point"])
+        self.found[trial.id, point.bits] = point
+        params = {**self._params(trial), "bits": point.bits}
+        self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event["files"])
+
+    def _end(self, trial_id: str, status: str, reason: str, log: str | None = None) -> None:
+        mine = [point for point in self.points if point.trial_id == trial_id]
+        self.agenda.end(trial_id, status, reason, objectives(mine) if status == "completed" else None)
+        self.progress.end(trial_id, status, reason, log)
+        best_of = {f"val_top1_{p.bits}bit": p.val_top1 for p in mine}
+        best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
+        self.tracker.end_trial(trial_id, status, reason, best_of)
+        self.tracker.log_front(self.points)
+        if status == "failed":
+            self._check_alike(reason, log)
+
+    def _check_alike(self, reason: str, log: str | None) -> None:
+        """Raise UserError if trials fail for one and the same reason: so would all others."""
+        self.failures[reason] += 1
+        if self.failures[reason] == ALIKE:
+            raise UserError(
+                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log}); nothing that "
+                f"was finished is lost: mend the cause, and the same command goes on"
+            )
+
+    def close(self, status: str, metrics: Mapping[str, float]) -> None:
+        """Bring every run that is still open to its end; metrics: those of the study that are known before it runs."""
+        for trial_id, word in self.statuses.items():
+            if word in ("running", "paused") and trial_id in self.tracker.runs:
+                self.tracker.end_trial(trial_id, "interrupted", "the study was interrupted", {})
+        self.tracker.log_front(self.points, always=True)
+        hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}
+        self.tracker.end_study(status, {**metrics, **hypervolume, "points": len(self.points)})
+
+    def _params(self, trial: Trial) -> dict[str, Any]:
+        own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": trial.arch}
+        widths = ",".join(str(point.bits) for point in trial.points)
+        return {**self.plan.params(), **own, "widths": widths, "trial_id": trial.id}
