@@ -44,6 +44,7 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
         print(DIGITS)
     make_rule(plan)  # a scheduler that cannot serve the plan is refused before anything is made
     if options.dry_run:
+        from study import disk
         from study.cost import describe
         from study.prepare import teacher_spec
 
@@ -51,6 +52,7 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
             teacher_spec(plan.workload, options.data_dir)
 
         print(describe(name, plan, slots(options)))
+        print(disk.describe(plan, slots(options), downloads=plan.workload.dataset != "digits" and not options.data_dir))
         return 0
     return Study(name, plan, options).run()
 
@@ -146,6 +148,7 @@ class Study:
         from study.prepare import evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
         from study.session import Session
 
+        self.store.sweep()
         torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
         workload, say = self.plan.workload, self.progress.note
         reference, data = prepare_data(workload, self.options.data_dir, self.store, say)
