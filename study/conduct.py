@@ -129,6 +129,7 @@ class Study:
             status = "interrupted"
         finally:
             self.session.close(status, self.teacher_metrics)
+            self.note(status)
         close(self.session, status, self.uri, self.options.given)
         return status
 
@@ -145,6 +146,7 @@ class Study:
         """Make what the trials share, and open the study's run."""
         import torch
 
+        from study.notes import note
         from study.prepare import evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
         from study.session import Session
 
@@ -167,6 +169,8 @@ class Study:
                 f"changed since; choose another --name"
             )
         self.tracker.start_study(document, self.plan.params(), self._command())
+        self.note = partial(note, self.root / "studies" / self.name, document)
+        self.note("running")
         agenda = Agenda(
             search=make_search(self.plan),
             seeds=self.plan.seeds,
