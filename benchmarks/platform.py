@@ -200,7 +200,7 @@ def trivial_trials(trials: int) -> list[Row]:
 def tuner_trials(trials: int, reuse_actors: bool) -> list[Row]:
     """The same through Ray's own Tuner and callback."""
     name = f"tuner, {'' if reuse_actors else 'no '}reuse of workers"
-    ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tuner = tune.Tuner(
         tune.with_resources(tuner_trial, {"cpu": 1}),
         param_space={"method": "ce", "label_smoothing": tune.uniform(0, 0.2)},
