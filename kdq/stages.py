@@ -4,15 +4,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 Json = Any
 
@@ -72,12 +73,11 @@ class StageStore:
             return found
         path = self.path(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock")
-        with FileLock(lock):
+        with self.lock(stage) as lock:
             if self.find(stage) is None:
                 self._publish(stage, path, build)
             # Whoever waited on this file, or makes a new one, finds the stage: the lock has done its work.
-            lock.unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
         return path
 
     def _publish(self, stage: Stage, path: Path, build: Callable[[Path], None]) -> None:
@@ -103,10 +103,27 @@ class StageStore:
 
     def discard(self, path: Path) -> None:
         """Remove a stage's folder. It disappears in one step, then its files are deleted; two may try at once."""
-        grave = Path(tempfile.mkdtemp(prefix=".removing-", dir=path.parent))
+        grave = path.with_name(f".removing-{uuid4().hex}")
         with suppress(FileNotFoundError):
-            path.replace(grave / path.name)
-        shutil.rmtree(grave)
+            path.replace(grave)
+            shutil.rmtree(grave)
+
+    def lock(self, stage: Stage, timeout: float = -1) -> FileLock:
+        """What the maker of a stage holds. Raises filelock's Timeout when it is not free in so many seconds."""
+        return FileLock(self.path(stage).with_suffix(".lock"), timeout=timeout)
+
+    def leftovers(self) -> Iterator[Path]:
+        """What killed processes have left half made or half removed, and what others have in hand just now."""
+        yield from self.root.glob("*/.removing-*")
+        yield from self.root.glob("*/.making-*")
+
+    def sweep(self) -> None:
+        """Delete the leftovers of processes that were killed. Others may be at work, and sweep at once."""
+        for left in self.leftovers():
+            kind, stage_id = left.name.split("-")[:2]
+            held = FileLock(left.with_name(f"{stage_id}.lock"), timeout=0) if kind == ".making" else nullcontext()
+            with suppress(Timeout, FileNotFoundError), held:
+                shutil.rmtree(left)
 
 
 def flush(path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 
 from kdq.data import Dataset
 from kdq.methods import MethodConfig
@@ -108,6 +109,17 @@ def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
     return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
 
 
+def forget(store: StageStore, spec: StudentSpec) -> bool:
+    """Remove every kept epoch of a student's training. False, and nothing is done, if somebody is training it."""
+    try:
+        with store.lock(spec.stage(), timeout=0):
+            for epoch in range(1, spec.train.epochs):
+                store.remove(spec.stage(epoch))
+    except Timeout:
+        return False
+    return True
+
+
 def _trainer(
     spec: StudentSpec, data: Dataset, teacher: TeacherLogits | None, peer: Callable[[], Classifier] | None
 ) -> Trainer:
@@ -128,6 +140,7 @@ def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]
             device = trainer.data.train_images.device
             trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
             history: list[Json] = json.loads((folder / HISTORY_FILE).read_text())
+            store.remove(spec.stage(epoch - 1))  # left by a kill between the two steps of `_keep`
             return history
     return []
 

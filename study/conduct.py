@@ -44,6 +44,7 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
         print(DIGITS)
     make_rule(plan)  # a scheduler that cannot serve the plan is refused before anything is made
     if options.dry_run:
+        from study import disk
         from study.cost import describe
         from study.prepare import teacher_spec
 
@@ -51,6 +52,7 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
             teacher_spec(plan.workload, options.data_dir)
 
         print(describe(name, plan, slots(options)))
+        print(disk.describe(plan, slots(options), downloads=plan.workload.dataset != "digits" and not options.data_dir))
         return 0
     return Study(name, plan, options).run()
 
@@ -127,6 +129,7 @@ class Study:
             status = "interrupted"
         finally:
             self.session.close(status, self.teacher_metrics)
+            self.note(status)
         close(self.session, status, self.uri, self.options.given)
         return status
 
@@ -143,9 +146,11 @@ class Study:
         """Make what the trials share, and open the study's run."""
         import torch
 
+        from study.notes import note
         from study.prepare import evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
         from study.session import Session
 
+        self.store.sweep()
         torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
         workload, say = self.plan.workload, self.progress.note
         reference, data = prepare_data(workload, self.options.data_dir, self.store, say)
@@ -164,6 +169,8 @@ class Study:
                 f"changed since; choose another --name"
             )
         self.tracker.start_study(document, self.plan.params(), self._command())
+        self.note = partial(note, self.root / "studies" / self.name, document)
+        self.note("running")
         agenda = Agenda(
             search=make_search(self.plan),
             seeds=self.plan.seeds,

@@ -73,15 +73,15 @@ def estimate(plan: Plan, slots: int) -> str:
             f"{train} training and {workload.val_images} validation images were asked of {shape.train}: each must be "
             f"at least 1, and their sum at most {shape.train}"
         )
-    teacher = _model(_teacher_arch(workload), shape)
-    student = _model(workload.student, shape) if plan.needs_distilling else teacher
+    teacher = model(teacher_arch(workload), shape)
+    student = model(workload.student, shape) if plan.needs_distilling else teacher
     images = torch.rand(PROBE_IMAGES, shape.channels, shape.size, shape.size)
     forward = _rate(lambda: _forward(student, images))
     epoch = 0.0
     if plan.needs_distilling:
         epoch = train / _rate(lambda: _step(student, images)) + workload.val_images / forward
         epoch *= _students_at_once(plan)
-    teaching = workload.train.epochs * _views(plan) * train / _rate(lambda: _forward(teacher, images))
+    teaching = workload.train.epochs * views(plan) * train / _rate(lambda: _forward(teacher, images))
     quantization, note = _quantization(student, images)
     trials = len(plan.expected) * len(plan.seeds)
     evaluations = plan.points / trials
@@ -109,19 +109,19 @@ def _students_at_once(plan: Plan) -> float:
     return fmean(1 + METHODS[c.method].needs_peer for c in plan.expected if c.method in METHODS)
 
 
-def _views(plan: Plan) -> int:
+def views(plan: Plan) -> int:
     """How many streams of views the teacher looks at, each once: trials with the same seed and mixup share one."""
     looking = [c for c in plan.expected if c.method in METHODS and METHODS[c.method].needs_teacher]
     return len({c.parameters["mixup_alpha"] for c in looking}) * len(plan.seeds)
 
 
-def _teacher_arch(workload: Workload) -> str:
+def teacher_arch(workload: Workload) -> str:
     """The architecture that a teacher's specification names; ResNet-50 for a repository that does not."""
     words = workload.teacher.replace("train:", "").replace("_", ":").replace("/", ":").split(":")
     return next((word for word in words if word in ARCHITECTURES), "resnet50")
 
 
-def _model(arch: str, shape: Shape) -> Classifier:
+def model(arch: str, shape: Shape) -> Classifier:
     normalization = Normalization((0.5,) * shape.channels, (0.5,) * shape.channels)
     model = build(arch, classes=shape.classes, normalization=normalization, seed=0)
     return model.to(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -21,7 +22,7 @@ from study.workloads import Workload
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A space searched on a workload; every configuration is tried once with each seed."""
 
@@ -41,7 +42,7 @@ class Plan:
         """What will be tried, as far as it is known: all of it, or nothing under an adaptive searcher."""
         return () if self.is_adaptive else self.expected
 
-    @property
+    @cached_property
     def expected(self) -> Sequence[Configuration]:
         """What will be tried; under an adaptive searcher what a random one would try, to reckon with.
 
@@ -79,7 +80,7 @@ class Plan:
         """How many points there will be, as far as `expected` tells."""
         return sum(len({FLOAT_BITS, *c.bits}) for c in self.expected) * len(self.seeds)
 
-    @property
+    @cached_property
     def methods(self) -> set[str]:
         """The methods that trials may have."""
         if self.is_adaptive:

@@ -24,6 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        if options.prune is not None:
+            from study.prune import prune
+
+            prune(options.prune, Path("mlruns").absolute(), agreed=options.yes)
+            return 0
         from study.spaces import load_space
 
         space_settings, workload_settings = settings(options)
@@ -77,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_listing(),
     )
     add = parser.add_argument
-    add("--space", required=True, metavar="NAME|FILE", help="what is searched: a name below or a YAML file")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--space", metavar="NAME|FILE", help="what is searched: a name below or a YAML file")
+    what.add_argument("--prune", metavar="STUDY", help="list, and remove if you agree, what a finished study can spare")
     add("--workload", default="digits", metavar="NAME|FILE", help="on what (default: digits)")
     add(
         "--data-dir",
@@ -119,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="change any setting, as in train.lr=0.05",
     )
-    add("--dry-run", action="store_true", help="print trials, students, points and cost; start nothing")
+    add("--dry-run", action="store_true", help="print trials, students, points, cost and disk; start nothing")
+    add("--yes", action="store_true", help="with --prune: remove without being asked")
     return parser
 
 

@@ -12,6 +12,7 @@ from kdq.points import Point, front_hypervolume
 from kdq.rungs import Decision
 from kdq.stages import StageStore
 from study.agenda import FINAL, Agenda, shown_values
+from study.checkpoints import Checkpoints
 from study.plan import Plan
 from study.progress import Progress
 from study.scheduling import RECORD
@@ -70,6 +71,10 @@ class Session:
             return Probing(rule.levels, self.plan.widths)
         return Probing()
 
+    @cached_property
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.store)
+
     def recall(self) -> bool:
         """Tell what is finished already. Returns whether anything is left that needs a worker."""
         for key, entry in self.agenda.entries.items():
@@ -90,6 +95,7 @@ class Session:
         if ready := self._next:
             self._next = None
             return ready
+        self._checkpoints.clear(self.agenda.entries)
         while trial := self.agenda.next():
             self._show(trial)
             if not trial.is_finished(self.store):
@@ -199,6 +205,7 @@ class Session:
 
     def close(self, status: str, metrics: Mapping[str, float]) -> None:
         """Bring every run that is still open to its end; metrics: those of the study that are known before it runs."""
+        self._checkpoints.clear(self.agenda.entries)
         for trial_id, word in self.statuses.items():
             if word in ("running", "paused") and trial_id in self.tracker.runs:
                 self.tracker.end_trial(trial_id, "interrupted", "the study was interrupted", {})

@@ -31,6 +31,7 @@ from kdq.stages import canonical
 from kdq.tracking import shown
 
 FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
+FIGURE_SHARE = 0.02  # of the driver's time at most, since trials that report meanwhile wait
 
 ENDED = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
 """Our word for how a run ended -> MLflow's; every other word is `FAILED`."""
@@ -49,7 +50,7 @@ class Tracker:
         self.experiment = self._experiment(artifacts)
         self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
         self._last_epoch: dict[str, int] = {}
-        self._drawn = 0.0
+        self._draw_next = 0.0
 
     def _experiment(self, artifacts: Path | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
@@ -83,22 +84,36 @@ class Tracker:
         tags = run.data.tags
         return str(tags.get("kdq.point_id") or tags.get("kdq.trial_id") or "study")
 
-    def _open(self, key: str, kind: str, name: str, params: Mapping[str, Any], parent: str = "", **tags: str) -> str:
+    def _open(
+        self,
+        key: str,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        parent: str = "",
+        metrics: Sequence[Metric] = (),
+    ) -> str:
         """The id of the run with this key, running and with its flat parameters; made if it is not there.
 
-        The tags come with the run's creation and the parameters are given again to a run that has not
-        finished, so a driver killed in between leaves nothing that is half described.
+        The tags come with the run's creation, and all is given again to a run that has not finished, so a driver
+        killed in between leaves nothing that is half described.
         """
+        again: list[RunTag] = []
         if key not in self.runs:
             own = {"kdq.kind": kind, "kdq.study": self.study, MLFLOW_RUN_NAME: name, **tags}
             if parent:
                 own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), "kdq.trial_id": key.partition("/")[0]}
             self.runs[key] = self.client.create_run(self.experiment, tags=own, run_name=name)
+            self._last_epoch[key] = 0
         elif not self.is_finished(key):
             self.client.update_run(self._run_id(key), status="RUNNING")
+            again = [RunTag(k, v) for k, v in tags.items()]
         run_id = self._run_id(key)
         if not self.is_finished(key):
-            self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+            flat = [Param(k, str(v)) for k, v in params.items()]
+            self.client.log_batch(run_id, params=flat, metrics=metrics, tags=again)
         return run_id
 
     def is_finished(self, key: str) -> bool:
@@ -115,14 +130,12 @@ class Tracker:
         described = {"kdq.document": canonical(dict(document)), "kdq.command": command}
         # This tag shows an artifact in the UI as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        run_id = self._open("study", "study", self.study, params, **described, **table)
+        run_id = self._open("study", "study", self.study, params, {**described, **table})
         self._set_tags(run_id, {"kdq.status": "running"})
 
     def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
         """A trial's run; one that ended badly before is opened again."""
-        run_id = self._open(trial_id, "trial", name, params, parent="study")
-        if not self.is_finished(trial_id):
-            self._set_tags(run_id, {"kdq.status": "running"})
+        self._open(trial_id, "trial", name, params, {"kdq.status": "running"}, parent="study")
 
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """One point on each of the trial's curves, unless an earlier run of the study has logged this epoch."""
@@ -144,10 +157,11 @@ class Tracker:
         key = f"{point.trial_id}/{point.bits}"
         if self.is_finished(key):
             return
-        run_id = self._open(key, "point", name, params, parent=point.trial_id, **{"kdq.point_id": key})
         now = int(time.time() * 1000)
         names = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
-        self.client.log_batch(run_id, metrics=[Metric(n, float(getattr(point, n)), now, 0) for n in names])
+        metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in names]
+        tags = {"kdq.point_id": key}
+        run_id = self._open(key, "point", name, params, tags, parent=point.trial_id, metrics=metrics)
         for file in files:
             self.client.log_artifact(run_id, file)
         self.client.set_terminated(run_id, "FINISHED")
@@ -167,8 +181,9 @@ class Tracker:
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
     def log_front(self, points: Sequence[Point], always: bool = False) -> None:
-        """The front on the study run: table, CSV and figure. Drawn again at most every FIGURE_SECONDS."""
-        if not points or (not always and time.monotonic() - self._drawn < FIGURE_SECONDS):
+        """The front on the study run: table, CSV and figure. Drawn now and then while trials finish."""
+        began = time.monotonic()
+        if not points or (not always and began < self._draw_next):
             return
         marked = with_front(points)
         run_id = self._run_id("study")
@@ -178,7 +193,8 @@ class Tracker:
             draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
             self.client.log_artifacts(run_id, folder)
         self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
-        self._drawn = time.monotonic()
+        now = time.monotonic()
+        self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
 
     def end_study(self, status: str, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)

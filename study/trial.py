@@ -247,7 +247,8 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None], probing: Pr
         report(event)
 
     spec = trial.spec
-    if spec is not None:
+    # One that was pruned, its points being there, is not trained again in order to tell of its epochs.
+    if spec is not None and (store.find(spec.stage()) or not trial.is_finished(store)):
         folder = distill(store, spec, data, teacher, tell, peer if spec.peer_init else None)
         if not trained:  # it was there, or came while this trial waited for another that trained it
             report({"event": "reused"})

@@ -198,6 +198,22 @@ def test_a_killed_builder_leaves_no_stage_and_no_lock(tmp_path):
     assert sorted(file.name for file in path.iterdir()) == ["stage.json", "sub"]
 
 
+def test_a_sweep_takes_what_killed_processes_left_and_nothing_else(tmp_path):
+    store = StageStore(tmp_path)
+    kept = store.make(STAGE, lambda folder: (folder / "a").write_text("x"))
+    dead = Stage("point", 1, {"which": "of a killed maker"})
+    for left in (f".making-{dead.id}-abc", ".removing-abc"):
+        (tmp_path / "point" / left / "inner").mkdir(parents=True)
+
+    def build(folder):
+        store.sweep()  # what is being made is not swept away
+        (folder / "b").write_text("x")
+
+    other = store.make(Stage("point", 1, {"which": "in the making"}), build)
+    assert {path for path in tmp_path.glob("*/*") if path.is_dir()} == {kept, other}
+    assert not list(store.leftovers())
+
+
 def test_the_store_needs_no_torch():
     code = "import sys, kdq.stages, kdq.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

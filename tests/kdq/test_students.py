@@ -13,7 +13,7 @@ from kdq.methods import METHODS, MethodConfig
 from kdq.models import Classifier, Normalization, build
 from kdq.peers import peer_seed
 from kdq.stages import StageStore
-from kdq.students import Model, StudentSpec, distill, load_student
+from kdq.students import Model, StudentSpec, distill, forget, load_student
 from kdq.train import TrainConfig, Trainer, forward_teacher
 
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -71,6 +71,32 @@ def test_an_interrupted_student_goes_on_to_the_same_bits(method: str, tmp_path: 
     assert [row["val_top1"] for row in again] == [row["val_top1"] for row in rows]
     assert [row["epoch"] for row in again] == [1, 2, 3]
     assert [path.name for path in (tmp_path / "b" / "student").glob("[0-9a-f]*/")] == [spec(method).stage().id]
+
+
+def test_a_kill_between_two_checkpoints_leaves_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StageStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(StageStore, "remove", lambda self, stage: None)  # it was killed before it came to this
+        with pytest.raises(KeyboardInterrupt):
+            trained(store, spec("ce"), [], stop=2)
+    assert [bool(store.find(spec("ce").stage(epoch))) for epoch in (1, 2)] == [True, True]
+    trained(store, spec("ce"), [])
+    assert [path.name for path in (tmp_path / "student").glob("[0-9a-f]*/")] == [spec("ce").stage().id]
+
+
+def test_a_student_that_nobody_trains_on_is_forgotten_but_not_one_in_training(tmp_path: Path) -> None:
+    store, wanted = StageStore(tmp_path), spec("ce")
+
+    def report(row: Mapping[str, float], model: Model | None) -> None:
+        assert not forget(store, wanted)  # this very process is training it, under another handle of the lock
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(store, wanted, lambda: DATA, lambda: None, report)
+    assert store.find(wanted.stage(2))
+    assert forget(store, wanted)
+    assert not list((tmp_path / "student").glob("[0-9a-f]*/"))
 
 
 @pytest.mark.parametrize("peer_init", [None, "w"])

@@ -1,0 +1,325 @@
+"""What the platform costs, beside what the trials themselves do.
+
+    python -m benchmarks.platform
+
+Every part runs studies of the embedded digits in a folder of its own, by the command line that users give, and only
+what a trial does is replaced where it says so:
+
+- start-up: from the command to the start of the first epoch, data and teacher being there already;
+- student there: what a slot spends on a trial whose student exists, less the evaluation that it is there for;
+- busy: the share of the slots' time, from the first trial's start to the last one's end, in which a trial works, and
+  does not wait for the driver; `processor` is the share in which it computes (the driver and Ray want cores, too);
+- trivial: trials that report an epoch and a point, and do nothing else, through Ray, agenda and MLflow: time a trial
+  and memory of the driver in the first and in the last quarter;
+- tune.Tuner: the same through Ray's own Tuner and MLflowLoggerCallback, as they are, and with workers that are used
+  again, as ours are. They log the same metrics and no point, file or front.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir, contextmanager, redirect_stdout
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from threading import Event
+from typing import Any
+from unittest.mock import patch
+
+import psutil
+import ray
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from ray import tune
+from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+from benchmarks.report import ROOT, circumstances, publish
+from kdq.points import FLOAT_BITS, Point
+from study import driver
+from study.conduct import cores
+from study.run import main as run_study
+from study.trial import Trial
+
+Row = dict[str, Any]
+STORE = "sqlite:///mlruns/mlflow.db"
+SPACE = f"""
+description: as many different students as are asked for
+params: {{method: METHOD, label_smoothing: {{uniform: [0, 0.2]}}}}
+searcher: random
+trials: 1
+bits: [{FLOAT_BITS}]
+"""
+
+
+def arguments(name: str, trials: int, *more: str, method: str = "ce") -> list[str]:
+    """Those of a study of so many students."""
+    file = Path(f"{method}.yaml")
+    file.write_text(SPACE.replace("METHOD", method))
+    return ["--space", str(file), "--name", name, "--trials", str(trials), *more]
+
+
+def run(name: str, trials: int, *more: str) -> list[Run]:
+    """Run a study here. Returns the MLflow runs of its trials, in the order in which they ended."""
+    with Path("out.txt").open("a") as file, redirect_stdout(file):
+        status = run_study(arguments(name, trials, *more))
+    assert status == 0, Path("out.txt").read_text()
+    return ended(name, "tags.`kdq.kind` = 'trial'")
+
+
+def ended(experiment: str, only: str = "") -> list[Run]:
+    """The runs of an experiment, in the order in which they ended."""
+    client = MlflowClient(STORE)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs: list[Run] = []
+    token: str | None = None
+    while token or not runs:
+        page = client.search_runs([found.experiment_id], only, page_token=token)
+        runs, token = runs + page, page.token
+        if not token:
+            break
+    return sorted(runs, key=lambda each: each.info.end_time)
+
+
+def start_up(rounds: int) -> list[float]:
+    """Seconds from the command to the start of the first epoch."""
+    recipe = ("--epochs", "1", "--set", "teacher_train.epochs=2")
+    _start_up(arguments("teacher", 1, *recipe, method="vkd"))
+    return [
+        _start_up(arguments(f"start{n}", 1, *recipe, "--seeds", f"{n}", method="vkd")) for n in range(1, rounds + 1)
+    ]
+
+
+def _start_up(study: Sequence[str]) -> float:
+    started = time.time()
+    script = [sys.executable, str(ROOT / "study" / "run.py")]
+    subprocess.run([*script, *study], check=True, stdout=subprocess.DEVNULL)
+    name = study[study.index("--name") + 1]
+    (trial,) = ended(name, "tags.`kdq.kind` = 'trial'")
+    (first,) = MlflowClient(STORE).get_metric_history(trial.info.run_id, "seconds")
+    return float(first.timestamp / 1000 - first.value - started)
+
+
+def student_there(trials: int) -> float:
+    """Seconds of a slot for a trial whose student another study has made, less those of its evaluation.
+
+    That study's points were made with other calibration images, so these trials evaluate theirs. The first trial of
+    each slot is left out: it waits for its worker.
+    """
+    run("students", trials, "--epochs", "1", "--set", "calibration_images=64")
+    before = set(Path("mlruns/stages/point").glob("*/measurement.json"))
+    ends = [trial.info.end_time / 1000 for trial in run("reusing", trials, "--epochs", "1")]
+    points = set(Path("mlruns/stages/point").glob("*/measurement.json")) - before
+    evaluation = fmean(json.loads(point.read_text())["evaluate_seconds"] for point in points)
+    slots = cores()
+    return float(slots * (ends[-1] - ends[slots - 1]) / (trials - slots) - evaluation)
+
+
+def busy(trials: int, seconds: float) -> Row:
+    """Shares of the slots' time in which trials of about so many seconds work, and compute."""
+    (trial,) = run("epoch", 1, "--epochs", "4")
+    epoch = median(m.value for m in MlflowClient(STORE).get_metric_history(trial.info.run_id, "seconds"))
+    folder = Path("times").absolute()
+    folder.mkdir()
+    with patch.object(driver, "trainable", partial(timed, folder)):
+        run("busy", trials, "--epochs", str(max(1, round(seconds / epoch))))
+    times = [json.loads(file.read_text()) for file in folder.iterdir()]
+    assert len(times) == trials
+    whole = cores() * (max(each["end"] for each in times) - min(each["start"] for each in times))
+    worked = [each["end"] - each["start"] - each["waited"] for each in times]
+    return {
+        "seconds": fmean(worked),
+        "share": sum(worked) / whole,
+        "processor": sum(each["processor"] for each in times) / whole,
+    }
+
+
+def timed(folder: Path, config: Mapping[str, Any]) -> None:
+    """A trial that writes down when it ran, and how long it waited for the driver and had a core."""
+    waited = 0.0
+    hand_on = driver.report_to_ray
+
+    def report(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        nonlocal waited
+        began = time.time()
+        hand_on(config, event)
+        waited += time.time() - began
+
+    start, processor = time.time(), time.thread_time()
+    with patch.object(driver, "report_to_ray", report):
+        driver.trainable(config)
+    times = {"start": start, "end": time.time(), "waited": waited, "processor": time.thread_time() - processor}
+    (folder / Trial.of(config["trial"]).id).write_text(json.dumps(times))
+
+
+def trivial(config: Mapping[str, Any]) -> None:
+    """A trial that does nothing but report, as a real one does."""
+    trial = Trial.of(config["trial"])
+    driver.report_to_ray(config, {"event": "epoch", "epoch": 1, **EPOCH})
+    file = Path(config["logs"]) / "packed"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    point = Point(
+        trial.id,
+        trial.method,
+        None,
+        None,
+        None,
+        None,
+        0,
+        trial.student,
+        FLOAT_BITS,
+        32,
+        8,
+        1,
+        random.uniform(10, 90),
+        50.0,
+    )
+    driver.report_to_ray(config, {"event": "point", "point": asdict(point), "files": [str(file)]})
+    driver.report_to_ray(config, {"event": "end", "status": "completed", "reason": "", "log": None})
+
+
+EPOCH = {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "seconds": 1.0, "images_per_s": 1.0}
+
+
+def trivial_trials(trials: int) -> list[Row]:
+    """Time a trial and memory in the first and the last quarter of a study."""
+    with patch.object(driver, "trainable", trivial), memory() as samples:
+        runs = run("trivial", trials, "--epochs", "1")
+    return quarters("study/run.py", runs, samples)
+
+
+def tuner_trials(trials: int, reuse_actors: bool) -> list[Row]:
+    """The same through Ray's own Tuner and callback."""
+    name = f"tuner, {'' if reuse_actors else 'no '}reuse of workers"
+    ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    tuner = tune.Tuner(
+        tune.with_resources(tuner_trial, {"cpu": 1}),
+        param_space={"method": "ce", "label_smoothing": tune.uniform(0, 0.2)},
+        tune_config=tune.TuneConfig(num_samples=trials, reuse_actors=reuse_actors),
+        run_config=tune.RunConfig(
+            storage_path=str(Path("ray").absolute()),
+            verbose=0,
+            callbacks=[MLflowLoggerCallback(tracking_uri=STORE, experiment_name=name)],
+        ),
+    )
+    with memory() as samples:
+        tuner.fit()
+    ray.shutdown()
+    return quarters(name, ended(name), samples)
+
+
+def tuner_trial(config: Mapping[str, Any]) -> None:
+    """As a user of Ray Tune would write `trivial`."""
+    tune.report(EPOCH)
+    tune.report(
+        {
+            **EPOCH,
+            "val_top1": random.uniform(10, 90),
+            "test_top1": 50.0,
+            "total_bits": 8,
+            "packed_bytes": 1,
+            "avg_bits": 32,
+        }
+    )
+
+
+Samples = list[tuple[float, float]]
+"""(time, megabytes of this process)."""
+
+
+@contextmanager
+def memory() -> Iterator[Samples]:
+    """What this process takes, twice a second."""
+    samples: Samples = []
+    done = Event()
+
+    def watch() -> None:
+        process = psutil.Process(os.getpid())
+        while not done.wait(0.5):
+            samples.append((time.time(), process.memory_info().rss / 1e6))
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(watch)
+        try:
+            yield samples
+        finally:
+            done.set()
+
+
+def quarters(name: str, runs: Sequence[Run], samples: Samples) -> list[Row]:
+    """Milliseconds a trial and memory in the first and in the last quarter; workers have started before the first."""
+    ends = [run.info.end_time / 1000 for run in runs]
+    quarter = len(ends) // 4
+    first, last = ends[cores() : quarter], ends[-quarter:]
+    taken = [median(mb for when, mb in samples if part[0] <= when <= part[-1]) for part in (first, last)]
+    return [
+        row(f"{name}: ms a trial, {which} quarter of {len(ends)}", 1000 * (part[-1] - part[0]) / (len(part) - 1))
+        for which, part in (("first", first), ("last", last))
+    ] + [row(f"{name}: driver MB, {which} quarter", mb) for which, mb in zip(("first", "last"), taken, strict=True)]
+
+
+def row(what: str, value: float, aim: str = "", n: int = 1) -> Row:
+    return {"what": what, "value": value, "aim": aim, "n": n}
+
+
+def measure(options: argparse.Namespace) -> Iterator[Row]:
+    if "start" in options.parts:
+        seconds = start_up(options.rounds)
+        yield row("start-up to the first epoch: s", median(seconds), "< 12", len(seconds))
+    if "student" in options.parts:
+        yield row("student there, beyond its evaluation: s", student_there(options.students), "< 0.5", options.students)
+    if "busy" in options.parts:
+        found = busy(options.trials, options.seconds)
+        what = f"of {cores()} slots, trials of {found['seconds']:.1f} s"
+        yield row(f"share at work {what}", found["share"], ">= 0.95", options.trials)
+        yield row(f"share at work on a core {what}", found["processor"], n=options.trials)
+    if "trivial" in options.parts:
+        yield from trivial_trials(options.trivial)
+    if "tuner" in options.parts:
+        yield from tuner_trials(options.trivial, reuse_actors=True)
+        yield from tuner_trials(options.plain, reuse_actors=False)
+
+
+PARTS = ("start", "student", "busy", "trivial", "tuner")
+
+
+def main() -> None:
+    options = _options()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        for each in measure(options):
+            print(each, flush=True)
+            rows.append(each)
+    publish("platform", circumstances(1), rows)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.platform",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)} (default: all)"
+    )
+    add("--rounds", type=int, default=3, help="starts (default: 3)")
+    add("--students", type=int, default=20, help="trials whose student is there (default: 20)")
+    add("--trials", type=int, default=6, help="trials that keep the slots busy (default: 6)")
+    add("--seconds", type=float, default=30.0, help="about what one of them takes (default: 30)")
+    add("--trivial", type=int, default=2000, help="trivial trials (default: 2000)")
+    add("--plain", type=int, default=100, help="trivial trials in workers of their own (default: 100)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What a study takes on the disk stays under what is said of it before, at every moment."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdq.rungs import Decision
+from study import disk, driver
+from study.driver import Ended, Queue, Report, Resources, Started
+from study.plan import Plan
+from study.run import main
+from study.spaces import load_space
+from study.trial import Event, Probing, run_trial
+from study.workloads import load_workload
+
+SPACE = """
+description: many students, most of which are stopped; some train a peer beside
+params:
+  method: {choice: [dkd, dml]}
+  alpha: {uniform: [0.5, 2]}
+searcher: random
+trials: 200
+scheduler: {name: asha, reduction_factor: 4}
+bits: [2]
+"""
+WORKLOAD = {
+    "teacher": "train:resnet8",
+    "teacher_train.epochs": 10,
+    "teacher_train.batch_size": 8,
+    "train_images": 40,
+    "val_images": 20,
+    "train.epochs": 2,
+    "calibration_images": 8,
+    "quantizer.method": "rtn",
+}
+KINDS = {"students": "student", "its logits": "logits", "data": "data", "points": "point"}
+"""Parts of the bound, by the stages that they are."""
+
+
+def taken(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def serially(look: Callable[[], None]) -> Callable[..., None]:
+    """Runs trials as Ray does, one at a time and here, and has a look at the disk now and then."""
+
+    def run(
+        queue: Queue, resources: Resources, folder: Path, settings: Mapping[str, Any], started: Started, report: Report
+    ) -> None:
+        number = 0
+        while trial := queue.next():
+            number += 1
+
+            def tell(event: Event, trial_id: str = trial.id, often: bool = number % 20 == 0) -> None:
+                if often:
+                    look()
+                if report(trial_id, event) is not Decision.CONTINUE:
+                    raise Ended
+
+            started(trial.id)
+            with suppress(Ended):
+                run_trial(trial, "cpu", Path("log"), tell, Probing(**settings["probing"]))
+
+    return run
+
+
+def test_a_study_of_200_trials_stays_under_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text(SPACE)
+    plan = Plan("space", "digits", load_space("space.yaml", {}), load_workload("digits", WORKLOAD), (0,))
+    bound = disk.bound(plan, slots=1, downloads=False)
+    whole = sum(bound.values())
+    bound["students"] += bound["teacher"] + bound["checkpoints"]
+    bound["points"] = bound["points, as stages and in MLflow"] // 2
+    peaks = dict.fromkeys(KINDS, 0)
+
+    def look() -> None:
+        for part, kind in KINDS.items():
+            peaks[part] = max(peaks[part], taken(Path("mlruns/stages", kind)))
+        assert taken(Path("mlruns")) <= whole
+
+    monkeypatch.setattr(driver, "run_on_ray", serially(look))
+    settings = [word for key, value in WORKLOAD.items() for word in ("--set", f"{key}={value}")]
+    assert main(["--space", "space.yaml", "--name", "many", *settings]) == 0
+    look()
+    assert all(0 < peak <= bound[part] for part, peak in peaks.items()), (peaks, bound)
+    # A student that was stopped has left nothing: there are as many as have points, and the teacher.
+    points = list(Path("mlruns/stages/point").glob("*/stage.json"))
+    students = list(Path("mlruns/stages/student").glob("*/stage.json"))
+    assert 20 < len(points) // 2 < 180
+    assert len(students) == len(points) // 2 + 1
+
+
+def test_sizes_are_said_with_three_digits() -> None:
+    assert [disk.size(n) for n in (1, 999, 23_456, 999_700, 4_180_000_000)] == [
+        *("0.001 kB", "0.999 kB", "23.5 kB", "1 MB", "4.18 GB")
+    ]
