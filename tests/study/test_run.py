@@ -35,7 +35,8 @@ def test_a_dry_run_plans_and_starts_nothing(
     assert lines[0].startswith("workload digits: 1,797 real 8x8 images")
     assert "--workload cifar10" in lines[0]
     assert "18 trials, 18 distinct students, 54 points" in lines[1]
-    assert "estimate: about" in lines[-1]
+    assert "estimate: about" in lines[-2]
+    assert lines[-1].startswith("disk: at most ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,7 +49,7 @@ def test_a_dry_run_of_a_search_that_decides_as_it_goes(
     assert re.search(r": 8 trials, about \d distinct students, about 16 points$", lines[1])
     assert lines[2] == "  searcher tpe decides as it goes"
     assert lines[3] == "every trial has 2 points: float, 2 bits"
-    assert len(lines) == 5
+    assert len(lines) == 6
 
 
 def test_a_dry_run_of_bits_as_an_axis(
