@@ -1,0 +1,126 @@
+"""Every shipped space with every searcher and scheduler: it runs to its end, or is refused with the reason.
+
+The trials are real ones, on few images; Ray and MLflow are left out, so that hundreds of studies take seconds. All
+share one store: a student that one scheduler has stopped is gone on with under the next.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock, create_autospec
+
+import pytest
+import torch
+
+from kdq.points import Point
+from kdq.rungs import Decision
+from study import driver, spaces, tracking
+from study.declarations import METHOD, TEACHER
+from study.driver import Queue, Report, Resources, Started
+from study.run import main
+from study.scheduling import RECORD, SCHEDULERS
+from study.spaces import ADAPTIVE, SEARCHERS, Space, load_space
+from study.trial import Probing, run_trial
+
+SPACES = sorted(path.stem for path in spaces.FOLDER.glob("*.yaml"))
+# Those that look at quantized students do so while they are trained; those that stop the most leave work to others.
+IN_TURN = sorted(SCHEDULERS, key=lambda name: (not name.endswith(("_quantized", "_pareto")), "halving" not in name))
+COMBINATIONS = [(space, searcher, name) for space in SPACES for searcher in SEARCHERS for name in IN_TURN]
+TRIALS = 3
+TINY = {
+    "train_images": 100,
+    "val_images": 50,
+    "calibration_images": 64,
+    "quantizer.method": "rtn",
+    "teacher": "train:resnet8",
+    "teacher_train.batch_size": 25,
+    "train.batch_size": 50,
+}
+
+
+class Ended(BaseException):
+    """A trial does not go on."""
+
+
+def run_here(
+    queue: Queue, resources: Resources, folder: Path, settings: Mapping[str, Any], started: Started, report: Report
+) -> None:
+    """In the place of `study.driver.run_on_ray`: one trial after the other, in this process."""
+
+    def run(trial_id: str) -> None:
+        def tell(event: Mapping[str, Any]) -> None:
+            if report(trial_id, event) is not Decision.CONTINUE:
+                raise Ended
+
+        log = Path(settings["logs"]) / trial_id
+        run_trial(trial, resources.device, log, tell, Probing(**settings["probing"]))
+
+    while trial := queue.next():
+        started(trial.id)
+        try:
+            run(trial.id)
+        except Ended:
+            continue
+    assert queue.is_done, "nothing runs, and the study waits for something"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where all the studies run."""
+    threads = torch.get_num_threads()
+    yield tmp_path_factory.mktemp("shipped")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tracker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What a study tells in the place of MLflow."""
+    double = create_autospec(tracking.Tracker, instance=True)
+    double.configure_mock(runs={}, **{"document.return_value": None, "figure_path.return_value": "front.png"})
+    monkeypatch.setattr(tracking, "open_tracker", lambda *_: double)
+    monkeypatch.setattr(driver, "run_on_ray", run_here)
+    monkeypatch.chdir(folder)
+    return double
+
+
+def refusals(space: Space, searcher: str, scheduler: str) -> list[str]:
+    """What is said of a combination that cannot be; nothing of one that can."""
+    said = []
+    if searcher == "grid" and not space.is_finite:
+        said.append("has no end of them; use random, tpe or nsga2")
+    if scheduler != "none" and {case[METHOD] for case in space.cases()} == {TEACHER}:
+        said.append("method 'teacher' trains nothing; use none")
+    if searcher in ADAPTIVE and scheduler.startswith("halving"):
+        said.append(f"none would end before {searcher} has chosen the last; use asha")
+    return said
+
+
+@pytest.mark.parametrize(("name", "searcher", "scheduler"), COMBINATIONS)
+def test_it_runs_to_its_end_or_is_refused(
+    name: str, searcher: str, scheduler: str, tracker: Mock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = load_space(name, {})
+    trials = int(min(TRIALS, space.size))
+    options = f"--searcher {searcher} --scheduler {scheduler} --trials {trials} --epochs 2 --bits 2".split()
+    options += [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+    status = main(["--space", name, "--name", f"{name}-{searcher}-{scheduler}", *options])
+
+    shown = capsys.readouterr()
+    if reasons := refusals(space, searcher, scheduler):
+        said = shown.err.splitlines()
+        assert (status, len(said), tracker.mock_calls) == (2, len(reasons), [])
+        assert all(reason in line for reason, line in zip(reasons, said, strict=True))
+        return
+    assert status == 0, shown.out + shown.err
+    ends = {call.args[0]: call.args[1] for call in tracker.end_trial.call_args_list}
+    assert len(ends) == tracker.end_trial.call_count == trials
+    logged: list[Point] = [call.args[0] for call in tracker.log_point.call_args_list]
+    assert Counter(point.trial_id for point in logged) == {key: 2 for key, end in ends.items() if end == "completed"}
+    untrained = len({point.trial_id for point in logged if point.method == TEACHER})
+    if scheduler in ("none", RECORD):
+        assert set(ends.values()) == {"completed"}
+    elif scheduler.startswith("halving"):
+        assert Counter(ends.values()) == {"completed": 1 + untrained, "stopped": trials - 1 - untrained}
+    else:
+        assert set(ends.values()) <= {"completed", "stopped"}
