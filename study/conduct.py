@@ -13,7 +13,8 @@ from kdq.errors import UserError
 from kdq.stages import StageStore
 from kdq.tracking import tracking_uri
 from study.agenda import FINAL, Agenda, make_rule
-from study.closing import close
+from study.closing import close, interrupted
+from study.interrupts import Interrupts
 from study.journal import Journal
 from study.lock import alone
 from study.plan import Plan, check_name, check_same
@@ -108,7 +109,8 @@ class Study:
             check_quantizable(self.plan, self.teacher)
         self.resources = resources(self.options)
         self.uri = tracking_uri(self.options.tracking_uri)
-        with alone(self.root / "running", self.name):
+        self.interrupts = Interrupts(interrupted(self.options.given))
+        with alone(self.root / "running", self.name), self.interrupts.watching():
             try:
                 status = self._conduct()
             except (MlflowException, OSError) as error:
@@ -179,7 +181,9 @@ class Study:
             journal=Journal(self.root / "studies" / self.name / "journal.jsonl"),
         )
         logs = self.root / "logs" / self.name
-        self.session = Session(self.name, self.plan, agenda, self.tracker, self.progress, self.store, logs)
+        self.session = Session(
+            self.name, self.plan, agenda, self.tracker, self.progress, self.store, logs, self.interrupts
+        )
 
     def _run_trials(self) -> str:
         """Tell what is finished already, run the rest. Returns the word for how the study ended."""
@@ -196,7 +200,8 @@ class Study:
 
         folder = self.root / "ray" / self.name
         settings = {"logs": str(self.session.logs), "probing": asdict(self.session.probing)}
-        run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
+        with self.interrupts.deferred():
+            run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
 
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: without name and limit."""

@@ -13,6 +13,7 @@ from kdq.rungs import Decision
 from kdq.stages import StageStore
 from study.agenda import FINAL, Agenda, shown_values
 from study.checkpoints import Checkpoints
+from study.interrupts import Interrupts
 from study.plan import Plan
 from study.progress import Progress
 from study.scheduling import RECORD
@@ -48,6 +49,7 @@ class Session:
     progress: Progress
     store: StageStore
     logs: Path
+    interrupts: Interrupts
     found: dict[tuple[str, int], Point] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     _next: Trial | None = None
@@ -106,6 +108,10 @@ class Session:
     @property
     def is_done(self) -> bool:
         return self._next is None and self.agenda.is_done
+
+    @property
+    def is_interrupted(self) -> bool:
+        return self.interrupts.came
 
     def _show(self, trial: Trial) -> None:
         if trial.id not in self.progress.rows:
