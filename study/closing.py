@@ -33,8 +33,10 @@ def close(session: "Session", status: str, uri: str, given: Sequence[str]) -> No
         print(as_text(front_table(session.points)))
         print(f"\nfigure: {_here(session.tracker.figure_path())}")
         _print_commands(session, uri, given)
-    if status == "interrupted":
+    if session.is_interrupted:
         print(interrupted(given))
+    elif session.agenda.retry and not session.is_complete:
+        print("\nother trials of the study are unfinished: the same command without --retry-failed runs them")
 
 
 def interrupted(given: Sequence[str]) -> str:

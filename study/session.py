@@ -17,7 +17,7 @@ from study.interrupts import Interrupts
 from study.plan import Plan
 from study.progress import Progress
 from study.scheduling import RECORD
-from study.search import objectives
+from study.search import FAILED, objectives
 from study.tracking import Tracker
 from study.trial import Probing, Trial, run_trial
 
@@ -108,6 +108,16 @@ class Session:
     @property
     def is_done(self) -> bool:
         return self._next is None and self.agenda.is_done
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial of the study has ended, and nothing is left for a later session."""
+        return self._next is None and self.agenda.is_complete
+
+    @property
+    def failed(self) -> list[str]:
+        """The trials that failed and are to be mended; one that diverged has ended as it does, which is a result."""
+        return [key for key, word in self.statuses.items() if word in FAILED and word not in FINAL]
 
     @property
     def is_interrupted(self) -> bool:
