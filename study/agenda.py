@@ -40,7 +40,8 @@ class Entry:
 class Agenda:
     """The trials of a study, in the order in which they were proposed.
 
-    make: the trial of a configuration and a seed; rule: None lets every trial run to its end.
+    make: the trial of a configuration and a seed; rule: None lets every trial run to its end; retry: only trials
+    that failed or diverged are run, and nothing new is proposed.
     """
 
     search: Search
@@ -48,7 +49,9 @@ class Agenda:
     make: Callable[[Configuration, int], Trial]
     rule: Rungs | None
     journal: Journal
+    retry: bool = False
     entries: dict[str, Entry] = field(default_factory=dict)
+    retried: list[str] = field(default_factory=list)
     _exhausted: bool = False
     _told: set[str] = field(default_factory=set)
 
@@ -61,9 +64,19 @@ class Agenda:
                     f"{self.journal.path}, record {number}: does not fit this study ({error!r}): its results may have "
                     f"been made by another version of this program; choose another --name"
                 ) from error
-        for entry in self.entries.values():
-            if entry.status not in FINAL:
+        for key, entry in self.entries.items():
+            if self.retry and entry.ended in FAILED:
+                self._retry(key)
+            elif entry.status not in FINAL:
                 entry.status = "waiting"
+
+    def _retry(self, trial_id: str) -> None:
+        """Have a trial run that failed; the end of one that diverged is lifted, which replay must know."""
+        entry = self.entries[trial_id]
+        if entry.status in FINAL:
+            self.journal.append({"event": "retry", "trial": trial_id})
+        entry.status = "waiting"
+        self.retried.append(trial_id)
 
     def _replay(self, record: Record) -> None:
         if record["event"] == "ask":
@@ -72,6 +85,8 @@ class Agenda:
             assert found == record["configuration"], f"proposed {found}, was {record['configuration']}"
         elif record["event"] == "end":
             self._end(record["trial"], record["status"], record["reason"], record["objectives"])
+        elif record["event"] == "retry":
+            self.entries[record["trial"]].status = "waiting"
         else:
             assert self.rule is not None
             replay(self.rule, [record])
@@ -82,18 +97,25 @@ class Agenda:
             for entry in self._ready():
                 entry.status = "running"
                 return entry.trial
-            if self._exhausted or self._ask() is None:
+            if self.retry or self._exhausted or self._ask() is None:
                 return None
 
     def _ready(self) -> list[Entry]:
         promoted = set(self.rule.resumable()) if self.rule else set()
-        entries = self.entries.items()
+        entries = [(key, self.entries[key]) for key in (self.retried if self.retry else self.entries)]
         paused = [entry for key, entry in entries if entry.status == "paused" and key in promoted]
         return [*paused, *(entry for _, entry in entries if entry.status == "waiting")]
 
     @property
     def is_done(self) -> bool:
-        """Whether every trial has ended; one that is running may still pause, and go on later."""
+        """Whether nothing is left to run; a trial that is running may still pause, and go on later."""
+        if self.retry:  # one may wait at a rung for others, which are not run now
+            return not self._ready() and all(entry.status != "running" for entry in self.entries.values())
+        return self.is_complete
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial of the study has ended."""
         return self._exhausted and all(entry.status in (*FINAL, *FAILED) for entry in self.entries.values())
 
     def _ask(self) -> Configuration | None:

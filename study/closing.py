@@ -15,6 +15,9 @@ from study.progress import duration
 if TYPE_CHECKING:
     from study.session import Session
 
+OPEN = ("running", "paused")
+"""Trials that the end of the command has interrupted."""
+
 SCRIPT = Path(__file__).with_name("run.py")
 
 
@@ -22,15 +25,18 @@ def close(session: "Session", status: str, uri: str, given: Sequence[str]) -> No
     """Print them. uri: of the tracking store; given: the arguments of the command."""
     print_ = session.progress.console.print
     seconds = duration(time.monotonic() - session.progress.began)
-    counts = ", ".join(f"{count} {word}" for word, count in Counter(session.statuses.values()).items())
+    ends = Counter("interrupted" if word in OPEN else word for word in session.statuses.values())
+    counts = ", ".join(f"{count} {word}" for word, count in ends.items())
     print_(f"\nstudy {session.name}: {status} after {seconds}; trials: {counts or 'none ended'}")
     if session.points:
         print_("\nPareto front (chosen on validation; test beside it):")
         print(as_text(front_table(session.points)))
         print(f"\nfigure: {_here(session.tracker.figure_path())}")
         _print_commands(session, uri, given)
-    if status == "interrupted":
+    if session.is_interrupted:
         print(interrupted(given))
+    elif session.agenda.retry and not session.is_complete:
+        print("\nother trials of the study are unfinished: the same command without --retry-failed runs them")
 
 
 def interrupted(given: Sequence[str]) -> str:

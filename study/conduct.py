@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from kdq.errors import UserError
 from kdq.stages import StageStore
 from kdq.tracking import tracking_uri
-from study.agenda import FINAL, Agenda, make_rule
-from study.closing import close
+from study.agenda import Agenda, make_rule
+from study.closing import close, interrupted
+from study.interrupts import Interrupts
 from study.journal import Journal
 from study.lock import alone
 from study.plan import Plan, check_name, check_same
@@ -95,6 +96,7 @@ class Study:
         self.root = Path("mlruns").absolute()
         self.store = StageStore(self.root / "stages")
         self.rule = make_rule(plan)
+        self.journal = Journal(self.root / "studies" / name / "journal.jsonl")
 
     def run(self) -> int:
         """Run the study to its end, or to an interruption. Returns the exit status."""
@@ -108,7 +110,8 @@ class Study:
             check_quantizable(self.plan, self.teacher)
         self.resources = resources(self.options)
         self.uri = tracking_uri(self.options.tracking_uri)
-        with alone(self.root / "running", self.name):
+        self.interrupts = Interrupts(interrupted(self.options.given))
+        with alone(self.root / "running", self.name), self.interrupts.watching():
             try:
                 status = self._conduct()
             except (MlflowException, OSError) as error:
@@ -116,7 +119,13 @@ class Study:
                     f"study {self.name!r} stopped, since its store or disk failed: {str(error).splitlines()[0]}; "
                     f"nothing that was finished is lost: mend it, and the same command goes on"
                 ) from error
-        return {"completed": 0, "interrupted": 130}.get(status, 1)
+        return self._exit_status(status)
+
+    def _exit_status(self, status: str) -> int:
+        if self.interrupts.came:
+            return 130
+        is_rest_left = self.options.retry_failed and status == "interrupted"
+        return 0 if status == "completed" or (is_rest_left and not self.session.failed) else 1
 
     def _conduct(self) -> str:
         """From the open store to the summary. Returns the word for how the study ended."""
@@ -137,6 +146,8 @@ class Study:
         from study.progress import Progress
         from study.tracking import open_tracker
 
+        if self.options.retry_failed and not self.journal.path.exists():
+            raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
         self.tracker = open_tracker(self.uri, self.name, self.root)
         if before := self.tracker.document():
             check_same(self.name, before["settings"], self.plan.document())
@@ -176,27 +187,32 @@ class Study:
             seeds=self.plan.seeds,
             make=partial(make_trial, self.plan, reference, teacher, peer, self.store),
             rule=self.rule,
-            journal=Journal(self.root / "studies" / self.name / "journal.jsonl"),
+            journal=self.journal,
+            retry=self.options.retry_failed,
         )
+        if agenda.retry and not agenda.retried:
+            say("--retry-failed: no trial of the study has failed")
         logs = self.root / "logs" / self.name
-        self.session = Session(self.name, self.plan, agenda, self.tracker, self.progress, self.store, logs)
+        self.session = Session(
+            self.name, self.plan, agenda, self.tracker, self.progress, self.store, logs, self.interrupts
+        )
 
     def _run_trials(self) -> str:
         """Tell what is finished already, run the rest. Returns the word for how the study ended."""
         with self.progress:
             if self.session.recall():
                 self._run_on_ray()
-        if not self.session.is_done:
+        if not self.session.is_complete:
             return "interrupted"
-        # One that diverged has ended as it does: its reason is a result. The others that fail are to be mended.
-        return "completed" if set(self.session.statuses.values()) <= {*FINAL} else "failed"
+        return "failed" if self.session.failed else "completed"
 
     def _run_on_ray(self) -> None:
         from study.driver import run_on_ray
 
         folder = self.root / "ray" / self.name
         settings = {"logs": str(self.session.logs), "probing": asdict(self.session.probing)}
-        run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
+        with self.interrupts.deferred():
+            run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
 
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: without name and limit."""

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-# Ray reads these when it is imported: no progress reports, loggers, snapshots or usage statistics of its own, and
+# Ray reads these when it is imported: no progress reports, loggers, snapshots, statistics or Ctrl-C of its own, and
 # every report at once, since a buffered one would be late in the live table, and too late for a decision.
 os.environ.update(
     RAY_AIR_NEW_OUTPUT="0",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_DISABLE_SIGINT_HANDLER="1",
     TUNE_RESULT_BUFFER_LENGTH="1",
     TUNE_GLOBAL_CHECKPOINT_S="86400",
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
@@ -68,6 +69,9 @@ class Queue(Protocol):
     @property
     def is_done(self) -> bool: ...
 
+    @property
+    def is_interrupted(self) -> bool: ...
+
 
 def run_on_ray(
     queue: Queue,
@@ -112,6 +116,7 @@ def run_on_ray(
                 name=folder.name,
                 storage_path=str(folder.parent),
                 verbose=0,
+                stop=Interruption(queue),
                 callbacks=[Relay(started, report, guard)],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
@@ -196,6 +201,19 @@ class Feed(Ours, Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing was saved."""
+
+
+class Interruption(Ours, tune.Stopper):  # type: ignore[misc]
+    """Ends all trials, wherever they are, when the queue is interrupted."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.queue.is_interrupted
 
 
 class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]

@@ -126,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="change any setting, as in train.lr=0.05",
     )
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="run the trials that failed, ran out of memory or diverged; no others",
+    )
     add("--dry-run", action="store_true", help="print trials, students, points, cost and disk; start nothing")
     add("--yes", action="store_true", help="with --prune: remove without being asked")
     return parser

@@ -13,10 +13,11 @@ from kdq.rungs import Decision
 from kdq.stages import StageStore
 from study.agenda import FINAL, Agenda, shown_values
 from study.checkpoints import Checkpoints
+from study.interrupts import Interrupts
 from study.plan import Plan
 from study.progress import Progress
 from study.scheduling import RECORD
-from study.search import objectives
+from study.search import FAILED, objectives
 from study.tracking import Tracker
 from study.trial import Probing, Trial, run_trial
 
@@ -48,6 +49,7 @@ class Session:
     progress: Progress
     store: StageStore
     logs: Path
+    interrupts: Interrupts
     found: dict[tuple[str, int], Point] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     _next: Trial | None = None
@@ -106,6 +108,20 @@ class Session:
     @property
     def is_done(self) -> bool:
         return self._next is None and self.agenda.is_done
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every trial of the study has ended, and nothing is left for a later session."""
+        return self._next is None and self.agenda.is_complete
+
+    @property
+    def failed(self) -> list[str]:
+        """The trials that failed and are to be mended; one that diverged has ended as it does, which is a result."""
+        return [key for key, word in self.statuses.items() if word in FAILED and word not in FINAL]
+
+    @property
+    def is_interrupted(self) -> bool:
+        return self.interrupts.came
 
     def _show(self, trial: Trial) -> None:
         if trial.id not in self.progress.rows:

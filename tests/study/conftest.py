@@ -3,10 +3,17 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from kdq.rungs import Decision
+from study import driver
+from study.driver import Ended, Queue, Report, Resources, Started
+from study.trial import Event, Probing, run_trial
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -54,3 +61,33 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     result = _run(folder, *SMALL)
     assert result.returncode == 0, result.stdout + result.stderr
     return folder, result
+
+
+@pytest.fixture
+def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Function that has studies run their trials as Ray does, but one at a time and here.
+
+    look: called at every event of every `often`-th trial, before the study hears of it.
+    """
+
+    def install(look: Callable[[], None] = lambda: None, often: int = 1) -> None:
+        def run(
+            queue: Queue, resources: Resources, folder: Path, given: Mapping[str, Any], started: Started, report: Report
+        ) -> None:
+            number = 0
+            while trial := queue.next():
+                number += 1
+
+                def tell(event: Event, trial_id: str = trial.id, looks: bool = number % often == 0) -> None:
+                    if looks:
+                        look()
+                    if report(trial_id, event) is not Decision.CONTINUE:
+                        raise Ended
+
+                started(trial.id)
+                with suppress(Ended):
+                    run_trial(trial, "cpu", Path(given["logs"]) / "log", tell, Probing(**given["probing"]))
+
+        monkeypatch.setattr(driver, "run_on_ray", run)
+
+    return install

@@ -56,9 +56,9 @@ def stub(configuration: Configuration, seed: int) -> Trial:
     return cast(Trial, Stub(digest([configuration.identity, seed])[:8]))
 
 
-def agenda(path: Path, rule: str | None, searcher: str) -> Agenda:
+def agenda(path: Path, rule: str | None, searcher: str, retry: bool = False) -> Agenda:
     config = RungConfig(EPOCHS, TRIALS * len(SEEDS), 1, 3)
-    return Agenda(search(searcher), SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
+    return Agenda(search(searcher), SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path), retry)
 
 
 def values(trial: str, epoch: int) -> list[tuple[float, float]]:
@@ -91,6 +91,11 @@ def walk(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0) -
         for loser in made.losers():
             made.end(loser, "stopped", "waited in vain")
         yield
+
+
+def ended(path: Path, rule: str | None, searcher: str) -> dict[str, str]:
+    """How each trial ended last, by the journal."""
+    return {key: entry.ended for key, entry in agenda(path, rule, searcher).entries.items()}
 
 
 def finish(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0) -> dict[str, str]:
@@ -173,6 +178,37 @@ def test_what_failed_is_tried_again_and_a_result_is_not(tmp_path: Path) -> None:
     again = agenda(path, "asha", "grid")
     waiting = {key for key, entry in again.entries.items() if entry.status == "waiting"}
     assert waiting == {key for key, end in ends.items() if end == "failed"}
+
+
+@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
+def test_a_retry_runs_what_failed_or_diverged_and_nothing_else(rule: str | None, searcher: str, tmp_path: Path) -> None:
+    """In a study that was cut off somewhere; and afterwards the same command finishes it."""
+    for seed, events in enumerate([12, 30, 1000]):
+        path = tmp_path / f"{seed}.jsonl"
+        for _ in islice(walk(agenda(path, rule, searcher), 2, random.Random(seed), failing=0.5), events):
+            pass
+        before, journal = ended(path, rule, searcher), Journal(path).read()
+        failed = {key for key, end in before.items() if end in FAILED}
+        finish(agenda(path, rule, searcher, retry=True), 2, random.Random(seed), failing=0.2)
+        after, new = ended(path, rule, searcher), Journal(path).read()[len(journal) :]
+        assert not any(record["event"] == "ask" for record in new)
+        assert {record["trial"] for record in new if record["event"] in ("retry", "epoch")} <= failed
+        assert all(after[key] == end for key, end in before.items() if key not in failed and end)
+        assert set(finish(agenda(path, rule, searcher), 2, random.Random(seed)).values()) <= set(FINAL)
+
+
+def test_a_retry_that_was_cut_off_is_gone_on_with_by_either_command(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    finish(agenda(path, None, "grid"), 2, random.Random(0), failing=0.5)
+    diverged = {key for key, end in ended(path, None, "grid").items() if end == "diverged"}
+    assert diverged
+    first = agenda(path, None, "grid", retry=True)
+    assert diverged <= set(first.retried)
+    for retry in (True, False):
+        again = agenda(path, None, "grid", retry)
+        assert {key for key, entry in again.entries.items() if entry.status == "waiting"} == set(first.retried)
+    assert set(finish(agenda(path, None, "grid"), 2, random.Random(0)).values()) == {"completed"}
+    assert agenda(path, None, "grid", retry=True).is_done
 
 
 def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> None:

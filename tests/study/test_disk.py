@@ -1,19 +1,14 @@
 """What a study takes on the disk stays under what is said of it before, at every moment."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kdq.rungs import Decision
-from study import disk, driver
-from study.driver import Ended, Queue, Report, Resources, Started
+from study import disk
 from study.plan import Plan
 from study.run import main
 from study.spaces import load_space
-from study.trial import Event, Probing, run_trial
 from study.workloads import load_workload
 
 SPACE = """
@@ -44,30 +39,9 @@ def taken(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def serially(look: Callable[[], None]) -> Callable[..., None]:
-    """Runs trials as Ray does, one at a time and here, and has a look at the disk now and then."""
-
-    def run(
-        queue: Queue, resources: Resources, folder: Path, settings: Mapping[str, Any], started: Started, report: Report
-    ) -> None:
-        number = 0
-        while trial := queue.next():
-            number += 1
-
-            def tell(event: Event, trial_id: str = trial.id, often: bool = number % 20 == 0) -> None:
-                if often:
-                    look()
-                if report(trial_id, event) is not Decision.CONTINUE:
-                    raise Ended
-
-            started(trial.id)
-            with suppress(Ended):
-                run_trial(trial, "cpu", Path("log"), tell, Probing(**settings["probing"]))
-
-    return run
-
-
-def test_a_study_of_200_trials_stays_under_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_of_200_trials_stays_under_its_bound(
+    serially: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE)
     plan = Plan("space", "digits", load_space("space.yaml", {}), load_workload("digits", WORKLOAD), (0,))
@@ -82,7 +56,7 @@ def test_a_study_of_200_trials_stays_under_its_bound(tmp_path: Path, monkeypatch
             peaks[part] = max(peaks[part], taken(Path("mlruns/stages", kind)))
         assert taken(Path("mlruns")) <= whole
 
-    monkeypatch.setattr(driver, "run_on_ray", serially(look))
+    serially(look, often=20)
     settings = [word for key, value in WORKLOAD.items() for word in ("--set", f"{key}={value}")]
     assert main(["--space", "space.yaml", "--name", "many", *settings]) == 0
     look()
