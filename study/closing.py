@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).with_name("run.py")
 
 def close(session: "Session", status: str, uri: str, given: Sequence[str]) -> None:
     """Print them. uri: of the tracking store; given: the arguments of the command."""
-    print_ = session.progress.console.print
+    print_ = session.progress.note  # which does not break a line where the terminal ends
     seconds = duration(time.monotonic() - session.progress.began)
     counts = ", ".join(f"{count} {word}" for word, count in Counter(session.statuses.values()).items())
     print_(f"\nstudy {session.name}: {status} after {seconds}; trials: {counts or 'none ended'}")
