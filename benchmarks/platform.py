@@ -184,7 +184,7 @@ def trivial(config: Mapping[str, Any]) -> None:
         50.0,
     )
     driver.report_to_ray(config, {"event": "point", "point": asdict(point), "files": [str(file)]})
-    driver.report_to_ray(config, {"event": "end", "status": "completed", "reason": "", "log": None})
+    driver.report_to_ray(config, {"event": "end", "status": "completed", "reason": "", "log": None, "error": ""})
 
 
 EPOCH = {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "seconds": 1.0, "images_per_s": 1.0}

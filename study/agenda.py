@@ -165,6 +165,10 @@ class Agenda:
         lost = self.rule.stopped() if self.rule else {}
         return {key: epoch for key, epoch in lost.items() if self.entries[key].status in ("paused", "waiting")}
 
+    def again(self, trial_id: str) -> None:
+        """A trial that ran has not ended, and may run once more."""
+        self.entries[trial_id].status = "waiting"
+
     def end(self, trial_id: str, status: str, reason: str, objectives: Objectives | None = None) -> None:
         """A trial has ended; one that did so before keeps its end."""
         if self.entries[trial_id].status in FINAL:

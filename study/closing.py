@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_name("run.py")
 
 def close(session: "Session", status: str, uri: str, given: Sequence[str]) -> None:
     """Print them. uri: of the tracking store; given: the arguments of the command."""
-    print_ = session.progress.console.print
+    print_ = session.progress.note  # which does not break a line where the terminal ends
     seconds = duration(time.monotonic() - session.progress.began)
     ends = Counter("interrupted" if word in OPEN else word for word in session.statuses.values())
     counts = ", ".join(f"{count} {word}" for word, count in ends.items())

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +14,7 @@ from kdq.errors import UserError
 from kdq.stages import StageStore
 from kdq.tracking import tracking_uri
 from study.agenda import Agenda, make_rule
+from study.causes import likely, text
 from study.closing import close, interrupted
 from study.interrupts import Interrupts
 from study.journal import Journal
@@ -116,7 +118,8 @@ class Study:
                 status = self._conduct()
             except (MlflowException, OSError) as error:
                 raise UserError(
-                    f"study {self.name!r} stopped, since its store or disk failed: {str(error).splitlines()[0]}; "
+                    f"study {self.name!r} stopped, since its store or disk failed: {str(error).splitlines()[0]}\n"
+                    f"{likely(text(error)) or 'the cause is none of the usual ones'}\n"
                     f"nothing that was finished is lost: mend it, and the same command goes on"
                 ) from error
         return self._exit_status(status)
@@ -131,15 +134,21 @@ class Study:
         """From the open store to the summary. Returns the word for how the study ended."""
         self._open()
         self._prepare()
-        status = "failed"
+        from study.session import RepeatedFailureError
+
+        status, failure = "failed", ""
         try:
             status = self._run_trials()
+        except RepeatedFailureError as error:
+            failure = f"error: {error}"
         except KeyboardInterrupt:
             status = "interrupted"
         finally:
             self.session.close(status, self.teacher_metrics)
             self.note(status)
         close(self.session, status, self.uri, self.options.given)
+        if failure:
+            print(failure, file=sys.stderr)
         return status
 
     def _open(self) -> None:
@@ -194,7 +203,15 @@ class Study:
             say("--retry-failed: no trial of the study has failed")
         logs = self.root / "logs" / self.name
         self.session = Session(
-            self.name, self.plan, agenda, self.tracker, self.progress, self.store, logs, self.interrupts
+            self.name,
+            self.plan,
+            agenda,
+            self.tracker,
+            self.progress,
+            self.store,
+            logs,
+            self.interrupts,
+            shares_gpu=0 < self.resources.gpus < 1,
         )
 
     def _run_trials(self) -> str:

@@ -31,6 +31,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from kdq.rungs import Decision
+from study import causes
 from study.trial import Probing, Trial, run_trial
 
 T = TypeVar("T")
@@ -72,6 +73,9 @@ class Queue(Protocol):
     @property
     def is_interrupted(self) -> bool: ...
 
+    def is_alone(self, trial_id: str) -> bool:
+        """Whether a trial has its GPU for itself, even if trials share GPUs."""
+
 
 def run_on_ray(
     queue: Queue,
@@ -87,7 +91,8 @@ def run_on_ray(
     that is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or
     `report` ends the study, and is raised when its trials have stopped.
     """
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Relay` says which worker died, and in one line
+    ray._private.worker._worker_logs_enabled = False  # which else tell of every death in the midst of the table
     # Workers must run this program, not another copy of it that may be installed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -97,7 +102,7 @@ def run_on_ray(
         shutil.rmtree(verdicts, ignore_errors=True)
         verdicts.mkdir(parents=True)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune.with_resources(trainable, partial(_bundle, resources)),
             param_space={
                 "threads": resources.threads,
                 "device": resources.device,
@@ -117,7 +122,7 @@ def run_on_ray(
                 storage_path=str(folder.parent),
                 verbose=0,
                 stop=Interruption(queue),
-                callbacks=[Relay(started, report, guard)],
+                callbacks=[Relay(started, report, guard, Path(settings["logs"]))],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
         )
@@ -128,6 +133,11 @@ def run_on_ray(
         ray.shutdown()
         for left in (folder, folder.with_name(f"{folder.name}.verdicts")):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial takes: a whole GPU if it has to be alone there."""
+    return tune.PlacementGroupFactory([{"CPU": resources.cpus, "GPU": 1.0 if config["alone"] else resources.gpus}])
 
 
 def trainable(config: Mapping[str, Any]) -> None:
@@ -190,7 +200,7 @@ class Feed(Ours, Searcher):  # type: ignore[misc]
 
     def _next(self) -> Any:
         if trial := self.queue.next():
-            return {"trial": trial.document()}
+            return {"trial": trial.document(), "alone": self.queue.is_alone(trial.id)}
         return Searcher.FINISHED if self.queue.is_done else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -237,23 +247,41 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]
-    """Says when a trial begins; a worker that died too often is the end of its trial."""
+    """Says when a trial begins, and when its worker has died; one that died too often is the end of its trial.
 
-    def __init__(self, started: Started, report: Report, guard: Guard) -> None:
-        self.started, self.report, self.guard = started, report, guard
+    logs: the folder for what Ray says of it.
+    """
+
+    def __init__(self, started: Started, report: Report, guard: Guard, logs: Path) -> None:
+        self.started, self.report, self.guard, self.logs = started, report, guard, logs
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.guard(lambda: self.started(trial_id(trial)), None)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = f"its worker died {WORKER_RETRIES + 1} times ({_last_line(trial.error_file)})"
-        event = {"event": "end", "status": "failed", "reason": reason, "log": trial.error_file}
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        event = {"event": "lost", "reason": _telling_line(_last_failure(trial))}
         self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
 
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.guard(lambda: self.report(trial_id(trial), self._end(trial)), Decision.STOP)
 
-def _last_line(file: str | None) -> str:
-    lines = Path(file).read_text(errors="replace").strip().splitlines() if file else []
-    return lines[-1].strip() if lines else "killed, or out of memory"
+    def _end(self, trial: Any) -> Mapping[str, Any]:
+        said, log = _last_failure(trial), self.logs / f"{trial_id(trial)}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(trial.error_file, log)
+        reason = f"its worker died {WORKER_RETRIES + 1} times: {_telling_line(said)}"
+        return {"event": "end", "status": causes.ends_as(said), "reason": reason, "log": str(log), "error": said}
+
+
+def _last_failure(trial: Any) -> str:
+    """What Ray says of the last death of a trial's worker."""
+    return Path(trial.error_file).read_text(errors="replace").split("Failure # ")[-1].partition("\n")[2].strip()
+
+
+def _telling_line(said: str) -> str:
+    """Ray begins with what happened; a traceback, which it heads with the name of the task, ends with it."""
+    lines = said.splitlines()
+    return lines[-1 if said.startswith("ray::") else 0].strip()
 
 
 def trial_id(trial: Any) -> str:

@@ -27,6 +27,7 @@ class Row:
     points_due: int = 0
     started: float = 0.0
     ended: float = 0.0
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -86,13 +87,24 @@ class Progress:
 
     def end(self, trial_id: str, status: str, reason: str, log: str | None) -> None:
         row = self.rows[trial_id]
-        row.state, row.ended = status, time.monotonic()
+        row.state, row.reason, row.ended = status, reason, time.monotonic()
         done = sum(row.ended > 0 for row in self.rows.values())
         where = f" (log: {log})" if log else ""
         text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
         self.say(f"[{done}/{self.total}] {text}; {self.time_left()}")
         if self.live and status not in ("completed", "stopped"):
             self.note(text)
+
+    def again(self, trial_id: str, text: str) -> None:
+        """It waits for another try."""
+        self.rows[trial_id].state = "waiting"
+        self.tell(f"{self.rows[trial_id].name}: {text}")
+
+    def tell(self, text: str) -> None:
+        """A line of what went wrong, with or without a live table."""
+        if self.live:
+            self.note(text)
+        self.say(text)
 
     def say(self, text: str) -> None:
         """A line where there is no live table."""
@@ -126,13 +138,14 @@ class Progress:
 
     def _table(self) -> Table:
         table = Table("trial", "state", "epoch", "val top-1", "points", box=None, pad_edge=False)
+        table.add_column("reason", no_wrap=True)  # whole, with its log, it stands above the table
         rows = sorted(self.rows.values(), key=lambda r: (r.state != "running", r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
             points = f"{row.points}/{row.points_due}"
-            table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points)
+            table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points, Text(row.reason))
         if len(rows) > SHOWN_TRIALS:
-            table.add_row(f"… {len(rows) - SHOWN_TRIALS} more", "", "", "", "")
+            table.add_row(f"… {len(rows) - SHOWN_TRIALS} more")
         return table
 
 

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdq.errors import UserError
 from kdq.points import Point, front_hypervolume
 from kdq.rungs import Decision
 from kdq.stages import StageStore
+from study import causes
 from study.agenda import FINAL, Agenda, shown_values
 from study.checkpoints import Checkpoints
 from study.interrupts import Interrupts
@@ -23,6 +23,10 @@ from study.trial import Probing, Trial, run_trial
 
 ALIKE = 3
 """So many trials that fail for the same reason stop the study."""
+
+
+class RepeatedFailureError(Exception):
+    """Trials fail for one and the same reason, and so would all others: the message says why, and what helps."""
 
 
 class _Halt(BaseException):
@@ -39,7 +43,8 @@ class _Halt(BaseException):
 class Session:
     """The trials of a study from the start of its command to the end of it; `next` and `is_done` make it a queue.
 
-    logs: the folder of the trials' logs.
+    logs: the folder of the trials' logs; shares_gpu: several trials run on a GPU at a time, and one that runs out of
+    memory there is tried once more, alone.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Session:
     interrupts: Interrupts
     found: dict[tuple[str, int], Point] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
+    shares_gpu: bool = False
+    _alone: set[str] = field(default_factory=set)
     _next: Trial | None = None
 
     @property
@@ -163,10 +170,20 @@ class Session:
             self._report_point(trial, event)
         elif event["event"] == "reused":
             self.progress.say(f"{trial.name}: its student is there already, and is reused")
+        elif event["event"] == "lost":
+            self.progress.tell(f"{trial.name}: its worker died, and another goes on with it: {event['reason']}")
+        elif event["status"] == "out_of_memory" and self.shares_gpu and not self.is_alone(trial_id):
+            self._alone.add(trial_id)
+            self.agenda.again(trial_id)
+            self.progress.again(trial_id, f"{event['reason']} (log: {event['log']}); it is tried once more, alone")
         else:
-            self._end(trial_id, event["status"], event["reason"], event["log"])
+            self._end(trial_id, event["status"], event["reason"], event["log"], event["error"])
             self._end_losers()
         return Decision.CONTINUE
+
+    def is_alone(self, trial_id: str) -> bool:
+        """Whether no other trial may run on the GPU of this one."""
+        return trial_id in self._alone
 
     def _report_epoch(self, trial: Trial, event: Mapping[str, Any]) -> Decision:
         epoch, rule = int(event["epoch"]), self.agenda.rule
@@ -199,7 +216,9 @@ class Session:
         params = {**self._params(trial), "bits": point.bits}
         self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event["files"])
 
-    def _end(self, trial_id: str, status: str, reason: str, log: str | None = None) -> None:
+    def _end(self, trial_id: str, status: str, reason: str, log: str | None = None, error: str = "") -> None:
+        if trial_id not in self.tracker.runs:
+            self._track(trial_id)  # its workers have died before it began
         mine = [point for point in self.points if point.trial_id == trial_id]
         self.agenda.end(trial_id, status, reason, objectives(mine) if status == "completed" else None)
         self.progress.end(trial_id, status, reason, log)
@@ -207,16 +226,20 @@ class Session:
         best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
         self.tracker.end_trial(trial_id, status, reason, best_of)
         self.tracker.log_front(self.points)
-        if status == "failed":
-            self._check_alike(reason, log)
+        if status in ("failed", "out_of_memory"):
+            self._count_failure(reason, log, error)
 
-    def _check_alike(self, reason: str, log: str | None) -> None:
-        """Raise UserError if trials fail for one and the same reason: so would all others."""
-        self.failures[reason] += 1
-        if self.failures[reason] == ALIKE:
-            raise UserError(
-                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log}); nothing that "
-                f"was finished is lost: mend the cause, and the same command goes on"
+    def _count_failure(self, reason: str, log: str | None, error: str) -> None:
+        """Tell the cause of a failure of a new kind. Raises RepeatedFailureError if so many were of one kind."""
+        cause, kind = causes.likely(error), causes.kind(reason, error)
+        self.failures[kind] += 1
+        if self.failures[kind] == 1 and cause:
+            self.progress.tell(f"  {cause}")
+        if self.failures[kind] == ALIKE:
+            raise RepeatedFailureError(
+                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log})\n"
+                f"{cause or 'its cause is none of the usual ones: look into the log'}\n"
+                f"nothing that was finished is lost: mend the cause, and the same command goes on"
             )
 
     def close(self, status: str, metrics: Mapping[str, float]) -> None:

@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from kdq.augment import AugmentConfig, Views
 from kdq.bank import Bank
 from kdq.data import Dataset, open_dataset
@@ -24,11 +22,14 @@ from kdq.stages import Json, StageStore, digest
 from kdq.students import MODEL_FILE, Model, StudentSpec, distill, load_student
 from kdq.teachers import Checkpoint, load
 from kdq.train import Diverged, TeacherLogits, TrainConfig, forward_teacher
+from study import causes
 from study.declarations import TEACHER
 
 Event = dict[str, Any]
 """What a trial reports: an `epoch`, a `point`, that its student is `reused`, or its `end`, as the key `event` says.
 
+An end has a `status`, a `reason` in one line, the path of a `log`, and all that the `error` says; the last two are
+empty for one that is `completed`, and a log that could not be written is None.
 An epoch at which trials are compared has a `probe` (see `kdq.probe`), unless another study trained the student.
 """
 
@@ -196,19 +197,17 @@ def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset)
 def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None], probing: Probing) -> None:
     """Run a trial to its end, which is the last event it reports; an error is an end, not an exception.
 
-    log: the file that an unexpected error is described in; probing: when it is also said what the student would be
+    log: the file in which the error that ended it is described; probing: when it is also said what the student would be
     worth quantized.
     """
     try:
         _run(trial, device, report, probing)
     except Diverged as error:
-        report({"event": "end", "status": "diverged", "reason": str(error), "log": None})
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        report({"event": "end", "status": "out_of_memory", "reason": _first_line(error), "log": _describe(log)})
+        report(_end("diverged", str(error).removeprefix("diverged "), log, error))
     except Exception as error:
-        report({"event": "end", "status": "failed", "reason": _first_line(error), "log": _describe(log)})
+        report(_end(causes.ends_as(causes.text(error)), _first_line(error), log, error))
     else:
-        report({"event": "end", "status": "completed", "reason": "", "log": None})
+        report({"event": "end", "status": "completed", "reason": "", "log": None, "error": ""})
 
 
 def _run(trial: Trial, device: str, report: Callable[[Event], None], probing: Probing) -> None:
@@ -277,12 +276,19 @@ def _point(trial: Trial, bits: int, folder: Path) -> Point:
     )
 
 
+def _end(status: str, reason: str, log: Path, error: BaseException) -> Event:
+    return {"event": "end", "status": status, "reason": reason, "log": _describe(log), "error": causes.text(error)}
+
+
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
-def _describe(log: Path) -> str:
-    """Write the error that is being handled to `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text(traceback.format_exc())
+def _describe(log: Path) -> str | None:
+    """Write the error that is being handled to `log`; None if that fails, too, as it does on a full disk."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+    except OSError:
+        return None
     return str(log)
