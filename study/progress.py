@@ -137,16 +137,22 @@ class Progress:
         return Group(Text(head, style="bold"), self._table(), Text(best))
 
     def _table(self) -> Table:
-        table = Table("trial", "state", "epoch", "val top-1", "points", box=None, pad_edge=False)
-        table.add_column("reason", no_wrap=True)  # whole, with its log, it stands above the table
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "state", "epoch", "val top-1", "points"):
+            table.add_column(name, no_wrap=True)
+        table.add_column("reason")  # gets the room that is left; whole, with its log, it stands above the table
         rows = sorted(self.rows.values(), key=lambda r: (r.state != "running", r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
             points = f"{row.points}/{row.points_due}"
-            table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points, Text(row.reason))
+            table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points, _cut(row.reason))
         if len(rows) > SHOWN_TRIALS:
             table.add_row(f"… {len(rows) - SHOWN_TRIALS} more")
         return table
+
+
+def _cut(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def duration(seconds: float) -> str:

@@ -53,6 +53,24 @@ def test_the_table_shows_states_the_best_and_the_time_left() -> None:
     assert "left" in text
 
 
+def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:
+    shown, output = progress(terminal=True)
+    with shown:
+        shown.start("t0")
+        shown.end("t0", "failed", "ValueError: " + "x" * 200, "/a/log")
+        shown.start("t1")
+        shown.again("t1", "out of memory; once more")
+        shown.end("t2", "stopped", "by asha", None)
+    above, _, last = output.getvalue().rpartition("s: 2/3 trials")
+    assert f"dkd beta=0: failed: ValueError: {'x' * 200} (log: /a/log)\n" in above.replace("\r", "")
+    assert "dkd beta=1: out of memory; once more\n" in above.replace("\r", "")
+    assert "by asha" not in above.partition("trials")[0]
+    rows = {line.split()[1]: line for line in last.splitlines() if line.startswith("dkd")}
+    assert rows["beta=0"].split()[2:6] == ["failed", "0/2", "0/2", "ValueError:"]
+    assert rows["beta=1"].split()[2] == "waiting"
+    assert rows["beta=2"].split()[2:] == ["stopped", "0/2", "0/2", "by", "asha"]
+
+
 def test_the_estimate_counts_only_trials_that_ran_here() -> None:
     shown, _ = progress()
     shown.end("t0", "completed", "", None)  # finished by a former run: it took no time
@@ -70,9 +88,16 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize("error", [MlflowException("the server is gone"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (MlflowException("API request to http://host:1/api failed"), "start it again, or mend --tracking-uri"),
+        (OSError(28, "No space left on device"), "make room"),
+        (OSError("what?"), "none of the usual ones"),
+    ],
+)
 def test_a_store_or_disk_that_fails_in_mid_study_is_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, remedy: str
 ) -> None:
     def fail(study: Study) -> None:
         raise error
@@ -82,4 +107,5 @@ def test_a_store_or_disk_that_fails_in_mid_study_is_one_message(
     assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
     message = capsys.readouterr().err
     assert str(error) in message
+    assert remedy in message
     assert "nothing that was finished is lost" in message

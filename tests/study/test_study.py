@@ -151,18 +151,6 @@ def test_the_teacher_itself_is_quantized(finished: Finished, run: Run) -> None:
     ]
 
 
-def test_a_trial_that_diverges_ends_as_diverged_and_its_neighbour_goes_on(run: Run, tmp_path: Path) -> None:
-    space = tmp_path / "space.yaml"
-    space.write_text("description: one diverges\nparams: {method: dkd, beta: {grid: [4, 1.0e38]}}\nbits: [4]\n")
-    result = run(tmp_path, "--space", str(space), "--epochs", "2", "--name", "s", "--set", "teacher_train.epochs=3")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "1 diverged" in result.stdout
-    found = runs(tmp_path, "s")
-    statuses = {r.data.params["beta"]: (r.data.tags["kdq.status"], r.info.status) for r in of_kind(found, "trial")}
-    assert statuses == {"4.0": ("completed", "FINISHED"), "1e+38": ("diverged", "FAILED")}
-    assert {r.data.params["beta"] for r in of_kind(found, "point")} == {"4.0"}
-
-
 @pytest.mark.timeout(300)
 def test_a_killed_driver_loses_nothing(finished: Finished, run: Run, small_study: list[str], tmp_path: Path) -> None:
     """Killed with -9 in mid-study, the same command ends in the same points as the undisturbed study."""

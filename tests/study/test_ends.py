@@ -1,0 +1,114 @@
+"""How trials end that do not end well: with a reason, a log and one word everywhere; their neighbours go on."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+
+from study.journal import Journal
+
+Result = subprocess.CompletedProcess[str]
+Run = Callable[..., Result]
+Finished = tuple[Path, Result]
+
+FAULTY = Path(__file__).with_name("faulty.py")
+SPACE = "description: of some betas\nparams: {method: dkd, beta: {grid: [6, 4, 5, 7, 8, 1.0e38]}}\nbits: [4]\n"
+ENDS = {
+    "4": "completed",
+    "5": "completed",
+    "6": "out_of_memory",
+    "7": "failed",
+    "8": "failed",
+    "1e+38": "diverged",
+}
+
+
+def of_kind(folder: Path, study: str, kind: str) -> list[MlflowRun]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name(study)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    return [run for run in found if run.data.tags["kdq.kind"] == kind]
+
+
+@pytest.mark.timeout(400)
+def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    arguments = ["--space", "space.yaml", "--name", "s", "--epochs", "2", "--set", "teacher_train.epochs=3"]
+    command = [sys.executable, str(FAULTY), *arguments, "--gpus-per-trial", "0.5"]
+    environment = {**os.environ, "PYTHONPATH": str(FAULTY.parents[2])}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=350)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stderr == ""
+    assert "Traceback" not in result.stdout
+    assert "(raylet)" not in result.stdout
+
+    trials = of_kind(tmp_path, "s", "trial")
+    assert {f"{float(t.data.params['beta']):g}": t.data.tags["kdq.status"] for t in trials} == ENDS
+    assert {float(p.data.params["beta"]) for p in of_kind(tmp_path, "s", "point")} == {4.0, 5.0}
+    journal = Journal(tmp_path / "mlruns" / "studies" / "s" / "journal.jsonl").read()
+    ended = {record["trial"]: record["status"] for record in journal if record["event"] == "end"}
+    assert ended == {t.data.tags["kdq.trial_id"]: t.data.tags["kdq.status"] for t in trials}
+
+    lines = result.stdout.splitlines()
+    for trial in trials:
+        beta, word = trial.data.params["beta"], trial.data.tags["kdq.status"]
+        name = f"dkd alpha=1 beta={float(beta):g} temperature=4 seed=0"
+        (line,) = [line for line in lines if f"] {name}: {word}" in line]
+        if word != "completed":
+            log = Path(line.partition("(log: ")[2].partition(")")[0])
+            assert log == tmp_path / "mlruns" / "logs" / "s" / f"{trial.data.tags['kdq.trial_id']}.log"
+            assert trial.data.tags["kdq.reason"] in line
+            assert log.read_text()
+    (counts,) = [line for line in lines if line.startswith("study s: failed")]
+    assert all(f"{count} {word}" in counts for word, count in Counter(ENDS.values()).items())
+    assert result.stdout.count("its worker died, and another goes on") == 2
+    assert result.stdout.count("likely cause: the GPU's memory") == 1
+    assert result.stdout.count("likely cause: the worker was killed") == 1
+
+    attempts: dict[str, list[str]] = {}
+    for line in (tmp_path / "attempts").read_text().splitlines():
+        attempts.setdefault(line.split()[0], []).append(line.split()[1])
+    assert attempts == {
+        "4": ["0.5"],
+        "5": ["0.5", "1"],
+        "6": ["0.5", "1"],
+        "7": ["0.5"],
+        "8": ["0.5"] * 3,
+        "1e+38": ["0.5"],
+    }
+
+
+@pytest.mark.timeout(400)
+def test_three_that_fail_alike_stop_the_study_and_mended_it_goes_on(
+    finished: Finished, run: Run, small_study: list[str], tmp_path: Path
+) -> None:
+    """The teacher's weights are lost; the views of another seed are such that nobody has asked it about."""
+    stages = tmp_path / "mlruns" / "stages"
+    shutil.copytree(finished[0] / "mlruns" / "stages", stages)
+    (teacher,) = [file for file in stages.glob("student/*/stage.json") if '"teacher": null' in file.read_text()]
+    (teacher.parent / "model.safetensors").unlink()
+    arguments = [*small_study, "--trials", "4", "--bits", "2", "--seeds", "1"]
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "3 failed" in result.stdout
+    stopped, cause, hint = result.stderr.splitlines()
+    assert stopped.startswith("error: study 'small' stopped, since 3 trials failed alike: UserError: ")
+    assert Path(stopped.partition("(log: ")[2].rstrip(")")).read_text().startswith("Traceback")
+    assert cause.startswith("likely cause: a file of the data, the teacher or a stage has gone")
+    assert "the same command goes on" in hint
+    (study,) = of_kind(tmp_path, "small", "study")
+    assert study.data.tags["kdq.status"] == "failed"
+
+    shutil.rmtree(teacher.parent)
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {trial.data.tags["kdq.status"] for trial in of_kind(tmp_path, "small", "trial")} == {"completed"}
+    assert len(of_kind(tmp_path, "small", "point")) == 8
