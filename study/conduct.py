@@ -132,10 +132,10 @@ class Study:
 
     def _conduct(self) -> str:
         """From the open store to the summary. Returns the word for how the study ended."""
-        self._open()
-        self._prepare()
         from study.session import RepeatedFailureError
 
+        self._open()
+        self._prepare()
         status, failure = "failed", ""
         try:
             status = self._run_trials()
