@@ -60,7 +60,8 @@ class Method:
 
     params: the parameters it has, each with its default and what it allows. Every method also has
     `mixup_alpha`: images are mixed in pairs by λ ~ Beta(a, a) and so are the losses against both labels;
-    0 mixes nothing. needs_peer: two students are trained at once, each with the other as its teacher.
+    0 mixes nothing. needs_peer: two students are trained at once, each with the other as its teacher. by_share: the
+    parameter that, unless it is 0, has the loss depend on the share of the training that is done.
     """
 
     description: str
@@ -68,6 +69,7 @@ class Method:
     params: Mapping[str, tuple[float, Interval | Switch]]
     needs_teacher: bool = True
     needs_peer: bool = False
+    by_share: str | None = None
 
 
 def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
@@ -135,6 +137,7 @@ METHODS: dict[str, Method] = {
         }
         | SMOOTHING
         | MIXING,
+        by_share="warmup",
     ),
     "dml": Method(
         "two students teach each other: CE + α·T²·KL to the peer, the better one goes on (Zhang et al. 2017)",
@@ -144,6 +147,7 @@ METHODS: dict[str, Method] = {
         {"alpha": (1.0, NON_NEGATIVE), "temperature": (1.0, POSITIVE), "handover": (0.0, SHARE)} | SMOOTHING | MIXING,
         needs_teacher=False,
         needs_peer=True,
+        by_share="handover",
     ),
 }
 
@@ -196,6 +200,11 @@ class MethodConfig:
     def teacher_mixup_alpha(self) -> float:
         """The `mixup_alpha` of the views that the teacher is shown."""
         return 0.0 if self.mixes_logits else self.params["mixup_alpha"]
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether its first epochs would be others if the training were longer."""
+        return bool(self.method.by_share and self.params[self.method.by_share])
 
     def identity(self) -> dict[str, str | float]:
         """The document that `parse` reads back into an equal configuration: the name and every parameter."""

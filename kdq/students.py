@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,17 @@ class StudentSpec:
     seed: int
     peer_init: str | None = None
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether its first epochs would be others if the training were longer."""
+        return self.train.looks_ahead or self.method.looks_ahead
+
     def stage(self, epoch: int | None = None) -> Stage:
-        """The student after `epoch` epochs; None: the finished one."""
+        """The student after `epoch` epochs, by what decides those alone; None: the finished one.
+
+        A training that does not look ahead shares its epochs with all longer ones.
+        """
+        shared = epoch is not None and not self.looks_ahead
         return Stage(
             "student",
             STUDENT_VERSION,
@@ -54,7 +64,7 @@ class StudentSpec:
                 "teacher": self.teacher,
                 "arch": self.arch,
                 "method": self.method.identity(),
-                "train": self.train.identity(),
+                "train": self.train.start(epoch) if epoch is not None and shared else self.train.identity(),
                 "seed": self.seed,
                 "peer_init": self.peer_init,
                 "epoch": self.train.epochs if epoch is None else epoch,
@@ -75,7 +85,8 @@ def distill(
     data, teacher, peer: called only if something has to be trained; the student is trained on the data's device.
     peer: what `spec.peer_init` names. report: told every epoch of the student's history once, those of an
     earlier run too; it may raise, which ends the training, and the epochs that were told are kept. Of two students
-    the one better on the validation images is kept. Raises Diverged.
+    the one better on the validation images is kept. A training that does not look ahead leaves its last state, for
+    a longer one to go on from. Raises Diverged.
     """
     assert (spec.peer_init is None) == (peer is None)
     told = 0
@@ -92,7 +103,7 @@ def distill(
         tell(history, lambda: trainer.best)
         while trainer.epoch < spec.train.epochs:
             history.append(trainer.run_epoch())
-            if trainer.epoch < spec.train.epochs:
+            if trainer.epoch < spec.train.epochs or not spec.looks_ahead:
                 _keep(store, spec, trainer, history)
             tell(history, lambda: trainer.best)
         save(trainer.best, folder / MODEL_FILE)
@@ -135,11 +146,13 @@ def _trainer(
 
 def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:
     """Put the training where its last kept epoch left it. Returns the history until there."""
-    for epoch in range(spec.train.epochs - 1, 0, -1):
-        if folder := store.find(spec.stage(epoch)):
-            device = trainer.data.train_images.device
-            trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
+    device = trainer.data.train_images.device
+    for epoch in range(spec.train.epochs, 0, -1):
+        if not (folder := store.find(spec.stage(epoch))):
+            continue
+        with suppress(FileNotFoundError):  # a shorter or longer training of this student has just moved on from it
             history: list[Json] = json.loads((folder / HISTORY_FILE).read_text())
+            trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
             store.remove(spec.stage(epoch - 1))  # left by a kill between the two steps of `_keep`
             return history
     return []

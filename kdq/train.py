@@ -23,6 +23,7 @@ from kdq.models import ARCHITECTURES, Classifier
 TeacherLogits = Callable[[View], Tensor]
 """What a teacher says about a view: float [B, classes], without gradient, in the order of the view."""
 
+DIGITS = 9  # of an epoch at which the learning rate drops: equal ones are to be equal whatever share they come from
 CHECK_EVERY = 50  # steps between two looks at the losses: a look makes a GPU wait
 
 PRECISIONS = ("float32", "bf16")
@@ -97,6 +98,23 @@ class TrainConfig:
             del fields["milestones"], fields["step_factor"]
         return fields
 
+    @property
+    def drops(self) -> tuple[float, ...]:
+        """The milestones in epochs."""
+        return tuple(round(share * self.epochs, DIGITS) for share in self.milestones)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether its first epochs would be others if the training were longer: `step` alone does not need to know."""
+        return self.schedule != "step"
+
+    def start(self, epoch: int) -> dict[str, Any]:
+        """What decides the first epochs of a training that does not look ahead, as JSON."""
+        assert not self.looks_ahead
+        fields = self.identity()
+        del fields["epochs"]
+        return fields | {"milestones": [drop for drop in self.drops if drop < epoch]}
+
 
 def _ascends(*values: float) -> bool:
     return all(a < b for a, b in pairwise(values))
@@ -104,7 +122,9 @@ def _ascends(*values: float) -> bool:
 
 SCHEDULES: dict[str, Callable[[TrainConfig, float, float], float]] = {
     "cosine": lambda config, done, x: (1 + math.cos(math.pi * x)) / 2,
-    "step": lambda config, done, x: config.step_factor ** sum(done >= share for share in config.milestones),
+    "step": lambda config, done, x: (
+        config.step_factor ** sum(round(done * config.epochs, DIGITS) >= drop for drop in config.drops)
+    ),
     "one_cycle": lambda config, done, x: 1 - x,
 }
 """Name -> factor of the learning rate after the warm-up: cosine (Loshchilov and Hutter 2017), step (He et al.

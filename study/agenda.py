@@ -56,9 +56,12 @@ class Agenda:
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        for number, record in enumerate(self.journal.read(), 1):
+        records = self.journal.read()
+        marks = [number for number, record in enumerate(records, 1) if record.get("event") == "extend"]
+        extended = max(marks, default=0)
+        for number, record in enumerate(records, 1):
             try:
-                self._replay(record)
+                self._replay(record, is_former=number < extended)
             except (KeyError, TypeError, AssertionError, UserError) as error:
                 raise UserError(
                     f"{self.journal.path}, record {number}: does not fit this study ({error!r}): its results may have "
@@ -78,11 +81,14 @@ class Agenda:
         entry.status = "waiting"
         self.retried.append(trial_id)
 
-    def _replay(self, record: Record) -> None:
+    def _replay(self, record: Record, is_former: bool) -> None:
+        """is_former: the study was extended since, and may not have this trial any more, which is then passed over."""
         if record["event"] == "ask":
-            configuration = self._propose()
-            found = configuration and configuration.identity
-            assert found == record["configuration"], f"proposed {found}, was {record['configuration']}"
+            self._replay_ask(record["configuration"], is_former)
+        elif record["event"] == "extend":
+            self._exhausted = False
+        elif is_former and record["trial"] not in self.entries:
+            pass
         elif record["event"] == "end":
             self._end(record["trial"], record["status"], record["reason"], record["objectives"])
         elif record["event"] == "retry":
@@ -90,6 +96,15 @@ class Agenda:
         else:
             assert self.rule is not None
             replay(self.rule, [record])
+
+    def _replay_ask(self, identity: str | None, is_former: bool) -> None:
+        if identity is None:
+            assert is_former or self.search.ask() is None, "more comes next"
+            self._exhausted = True
+        elif configuration := self.search.again(identity):
+            self._add(configuration)
+        else:
+            assert is_former, f"{identity} is not what comes next"
 
     def next(self) -> Trial | None:
         """A trial that may run now, which is then running; None: there is none, for now or for ever."""
@@ -119,20 +134,18 @@ class Agenda:
         return self._exhausted and all(entry.status in (*FINAL, *FAILED) for entry in self.entries.values())
 
     def _ask(self) -> Configuration | None:
-        configuration = self._propose()
-        identity = configuration and configuration.identity
-        self.journal.append({"event": "ask", "configuration": identity})
-        return configuration
-
-    def _propose(self) -> Configuration | None:
         configuration = self.search.ask()
+        self.journal.append({"event": "ask", "configuration": configuration and configuration.identity})
         if configuration is None:
             self._exhausted = True
-            return None
+        else:
+            self._add(configuration)
+        return configuration
+
+    def _add(self, configuration: Configuration) -> None:
         for seed in self.seeds:
             trial = self.make(configuration, seed)
             self.entries.setdefault(trial.id, Entry(trial, configuration))
-        return configuration
 
     def epoch(self, trial_id: str, epoch: int, values: Values | None) -> Decision:
         """What a trial does after an epoch; values: what it shows there, None if that cannot be known any more.

@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,14 @@ from study.closing import close, interrupted
 from study.interrupts import Interrupts
 from study.journal import Journal
 from study.lock import alone
-from study.plan import Plan, check_name, check_same
+from study.plan import Plan, check_name
 from study.search import make_search
-from study.spaces import Space
+from study.spaces import Configuration, Space
 from study.workloads import load_workload
 
 if TYPE_CHECKING:
     from study.driver import Resources
+    from study.trial import Trial
 
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, embedded, to see the platform work in minutes. "
@@ -152,6 +153,7 @@ class Study:
         return status
 
     def _open(self) -> None:
+        from study.extension import check
         from study.progress import Progress
         from study.tracking import open_tracker
 
@@ -159,7 +161,7 @@ class Study:
             raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
         self.tracker = open_tracker(self.uri, self.name, self.root)
         if before := self.tracker.document():
-            check_same(self.name, before["settings"], self.plan.document())
+            check(self.name, before["settings"], self.plan, extend=self.options.extend)
         self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
 
     def _prepare(self) -> None:
@@ -181,20 +183,19 @@ class Study:
             val, test = evaluate_teacher(teacher, reference, data, self.store, say)
             self.teacher_metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
         peer = prepare_peer(workload, reference, data, self.store, say) if self.plan.needs_peer else None
-        inputs = {"data": reference.fingerprint, "teacher": teacher and teacher.id, "peer": peer and peer.id}
+        make = partial(make_trial, self.plan, reference, teacher, peer, self.store)
+        models = {role: model.id if model else None for role, model in (("teacher", teacher), ("peer", peer))}
+        inputs = self._inputs({"data": reference.fingerprint, **models})
         document = {"settings": self.plan.document(), "inputs": inputs}
-        if (before := self.tracker.document()) and before["inputs"] != inputs:
-            raise UserError(
-                f"study {self.name!r} has the same settings as before, but its data or its teacher's weights have "
-                f"changed since; choose another --name"
-            )
-        self.tracker.start_study(document, self.plan.params(), self._command())
         self.note = partial(note, self.root / "studies" / self.name, document)
+        if (before := self.tracker.document()) and before != document:
+            self._extend(before["settings"], document, make)
         self.note("running")
+        self.tracker.start_study(document, self.plan.params(), self._command())
         agenda = Agenda(
             search=make_search(self.plan),
             seeds=self.plan.seeds,
-            make=partial(make_trial, self.plan, reference, teacher, peer, self.store),
+            make=make,
             rule=self.rule,
             journal=self.journal,
             retry=self.options.retry_failed,
@@ -212,6 +213,34 @@ class Study:
             logs,
             self.interrupts,
             shares_gpu=0 < self.resources.gpus < 1,
+        )
+
+    def _inputs(self, now: Mapping[str, str | None]) -> Mapping[str, str | None]:
+        """The ids of what the study starts from; one that is not needed now is still what it was."""
+        before: Mapping[str, str | None] = (self.tracker.document() or {"inputs": {}})["inputs"]
+        if changed := [key for key, stage in now.items() if stage and before.get(key) not in (None, stage)]:
+            raise UserError(
+                f"study {self.name!r} exists, but its {' and its '.join(changed)} changed since: choose another --name "
+                f"(what is trained here changes with the recipe of its training)"
+            )
+        return {key: stage or before.get(key) for key, stage in now.items()}
+
+    def _extend(
+        self, before: Mapping[str, Any], document: Mapping[str, Any], make: "Callable[[Configuration, int], Trial]"
+    ) -> None:
+        """Make the study another one of the same name. Killed on the way, the same command does it again."""
+        from study.extension import check_rungs, lengthened
+
+        for line in lengthened(before, self.plan):
+            self.progress.note(line)
+        trials = None if self.plan.is_adaptive else {make(*run).id for run in self.plan.runs}
+        if trials is not None:
+            check_rungs(self.name, self.journal, trials)
+        self.journal.append({"event": "extend", "settings": before})
+        kept, former = self.tracker.extend(document, self._command(), trials)
+        self.progress.note(
+            f"extended: trials kept: {kept}; not in its space any more: {former}"
+            + (" (MLflow keeps them, marked as former; they do not count)" if former else "")
         )
 
     def _run_trials(self) -> str:
@@ -232,11 +261,13 @@ class Study:
             run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
 
     def _command(self) -> str:
-        """The command that runs this space on this workload, for others to narrow: without name and limit."""
+        """The command that runs this space on this workload, for others to narrow: no name, limit or way to go on."""
         kept: list[str] = []
         drop_value = False
         for argument in self.options.given:
             name, equals, _ = argument.partition("=")
+            if name in ("--extend", "--retry-failed"):
+                continue
             if name in ("--name", "--trials"):
                 drop_value = not equals
             elif drop_value:

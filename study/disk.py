@@ -103,7 +103,10 @@ def _logits(plan: Plan, shape: Shape, slots: int) -> int:
 
 
 def _student(network: Classifier, plan: Plan) -> int:
-    return weights(network) + EPOCH * plan.workload.train.epochs + STAGE
+    """A finished student, and its last checkpoint if a longer training may go on from it."""
+    train = plan.workload.train
+    kept = 0 if train.looks_ahead else checkpoint(network, plan)
+    return weights(network) + EPOCH * train.epochs + STAGE + kept
 
 
 def _probed(plan: Plan) -> int:

@@ -147,19 +147,14 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_same(study: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError naming every setting in which a study differs from what it was under this name."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Every setting in which a study's document differs from what it was, and how."""
     old, new = flat(before), flat(now)
-    differences = [
-        f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}"
+    return {
+        key: f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
-    ]
-    if differences:
-        raise UserError(
-            f"study {study!r} exists with other settings: {'; '.join(differences)}; "
-            f"choose another --name, or give the settings that it had"
-        )
+    }
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -61,7 +61,7 @@ def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[st
         spec.stage(epoch).id
         for spec in specs
         if (spec.data, spec.arch, spec.seed) not in wanted
-        for epoch in range(1, spec.train.epochs + 1)
+        for epoch in (None, *range(1, spec.train.epochs + 1))
     } - given
     silent = {(spec.data, spec.teacher, spec.seed) for spec in specs} - heard
     found = {

@@ -126,10 +126,16 @@ def _parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="change any setting, as in train.lr=0.05",
     )
-    add(
+    onwards = parser.add_mutually_exclusive_group()
+    onwards.add_argument(
         "--retry-failed",
         action="store_true",
         help="run the trials that failed, ran out of memory or diverged; no others",
+    )
+    onwards.add_argument(
+        "--extend",
+        action="store_true",
+        help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
     )
     add("--dry-run", action="store_true", help="print trials, students, points, cost and disk; start nothing")
     add("--yes", action="store_true", help="with --prune: remove without being asked")

@@ -34,6 +34,9 @@ class Search(Protocol):
     def ask(self) -> Configuration | None:
         """The next configuration, none twice; None: there is no other."""
 
+    def again(self, identity: str) -> Configuration | None:
+        """As `ask`, when it is known what came next before; None: it does not come next, or is not proposed at all."""
+
     def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
         """How its trials ended, one for each seed, and what they reached, if all were completed."""
 
@@ -42,10 +45,14 @@ class Listed:
     """The configurations of a grid or a random draw, in their order."""
 
     def __init__(self, configurations: Iterable[Configuration]) -> None:
-        self._left = iter(configurations)
+        self._left = {configuration.identity: configuration for configuration in configurations}
 
     def ask(self) -> Configuration | None:
-        return next(self._left, None)
+        return self._left.pop(next(iter(self._left))) if self._left else None
+
+    def again(self, identity: str) -> Configuration | None:
+        """Any of them: in a study that was extended since, others may have come before."""
+        return self._left.pop(identity, None)
 
     def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
         """It takes no interest."""
@@ -78,6 +85,10 @@ class Adaptive:
             if identity in self._known:
                 self._tell(trial, *self._known[identity])
         return self._untried()
+
+    def again(self, identity: str) -> Configuration | None:
+        configuration = self.ask()
+        return configuration if configuration and configuration.identity == identity else None
 
     def _untried(self) -> Configuration | None:
         """One at random, for a sampler that has settled on what is known; Optuna does not hear of it."""
@@ -117,13 +128,13 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
         # Trials that run at the same time are taken for bad ones, so that the next is not a copy of them.
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     else:
-        sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=_population(space))
+        sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=population(space.trials or 0))
     return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
 
 
-def _population(space: Space) -> int:
-    """Four generations at least: with Optuna's 50, a search of fewer trials would be a random one."""
-    return max(4, min(50, (space.trials or 0) // 4))
+def population(trials: int) -> int:
+    """Of NSGA-II: four generations at least, since with Optuna's 50 a search of fewer trials would be a random one."""
+    return max(4, min(50, trials // 4))
 
 
 def make_search(plan: Plan) -> Search:

@@ -1,6 +1,7 @@
 """What a study logs to MLflow: study run -> trial runs -> point runs, written by the driver alone.
 
 A run is found again by its tags, so a study that is run a second time adds what is missing and doubles nothing.
+A trial that is not in its study's space any more, and its points, are of the kinds `former trial` and `former point`.
 Tags: `kdq.kind` (study, trial, point), `kdq.study`, `kdq.trial_id`, `kdq.point_id`, `kdq.status`.
 """
 
@@ -9,7 +10,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,7 +114,8 @@ class Tracker:
             again = [RunTag(k, v) for k, v in tags.items()]
         run_id = self._run_id(key)
         if not self.is_finished(key):
-            flat = [Param(k, str(v)) for k, v in params.items()]
+            given = self.runs[key].data.params  # MLflow lets none change, as the name of an extended space may
+            flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=again)
         return run_id
 
@@ -132,6 +135,26 @@ class Tracker:
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
         run_id = self._open("study", "study", self.study, params, {**described, **table})
         self._set_tags(run_id, {"kdq.status": "running"})
+
+    def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
+        """Make the study what the document says; trials: all that it has now, None if it lost none.
+
+        Runs of others become former ones, those that are back are no longer. Returns how many trials' runs are kept,
+        and how many are former. The document comes last: until then the study is what it was.
+        """
+        standing = Counter[bool]()
+        for key in self.runs.keys() - {"study"}:
+            trial, _, width = key.partition("/")
+            is_kept = trials is None or trial in trials
+            kind = ("" if is_kept else "former ") + ("point" if width else "trial")
+            if self.runs[key].data.tags["kdq.kind"] != kind:
+                self._set_tags(self._run_id(key), {"kdq.kind": kind})
+            standing[is_kept] += not width
+        run_id = self._run_id("study")
+        self.client.update_run(run_id, status="RUNNING")
+        self._set_tags(run_id, {"kdq.document": canonical(dict(document)), "kdq.command": command})
+        self.runs["study"] = self.client.get_run(run_id)
+        return standing[True], standing[False]
 
     def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
         """A trial's run; one that ended badly before is opened again."""

@@ -112,6 +112,17 @@ def test_a_method_without_a_teacher_does_not_look_at_one(name: str) -> None:
     assert torch.equal(total(terms(name, student, None, y)), total(terms(name, student, logits(1, 4, 5), y)))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_depends_on_the_length_of_the_training_only_if_it_says_so(name: str) -> None:
+    by_share = METHODS[name].by_share
+    for value in (0, 1) if by_share else (0,):
+        config = MethodConfig.parse({"method": name, **({by_share: value} if by_share else {})})
+        args = logits(0, 6, 5), logits(1, 6, 5), labels(6, 5), config.params
+        early, late = (total(config.method.loss(*args, progress)) for progress in (0.1, 0.9))
+        assert torch.equal(early, late) != config.looks_ahead
+        assert config.looks_ahead == bool(value)
+
+
 def test_dkd_warms_up_linearly_over_its_share_of_the_training() -> None:
     config = MethodConfig.parse({"method": "dkd", "warmup": 0.25})
     args = logits(0, 4, 5), logits(1, 4, 5), labels(4, 5), config.params

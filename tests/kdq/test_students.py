@@ -1,8 +1,10 @@
 """Students as stages: found, gone on from, or trained; of two that teach each other the better one is kept."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,6 +99,59 @@ def test_a_student_that_nobody_trains_on_is_forgotten_but_not_one_in_training(tm
     assert store.find(wanted.stage(2))
     assert forget(store, wanted)
     assert not list((tmp_path / "student").glob("[0-9a-f]*/"))
+
+
+CONSTANT = dataclasses.replace(TRAIN, schedule="step", milestones=(), warmup_epochs=1)
+PLAIN = [("ce", {}), ("vkd", {}), ("mixup", {}), ("dkd", {"warmup": 0}), ("dml", {})]
+
+
+@pytest.mark.parametrize(("method", "params"), PLAIN)
+def test_a_longer_training_goes_on_from_a_finished_student_to_the_same_bits(
+    method: str, params: dict[str, float], tmp_path: Path
+) -> None:
+    config = MethodConfig.parse({"method": method, **params})
+    short, long = (spec(method, method=config, train=dataclasses.replace(CONSTANT, epochs=n)) for n in (2, 4))
+    extended, straight = StageStore(tmp_path / "a"), StageStore(tmp_path / "b")
+    first = trained(extended, short, [])
+    assert {stage.name for stage in (tmp_path / "a" / "student").glob("[0-9a-f]*/")} == {
+        short.stage().id,
+        short.stage(2).id,
+    }
+    rows: list[Mapping[str, float]] = []
+    folder = trained(extended, long, rows)
+    assert json.loads((folder / "history.json").read_text())[:2] == json.loads((first / "history.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    expected = trained(straight, long, [])
+    assert same(load_student(folder, long, DATA), load_student(expected, long, DATA))
+
+
+def test_epochs_are_shared_as_far_as_the_learning_rate_is_the_same() -> None:
+    def stage(epoch: int | None, **changes: Any) -> str:
+        return spec("ce", train=dataclasses.replace(CONSTANT, **changes)).stage(epoch).id
+
+    ten, twenty = {"epochs": 10, "milestones": (0.5, 0.75)}, {"epochs": 20, "milestones": (0.25, 0.6)}
+    assert [epoch for epoch in range(1, 11) if stage(epoch, **ten) == stage(epoch, **twenty)] == list(range(1, 8))
+    assert stage(10, **ten) != stage(None, **ten)
+    thirty = {"epochs": 30, "milestones": (0.1,)}
+    assert stage(5, **thirty) == stage(5, epochs=60, milestones=(0.05,))
+    assert stage(5, **ten) != stage(5, **(ten | {"lr": 0.1}))
+    for schedule in ("cosine", "one_cycle"):
+        assert stage(1, epochs=10, schedule=schedule) != stage(1, epochs=20, schedule=schedule)
+
+
+@pytest.mark.parametrize(("method", "params"), [("dkd", {}), ("dml", {"handover": 1})])
+def test_a_loss_that_depends_on_the_length_of_the_training_shares_nothing(
+    method: str, params: dict[str, float], tmp_path: Path
+) -> None:
+    config = MethodConfig.parse({"method": method, **params})
+    short, long = (spec(method, method=config, train=dataclasses.replace(CONSTANT, epochs=n)) for n in (2, 3))
+    store = StageStore(tmp_path)
+    trained(store, short, [])
+    assert short.stage(1) != long.stage(1)
+    assert [path.name for path in (tmp_path / "student").glob("[0-9a-f]*/")] == [short.stage().id]
+    straight = StageStore(tmp_path / "b")
+    one, other = (load_student(trained(s, long, []), long, DATA) for s in (store, straight))
+    assert same(one, other)
 
 
 @pytest.mark.parametrize("peer_init", [None, "w"])

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdq.errors import UserError
 from kdq.rungs import RULES, Decision, RungConfig, make_rule
 from kdq.stages import digest
 from study.agenda import FINAL, Agenda
@@ -209,6 +210,63 @@ def test_a_retry_that_was_cut_off_is_gone_on_with_by_either_command(tmp_path: Pa
         assert {key for key, entry in again.entries.items() if entry.status == "waiting"} == set(first.retried)
     assert set(finish(agenda(path, None, "grid"), 2, random.Random(0)).values()) == {"completed"}
     assert agenda(path, None, "grid", retry=True).is_done
+
+
+def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], trials: int = 9) -> Agenda:
+    """The study of this journal, with another space in the place of what it was."""
+    Journal(path).append({"event": "extend", "settings": {}})
+    document = {**DOCUMENT, "searcher": searcher, "trials": trials}
+    document["params"] = document["params"] | {"alpha": {"grid": alphas}}
+    own = read_space(document, "here")
+    config = RungConfig(EPOCHS, trials * len(SEEDS), 1, 3)
+    found = (
+        Adaptive(own, seed=0) if searcher in ADAPTIVE else Listed(own if searcher == "grid" else own.samples(0, trials))
+    )
+    return Agenda(found, SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
+
+
+@pytest.mark.parametrize(
+    ("rule", "searcher"),
+    [(rule, searcher) for rule, searcher in COMBINATIONS if not (rule or "").startswith("halving")],
+)
+def test_a_larger_space_keeps_every_end_and_the_rungs(rule: str | None, searcher: str, tmp_path: Path) -> None:
+    """Cut off somewhere or finished; the order of a grid may be another. An adaptive searcher goes on as it was."""
+    for seed, events in enumerate([12, 40, 1000]):
+        path = tmp_path / f"{seed}.jsonl"
+        before = agenda(path, rule, searcher)
+        for _ in islice(walk(before, 2, random.Random(seed), failing=0.3), events):
+            pass
+        after = extended(path, rule, searcher, [0.25, 0.5, 1, 2] if searcher == "grid" else [0.5, 1, 2])
+        assert after.rule == before.rule
+        final = {key: entry.status for key, entry in before.entries.items() if entry.status in FINAL}
+        assert final
+        assert final.items() <= {key: entry.status for key, entry in after.entries.items()}.items()
+        ends = finish(after, 2, random.Random(seed))
+        assert final.items() <= ends.items()
+        assert before.entries.keys() < ends.keys()
+        assert len(ends) == len(SEEDS) * (12 if searcher == "grid" else 9)
+        assert set(ends.values()) <= set(FINAL)
+
+
+def test_trials_that_a_space_has_lost_are_passed_over_until_it_has_them_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = finish(agenda(path, None, "grid"), 2, random.Random(0))
+    lost = extended(path, None, "grid", [1, 3])
+    waiting = {key for key, entry in lost.entries.items() if entry.status == "waiting"}
+    assert not waiting
+    assert {key: entry.status for key, entry in lost.entries.items()}.items() < first.items()
+    second = finish(lost, 2, random.Random(0))
+    again = extended(path, None, "grid", [0.5, 1, 2, 3])
+    assert again.entries.keys() == first.keys() | second.keys()
+    assert {entry.status for entry in again.entries.values()} == {"completed"}
+
+
+def test_without_an_extension_a_journal_of_another_space_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    finish(agenda(path, None, "grid"), 2, random.Random(0))
+    for others in ([], list(space("grid"))[:7]):
+        with pytest.raises(UserError, match="does not fit this study"):
+            Agenda(Listed(others), SEEDS, stub, None, Journal(path))
 
 
 def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> None:
