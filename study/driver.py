@@ -23,12 +23,14 @@ os.environ.update(
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
 )
 
+import psutil
 import ray
 import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from kdq.errors import UserError
 from kdq.rungs import Decision
 from study.trial import Probing, Trial, run_trial
 
@@ -81,7 +83,7 @@ def run_on_ray(
 
     folder: where Ray keeps its own files while the study runs; removed afterwards, since the stages hold all
     that is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or
-    `report` ends the study, and is raised when its trials have stopped.
+    `report` ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
     """
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     # Workers must run this program, not another copy of it that may be installed.
@@ -112,13 +114,18 @@ def run_on_ray(
                 name=folder.name,
                 storage_path=str(folder.parent),
                 verbose=0,
-                callbacks=[Relay(started, report, guard)],
+                callbacks=[Relay(started, report, guard), Watch()],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
         )
         tuner.fit()
         if guard.error:
             raise guard.error
+    except RayDied as died:
+        raise UserError(
+            f"the study stopped, since Ray's process {died} died, perhaps for want of memory; nothing that was "
+            f"finished is lost: the same command goes on"
+        ) from None
     finally:
         ray.shutdown()
         for left in (folder, folder.with_name(f"{folder.name}.verdicts")):
@@ -231,6 +238,30 @@ class Relay(Ours, tune.Callback):  # type: ignore[misc]
         reason = f"its worker died {WORKER_RETRIES + 1} times ({_last_line(trial.error_file)})"
         event = {"event": "end", "status": "failed", "reason": reason, "log": trial.error_file}
         self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
+
+
+class Watch(Ours, tune.Callback):  # type: ignore[misc]
+    """Ends the study when a process that Ray cannot do without is gone; Ray itself would wait for ever."""
+
+    def __init__(self) -> None:
+        children = psutil.Process().children()
+        self.needed = {name: child for child in children if (name := child.name()) in ("gcs_server", "raylet")}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for name, process in self.needed.items():
+            if not _is_alive(process):
+                raise RayDied(name)
+
+
+class RayDied(BaseException):
+    """It is no Exception, after which Ray would tidy up, and for that wait for what is dead."""
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_line(file: str | None) -> str:
