@@ -24,12 +24,14 @@ os.environ.update(
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
 )
 
+import psutil
 import ray
 import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from kdq.errors import UserError
 from kdq.rungs import Decision
 from study import causes
 from study.trial import Probing, Trial, run_trial
@@ -89,7 +91,7 @@ def run_on_ray(
 
     folder: where Ray keeps its own files while the study runs; removed afterwards, since the stages hold all
     that is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or
-    `report` ends the study, and is raised when its trials have stopped.
+    `report` ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Relay` says which worker died, and in one line
     ray._private.worker._worker_logs_enabled = False  # which else tell of every death in the midst of the table
@@ -122,13 +124,18 @@ def run_on_ray(
                 storage_path=str(folder.parent),
                 verbose=0,
                 stop=Interruption(queue),
-                callbacks=[Relay(started, report, guard, Path(settings["logs"]))],
+                callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
                 failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
             ),
         )
         tuner.fit()
         if guard.error:
             raise guard.error
+    except RayDied as died:
+        raise UserError(
+            f"the study stopped, since Ray's process {died} died, perhaps for want of memory; nothing that was "
+            f"finished is lost: the same command goes on"
+        ) from None
     finally:
         ray.shutdown()
         for left in (folder, folder.with_name(f"{folder.name}.verdicts")):
@@ -282,6 +289,30 @@ def _telling_line(said: str) -> str:
     """Ray begins with what happened; a traceback, which it heads with the name of the task, ends with it."""
     lines = said.splitlines()
     return lines[-1 if said.startswith("ray::") else 0].strip()
+
+
+class Watch(Ours, tune.Callback):  # type: ignore[misc]
+    """Ends the study when a process that Ray cannot do without is gone; Ray itself would wait for ever."""
+
+    def __init__(self) -> None:
+        children = psutil.Process().children()
+        self.needed = {name: child for child in children if (name := child.name()) in ("gcs_server", "raylet")}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for name, process in self.needed.items():
+            if not _is_alive(process):
+                raise RayDied(name)
+
+
+class RayDied(BaseException):
+    """It is no Exception, after which Ray would tidy up, and for that wait for what is dead."""
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def trial_id(trial: Any) -> str:
