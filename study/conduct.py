@@ -231,16 +231,16 @@ class Study:
         """Make the study another one of the same name. Killed on the way, the same command does it again."""
         from study.extension import check_rungs, lengthened
 
-        for line in lengthened(before, self.plan):
-            self.progress.note(line)
         trials = None if self.plan.is_adaptive else {make(*run).id for run in self.plan.runs}
         if trials is not None:
             check_rungs(self.name, self.journal, trials)
+        for line in lengthened(before, self.plan):
+            self.progress.note(line)
         self.journal.append({"event": "extend", "settings": before})
         kept, former = self.tracker.extend(document, self._command(), trials)
         self.progress.note(
-            f"extended: trials kept: {kept}; not in its space any more: {former}"
-            + (" (MLflow keeps them, marked as former; they do not count)" if former else "")
+            f"extended: trials kept: {kept}"
+            + (f"; not in its space any more: {former} (MLflow has them as former trials)" if former else "")
         )
 
     def _run_trials(self) -> str:

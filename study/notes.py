@@ -1,7 +1,7 @@
 """What stands in a study's folder beside its journal: what the study is, and how it ended."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ from study.journal import Journal
 from study.plan import Plan
 from study.prepare import make_trial
 from study.search import make_search
-from study.spaces import read_space
-from study.trial import DataRef, ModelRef
+from study.spaces import Configuration, read_space
+from study.trial import DataRef, ModelRef, Trial
 from study.workloads import Workload
 
 FILE = "study.json"
@@ -64,9 +64,22 @@ class Noted:
     def agenda(self, store: StageStore) -> Agenda:
         """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
+        return Agenda(make_search(plan), plan.seeds, self._make(plan, store), make_rule(plan), self._journal)
+
+    def earlier(self, store: StageStore) -> Iterator[Trial]:
+        """The trials that it would have had before it was extended, many of which it may have still."""
+        for record in self._journal.read():
+            if record["event"] == "extend":
+                plan = planned(record["settings"])
+                yield from (self._make(plan, store)(*run) for run in plan.runs)
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(self.folder / "journal.jsonl")
+
+    def _make(self, plan: Plan, store: StageStore) -> Callable[[Configuration, int], Trial]:
         teacher, peer = (ModelRef("", stage, "") if stage else None for stage in (self.teacher, self.peer))
-        make = partial(make_trial, plan, DataRef("", self.data, 0, 0), teacher, peer, store)
-        return Agenda(make_search(plan), plan.seeds, make, make_rule(plan), Journal(self.folder / "journal.jsonl"))
+        return partial(make_trial, plan, DataRef("", self.data, 0, 0), teacher, peer, store)
 
 
 def planned(settings: Mapping[str, Any]) -> Plan:

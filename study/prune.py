@@ -56,7 +56,8 @@ def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[st
     heard = {(other.data, other.teacher, seed) for other in unfinished for seed in other.seeds}
     given = {stage for each in (study, *others) for stage in (each.teacher, each.peer)}
     entries = study.agenda(store).entries.values()
-    specs = [spec for entry in entries if _needs_no_student(entry, store) and (spec := entry.trial.spec)]
+    trials = [*study.earlier(store), *(entry.trial for entry in entries if _needs_no_student(entry, store))]
+    specs = [spec for trial in trials if (spec := trial.spec)]
     gone = {
         spec.stage(epoch).id
         for spec in specs

@@ -13,6 +13,7 @@ from mlflow.entities import Run
 from kdq.train import Trainer
 from study import trial
 from study.run import main
+from study.tracking import Tracker
 
 TINY = {
     "teacher": "train:resnet8",
@@ -117,8 +118,14 @@ def test_a_retry_mends_what_failed_and_touches_nothing_else(
 
 
 def test_another_space_keeps_what_is_common_and_marks_the_rest(
-    study: Callable[..., int], trained: Counter[int], capsys: pytest.CaptureFixture[str]
+    study: Callable[..., int],
+    trained: Counter[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def full(*arguments: Any) -> tuple[int, int]:
+        raise OSError("no space left")
+
     assert study() == 0
     before = ends("trial") | ends("point")
     other = ("--set", "beta={grid: [4, 6]}")
@@ -127,6 +134,11 @@ def test_another_space_keeps_what_is_common_and_marks_the_rest(
     assert study(*other) == 2
     assert "space.params.beta was" in (error := capsys.readouterr().err)
     assert "give --extend" in error
+    assert ends("trial") | ends("point") == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "extend", full)
+        assert study(*other, "--extend") == 2
+    assert study() == 0, "it was not extended"
     assert ends("trial") | ends("point") == before
     assert study(*other, "--extend") == 0
     assert "extended: trials kept: 1; not in its space any more: 1" in said(capsys)
@@ -167,3 +179,7 @@ def test_more_epochs_go_on_where_the_schedule_is_constant_and_begin_anew_where_n
     assert study("--name", "cosine", "--extend", "--set", "train.epochs=3") == 0
     assert "2 of 2 kinds of students are trained anew, since the schedule 'cosine'" in said(capsys)
     assert trained == {1: 4, 2: 4, 3: 2}
+    students = {path.parent for path in Path("mlruns/stages/student").glob("*/stage.json")}
+    assert main(["--prune", "cosine", "--yes"]) == 0
+    left = {path.parent for path in Path("mlruns/stages/student").glob("*/stage.json")}
+    assert len(students - left) == 4, "those of three epochs, and those of two"
