@@ -137,10 +137,10 @@ class Study:
         from study.progress import Progress
         from study.tracking import open_tracker
 
-        self.tracker = open_tracker(self.uri, self.name, self.root)
+        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
+        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note)
         if before := self.tracker.document():
             check_same(self.name, before["settings"], self.plan.document())
-        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
 
     def _prepare(self) -> None:
         """Make what the trials share, and open the study's run."""

@@ -22,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(store: Path, study: str) -> Tracker:
     """As a driver that has just started sees the study."""
-    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store)
+    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store, print)
 
 
 def start(tracker: Tracker) -> None:
