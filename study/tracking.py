@@ -73,8 +73,7 @@ class Tracker:
         say: tells the user.
         """
         self.client = MlflowClient(tracking_uri=uri)
-        self.study = study
-        self.say = say
+        self.uri, self.study, self.say = uri, study, say
         self.experiment = self._experiment(artifacts)
         self._draw_next = 0.0
         self._look()
@@ -89,11 +88,11 @@ class Tracker:
 
         Raises the error if there is no server or its answer was no, and the last one if it stays away.
         """
-        address, until = self.client.tracking_uri, time.monotonic() + PATIENCE
+        until = time.monotonic() + PATIENCE
         status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        if urlsplit(address).scheme not in ("http", "https") or status < 500:
+        if urlsplit(self.uri).scheme not in ("http", "https") or status < 500:
             raise error
-        self.say(f"the MLflow server {shown(address)} is gone; the study waits for it, {duration(PATIENCE)} at most")
+        self.say(f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {duration(PATIENCE)} at most")
         while True:
             time.sleep(PAUSE)
             try:
@@ -103,7 +102,7 @@ class Tracker:
                     raise
             else:
                 break
-        self.say(f"the MLflow server {shown(address)} is back; the study goes on")
+        self.say(f"the MLflow server {shown(self.uri)} is back; the study goes on")
 
     def _experiment(self, artifacts: Path | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
