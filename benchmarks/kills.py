@@ -2,10 +2,11 @@
 
     python -m benchmarks.kills
 
-At random times its driver, one of its workers or one of Ray's own two processes (raylet, gcs_server) is killed by
-SIGKILL; whenever the driver is gone, the same command is given again. Should the study complete before all kills are
-made, another seed's is next. Each is compared with an undisturbed one in a folder of its own: the points bit for bit,
-and how many runs stand in MLflow. The seed decides on times and victims; what they hit depends on the machine too.
+Again and again its driver, one of its workers or one of Ray's own two processes (raylet, gcs_server) is killed by
+SIGKILL: which one, and how long it lives on once it is there, is chosen at random. Whenever the driver is gone, the
+same command is given again. Should the study complete before all kills are made, another seed's is next. Each is
+compared with an undisturbed one in a folder of its own: the points bit for bit, and how many runs stand in MLflow. The
+seed decides on times and victims; what they hit depends on the machine too.
 """
 
 import argparse
@@ -37,9 +38,8 @@ scheduler: {name: halving, grace_period: 3, reduction_factor: 2}
 """
 VICTIMS = {"driver": "", "worker": "ray::ImplicitFunc", "raylet": "raylet", "gcs_server": "gcs_server"}
 """What is killed, and how its process calls itself."""
-GAP = 30.0
-"""Seconds between two kills at most; the mean is half of it."""
-
+DELAY = 15.0
+"""At most so many seconds a victim lives on once it is there; the mean is half of it."""
 PATIENCE = 3
 """So many ends of a study that nobody kills any more are not the kills' doing."""
 
@@ -67,12 +67,9 @@ class Study:
         """To its end, under so many kills, if it lasts for them."""
         began = time.monotonic()
         driver = self.start()
-        while self.kills.total() < kills:
-            with suppress(subprocess.TimeoutExpired):
-                if driver.wait(chance.uniform(0, GAP)) == 0:
-                    break
+        while self.kills.total() < kills and driver.poll() != 0:
+            if driver.poll() is not None:
                 driver = self.start()
-                continue
             if victim := strike(driver, chance):
                 self.kills[victim] += 1
                 print(f"{time.monotonic() - began:6.0f} s  killed: {victim}", flush=True)
@@ -99,15 +96,26 @@ class Study:
 
 
 def strike(driver: "subprocess.Popen[bytes]", chance: random.Random) -> str | None:
-    """Kill something of a study. Returns what; None if that was not there."""
-    what = chance.choice(list(VICTIMS))
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(driver.pid)
-        found = [process] if what == "driver" else [p for p in process.children(recursive=True) if _is(p, what)]
-        if found:
-            chance.choice(found).kill()
-            return what
+    """Kill something of a study, some time after it is there. Returns what; None if the study ended before."""
+    what, delay = chance.choice(list(VICTIMS)), chance.uniform(0, DELAY)
+    while driver.poll() is None and not _find(driver, what):
+        time.sleep(0.1)
+    with suppress(subprocess.TimeoutExpired):
+        driver.wait(delay)
+    for victim in _find(driver, what):
+        victim.kill()
+        if victim.pid == driver.pid:
+            driver.wait()
+        return what
     return None
+
+
+def _find(driver: "subprocess.Popen[bytes]", what: str) -> list[psutil.Process]:
+    """The processes of this kind that a study has now."""
+    if driver.poll() is not None:
+        return []
+    process = psutil.Process(driver.pid)
+    return [process] if what == "driver" else [p for p in process.children(recursive=True) if _is(p, what)]
 
 
 def _is(process: psutil.Process, what: str) -> bool:

@@ -85,7 +85,7 @@ def run_on_ray(
     that is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or
     `report` ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
     """
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a worker's death is said by `Relay`
     # Workers must run this program, not another copy of it that may be installed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
@@ -226,13 +226,16 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]
-    """Says when a trial begins; a worker that died too often is the end of its trial."""
+    """Says when a trial begins and when its worker died; one that did so too often is the end of its trial."""
 
     def __init__(self, started: Started, report: Report, guard: Guard) -> None:
         self.started, self.report, self.guard = started, report, guard
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.guard(lambda: self.started(trial_id(trial)), None)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.guard(lambda: self.report(trial_id(trial), {"event": "worker_died"}), Decision.STOP)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = f"its worker died {WORKER_RETRIES + 1} times ({_last_line(trial.error_file)})"

@@ -139,7 +139,10 @@ class Session:
         self.tracker.start_trial(trial_id, trial.name, self._params(trial))
 
     def report(self, trial_id: str, event: Mapping[str, Any]) -> Decision:
-        """What a trial reported: an epoch, a point, a reused student or its end. Returns whether it goes on."""
+        """What a trial reported: an epoch, a point, a reused student or its end; or its worker's death.
+
+        Returns whether it goes on.
+        """
         trial = self.agenda.entries[trial_id].trial
         if event["event"] == "epoch":
             return self._report_epoch(trial, event)
@@ -147,6 +150,8 @@ class Session:
             self._report_point(trial, event)
         elif event["event"] == "reused":
             self.progress.say(f"{trial.name}: its student is there already, and is reused")
+        elif event["event"] == "worker_died":
+            self.progress.say(f"{trial.name}: its worker died; it goes on in another, from what is finished")
         else:
             self._end(trial_id, event["status"], event["reason"], event["log"])
             self._end_losers()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
 # One, for a connection that was left idle too long. More would make a run twice if the answer to the first was lost.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
@@ -32,7 +33,6 @@ from kdq.figures import draw_front
 from kdq.points import Point, front_table, to_csv, with_front
 from kdq.stages import canonical
 from kdq.tracking import shown
-from study.progress import duration
 
 FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
 FIGURE_SHARE = 0.02  # of the driver's time at most, since trials that report meanwhile wait
@@ -92,7 +92,9 @@ class Tracker:
         status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
         if urlsplit(self.uri).scheme not in ("http", "https") or status < 500:
             raise error
-        self.say(f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {duration(PATIENCE)} at most")
+        self.say(
+            f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {PATIENCE / 60:.0f} min at most"
+        )
         while True:
             time.sleep(PAUSE)
             try:

@@ -110,19 +110,23 @@ class Study:
         return keyed
 
     def results(self) -> Results:
-        """Of every run in MLflow all that the study determines: how it ended, parameters, whole curves, files."""
+        """Of every run in MLflow all that the study determines: how it ended, parameters, whole curves, files.
+
+        (The study's own metrics are what it has at the end of a command, so those of an earlier end stand before them.)
+        """
         client, found = MlflowClient(self.store), {}
         for key, run in self.runs().items():
             assert (run.info.status, run.data.tags.get("kdq.status")) != ("RUNNING", "running")
-            curves = {
-                name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-                for name in run.data.metrics
-                if name not in TIMES
-            }
+            last = {name: value for name, value in run.data.metrics.items() if name not in TIMES}
+            curves = {name: self._curve(client, run, name) for name in last if key != "study"}
             files = sorted(file.path for file in client.list_artifacts(run.info.run_id))
             end = run.info.status, run.data.tags.get("kdq.status"), run.data.tags.get("kdq.reason")
-            found[key] = (end, run.data.params, curves, files)
+            found[key] = (end, run.data.params, last, curves, files)
         return found
+
+    @staticmethod
+    def _curve(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
+        return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
     def rule(self) -> Rungs:
         """The rule after the reports in the journal; it fails if a decision there is another than the rule's."""
@@ -187,6 +191,8 @@ def test_a_worker_killed_in_mid_epoch(study: Study, undisturbed: Study) -> None:
     study.reach(lambda: bool(study.stages("student/*/state.pt")))
     named(driver, "ray::ImplicitFunc").kill()
     study.finish()
+    assert "its worker died; it goes on in another" in study.output.read_text()
+    assert "Traceback" not in study.output.read_text()
     check_same(study, undisturbed)
 
 
