@@ -159,10 +159,10 @@ class Study:
 
         if self.options.retry_failed and not self.journal.path.exists():
             raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
-        self.tracker = open_tracker(self.uri, self.name, self.root)
+        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
+        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note)
         if before := self.tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
-        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
 
     def _prepare(self) -> None:
         """Make what the trials share, and open the study's run."""

@@ -162,7 +162,10 @@ class Session:
         self.tracker.start_trial(trial_id, trial.name, self._params(trial))
 
     def report(self, trial_id: str, event: Mapping[str, Any]) -> Decision:
-        """What a trial reported: an epoch, a point, a reused student or its end. Returns whether it goes on."""
+        """What a trial reported: an epoch, a point, a reused student or its end; or its worker's death.
+
+        Returns whether it goes on.
+        """
         trial = self.agenda.entries[trial_id].trial
         if event["event"] == "epoch":
             return self._report_epoch(trial, event)

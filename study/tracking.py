@@ -11,13 +11,17 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
+# One, for a connection that was left idle too long. More would make a run twice if the answer to the first was lost.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 from filelock import FileLock
 from mlflow import MlflowClient
@@ -35,24 +39,75 @@ from kdq.tracking import shown
 FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
 FIGURE_SHARE = 0.02  # of the driver's time at most, since trials that report meanwhile wait
 
+PATIENCE = 600.0  # seconds for which a study waits for a server that was there and is gone
+ATTEMPTS = 5  # at one and the same work, while the server comes and goes
+PAUSE = 2.0  # seconds between two looks whether it is back
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Say = Callable[[str], None]
+
 ENDED = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
 """Our word for how a run ended -> MLflow's; every other word is `FAILED`."""
+
+
+def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
+    """A method that, if the server is gone, waits for it and is done again, as by a driver that has just started."""
+
+    @wraps(work)
+    def persistent(self: "Tracker", /, *args: P.args, **options: P.kwargs) -> T:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return work(self, *args, **options)
+            except MlflowException as error:
+                self.wait(error)
+        return work(self, *args, **options)
+
+    return persistent
 
 
 class Tracker:
     """The MLflow runs of one study. `kdq.status` holds our own word for how each trial ended."""
 
-    def __init__(self, uri: str, study: str, artifacts: Path | None) -> None:
+    def __init__(self, uri: str, study: str, artifacts: Path | None, say: Say) -> None:
         """Open the study's experiment, made if it is not there.
 
-        uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own).
+        uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own);
+        say: tells the user.
         """
         self.client = MlflowClient(tracking_uri=uri)
-        self.study = study
+        self.uri, self.study, self.say = uri, study, say
         self.experiment = self._experiment(artifacts)
+        self._draw_next = 0.0
+        self._look()
+
+    def _look(self) -> None:
+        """Learn what is there."""
         self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
         self._last_epoch: dict[str, int] = {}
-        self._draw_next = 0.0
+
+    def wait(self, error: MlflowException) -> None:
+        """Return when a server that failed with this error answers again.
+
+        Raises the error if there is no server or its answer was no, and the last one if it stays away.
+        """
+        until = time.monotonic() + PATIENCE
+        status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+        if urlsplit(self.uri).scheme not in ("http", "https") or status < 500:
+            raise error
+        self.say(
+            f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {PATIENCE / 60:.0f} min at most"
+        )
+        while True:
+            time.sleep(PAUSE)
+            try:
+                self._look()
+            except MlflowException:
+                if time.monotonic() > until:
+                    raise
+            else:
+                break
+        self.say(f"the MLflow server {shown(self.uri)} is back; the study goes on")
 
     def _experiment(self, artifacts: Path | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
@@ -128,6 +183,7 @@ class Tracker:
         run = self.runs.get("study")
         return json.loads(run.data.tags["kdq.document"]) if run else None
 
+    @patient
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
         """The study's run: its document decides what it is, the command makes it again."""
         described = {"kdq.document": canonical(dict(document)), "kdq.command": command}
@@ -136,6 +192,7 @@ class Tracker:
         run_id = self._open("study", "study", self.study, params, {**described, **table})
         self._set_tags(run_id, {"kdq.status": "running"})
 
+    @patient
     def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
         """Make the study what the document says; trials: all that it has now, None if it lost none.
 
@@ -156,10 +213,12 @@ class Tracker:
         self.runs["study"] = self.client.get_run(run_id)
         return standing[True], standing[False]
 
+    @patient
     def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
         """A trial's run; one that ended badly before is opened again."""
         self._open(trial_id, "trial", name, params, {"kdq.status": "running"}, parent="study")
 
+    @patient
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """One point on each of the trial's curves, unless an earlier run of the study has logged this epoch."""
         if self.is_finished(trial_id) or epoch <= self._logged_epochs(trial_id):
@@ -175,6 +234,7 @@ class Tracker:
             self._last_epoch[trial_id] = max((metric.step for metric in history), default=0)
         return self._last_epoch[trial_id]
 
+    @patient
     def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
         """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
         key = f"{point.trial_id}/{point.bits}"
@@ -189,6 +249,7 @@ class Tracker:
             self.client.log_artifact(run_id, file)
         self.client.set_terminated(run_id, "FINISHED")
 
+    @patient
     def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
         """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials.
 
@@ -203,6 +264,7 @@ class Tracker:
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
+    @patient
     def log_front(self, points: Sequence[Point], always: bool = False) -> None:
         """The front on the study run: table, CSV and figure. Drawn now and then while trials finish."""
         began = time.monotonic()
@@ -219,6 +281,7 @@ class Tracker:
         now = time.monotonic()
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
 
+    @patient
     def end_study(self, status: str, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         run_id = self._run_id("study")
@@ -239,18 +302,18 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def open_tracker(uri: str, study: str, root: Path) -> Tracker:
+def open_tracker(uri: str, study: str, root: Path, say: Say) -> Tracker:
     """A Tracker, or UserError when the store or server cannot be used.
 
     root: the folder for the artifacts of a local store, and for the lock under which such a store is made:
-    two that are making it at the same time would ruin it.
+    two that are making it at the same time would ruin it; say: tells the user that a server is gone, and back.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     local = uri.startswith("sqlite:")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / "store.lock"):
-            return Tracker(uri, study, root / "artifacts" if local else None)
+            return Tracker(uri, study, root / "artifacts" if local else None, say)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise UserError(f"MLflow store {shown(uri)} cannot be used: {str(error).splitlines()[0]}") from None
 

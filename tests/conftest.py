@@ -1,11 +1,21 @@
 """What tests of several packages share."""
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 SHARED_DATA = "KDQ_SHARED_DATA"
+SERVER_SECONDS = 120.0
+"""So long a server may take to answer for the first time."""
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +26,50 @@ def shared_data() -> Path:
     if not (folder / "cifar10").is_dir():
         pytest.skip(f"no real data in {folder}; set {SHARED_DATA} to a folder with cifar10/ and checkpoints/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Callable[..., AbstractContextManager[str]]:
+    """Function of (folder, store[, port]): an MLflow server on the store, as `mlflow ui` starts it in the folder.
+
+    Gives its address once it answers; it is killed with -9 at the end. What it says is in `server.log`.
+    """
+    return _server
+
+
+@contextmanager
+def _server(folder: Path, store: str, port: int = 0) -> Iterator[str]:
+    port = port or _free_port()
+    options = ["--backend-store-uri", store, "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "ui", *options],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            until = time.monotonic() + SERVER_SECONDS
+            while not _answers(port):
+                assert process.poll() is None, (folder / "server.log").read_text()
+                assert time.monotonic() < until, "the server does not answer"
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _free_port() -> int:
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+        return bool(answer.status == 200)
+    return False

@@ -3,15 +3,11 @@
 import csv
 import io
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
@@ -149,24 +145,3 @@ def test_the_teacher_itself_is_quantized(finished: Finished, run: Run) -> None:
         ("teacher", "resnet20", "4", ""),
         ("teacher", "resnet20", "32", ""),
     ]
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_driver_loses_nothing(finished: Finished, run: Run, small_study: list[str], tmp_path: Path) -> None:
-    """Killed with -9 in mid-study, the same command ends in the same points as the undisturbed study."""
-    script = Path(__file__).parents[2] / "study" / "run.py"
-    driver = subprocess.Popen(
-        [sys.executable, str(script), *small_study], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    students = tmp_path / "mlruns" / "stages" / "student"
-    deadline = time.monotonic() + 120
-    while len(list(students.glob("[0-9a-f]*/stage.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)  # the teacher is one; a second is a student in mid-training
-    assert driver.poll() is None
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    result = run(tmp_path, *small_study)
-    assert result.returncode == 0, result.stdout + result.stderr
-    undisturbed = analysis(finished[0], "points", "--study", "small", "--format", "csv")
-    assert analysis(tmp_path, "points", "--study", "small", "--format", "csv") == undisturbed
-    assert len(runs(tmp_path)) == 9

@@ -1,22 +1,18 @@
 """Two studies at once in the same folder, and somebody who looks on in MLflow's UI: nobody is disturbed."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
-SERVER_SECONDS = 120.0
-"""So long a server may take to answer for the first time."""
 COMMON = ["--space", "dkd_grid", "--epochs", "2", "--set", "teacher_train.epochs=3"]
 STUDIES = {"ada": ["--trials", "3", "--bits", "2"], "bob": ["--trials", "2", "--bits", "2,4"]}
 """They share their teacher, two students, the float points and those at 2 bits."""
@@ -45,47 +41,6 @@ def of_kind(found: list[Run], kind: str) -> list[Run]:
     return [run for run in found if run.data.tags["kdq.kind"] == kind]
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """The address of an MLflow server on the folder's store, as `mlflow ui` starts it."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "mlruns").mkdir()
-    store = f"sqlite:///{folder}/mlruns/mlflow.db"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        store,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            until = time.monotonic() + SERVER_SECONDS
-            while not _answers(port):
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < until, "the server does not answer"
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
-        return bool(answer.status == 200)
-    return False
-
-
 def look(client: MlflowClient, name: str) -> dict[str, Run]:
     """As somebody who watches a study in the UI: its table of runs, and the curves of one of them."""
     if (experiment := client.get_experiment_by_name(name)) is None:
@@ -97,9 +52,15 @@ def look(client: MlflowClient, name: str) -> dict[str, Run]:
 
 
 @pytest.mark.timeout(600)
-def test_two_studies_and_an_onlooker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_studies_and_an_onlooker(
+    mlflow_server: Callable[[Path, str], AbstractContextManager[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # an answer that is an error is one
-    with server(tmp_path) as address, started(tmp_path) as studies:
+    (tmp_path / "mlruns").mkdir()
+    store = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    with mlflow_server(tmp_path, store) as address, started(tmp_path) as studies:
         client, looks = MlflowClient(tracking_uri=address), 0
         seen: dict[str, set[str]] = {name: set() for name in STUDIES}
         while any(study.poll() is None for study in studies.values()):

@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
 
 from kdq.errors import UserError
 from kdq.points import Point
+from study import tracking
 from study.tracking import Tracker, open_tracker
 
 TRIAL = "0123456789abcdef"
@@ -22,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(store: Path, study: str) -> Tracker:
     """As a driver that has just started sees the study."""
-    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store)
+    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store, print)
 
 
 def start(tracker: Tracker) -> None:
@@ -104,6 +108,63 @@ def test_a_kill_after_any_call_leaves_what_the_next_driver_completes(
     assert runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
     assert runs[TRIAL].data.params == {"method": "dkd", "seed": "0"}
     assert runs[TRIAL].data.tags["kdq.status"] == "completed"
+
+
+def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last answers before it went are lost: what they were about is done, and must not be done twice."""
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "gone", store, said.append)
+    tracker.uri = "http://server"
+    monkeypatch.setattr(tracking, "PAUSE", 0)
+    lost = {"create_run", "log_batch", "set_terminated"}
+    for method in lost.copy():
+        original = getattr(MlflowClient, method)
+
+        def gone(
+            self: MlflowClient, *args: object, _method: str = method, _original: Any = original, **options: object
+        ) -> object:
+            result = _original(self, *args, **options)
+            if _method in lost:
+                lost.remove(_method)
+                raise MlflowException("no answer")
+            return result
+
+        monkeypatch.setattr(MlflowClient, method, gone)
+    start(tracker)
+    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.end_trial(TRIAL, "completed", "", {})
+    found = opened(store, "gone")
+    assert len(found.client.search_runs([found.experiment])) == 3
+    assert found.runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
+    assert {found.runs[key].info.status for key in (TRIAL, f"{TRIAL}/4")} == {"FINISHED"}
+    assert ["gone" in line for line in said] == [True, False] * 3
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "waits"),
+    [
+        ("http://server", INTERNAL_ERROR, True),
+        ("http://server", PERMISSION_DENIED, False),
+        ("sqlite:///file", INTERNAL_ERROR, False),
+    ],
+)
+def test_a_server_is_waited_for_with_a_bound_and_not_at_all_if_it_refuses(
+    store: Path, monkeypatch: pytest.MonkeyPatch, address: str, error: int, waits: bool
+) -> None:
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "patience", store, said.append)
+    tracker.uri = address
+    monkeypatch.setattr(tracking, "PAUSE", 0)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("no answer", error)
+
+    monkeypatch.setattr(MlflowClient, "search_runs", fail)
+    monkeypatch.setattr(MlflowClient, "create_run", fail)
+    with pytest.raises(MlflowException, match="no answer"):
+        start(tracker)
+    assert len(said) == waits
 
 
 def test_one_that_failed_is_opened_again(store: Path) -> None:
