@@ -44,7 +44,7 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from benchmarks.report import ROOT, circumstances, publish
 from kdq.points import FLOAT_BITS, Point
 from study import driver
-from study.conduct import cores
+from study.place import cores
 from study.run import main as run_study
 from study.trial import Trial
 

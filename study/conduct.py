@@ -1,10 +1,9 @@
 """Conducts a study from its settings to its front: the one place where the parts meet."""
 
 import argparse
-import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,13 @@ from study.closing import close, interrupted
 from study.interrupts import Interrupts
 from study.journal import Journal
 from study.lock import alone
+from study.place import Machine, here, resources, root_folder, slots
 from study.plan import Plan, check_name
 from study.search import make_search
 from study.spaces import Configuration, Space
 from study.workloads import load_workload
 
 if TYPE_CHECKING:
-    from study.driver import Resources
     from study.trial import Trial
 
 DIGITS = (
@@ -54,41 +53,21 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
 
         if plan.needs_teacher:
             teacher_spec(plan.workload, options.data_dir)
-
-        print(describe(name, plan, slots(options)))
-        print(disk.describe(plan, slots(options), downloads=plan.workload.dataset != "digits" and not options.data_dir))
+        machines = _machines(options.address)
+        at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
+        print(describe(name, plan, at_once))
+        print(disk.describe(plan, at_once, downloads=plan.workload.dataset != "digits" and not options.data_dir))
         return 0
     return Study(name, plan, options).run()
 
 
-def resources(options: argparse.Namespace) -> "Resources":
-    """Cores and GPU share of a trial; on a CPU one thread a trial and as many trials as cores is fastest."""
-    import torch
+def _machines(address: str | None) -> Sequence[Machine]:
+    """What trials run on: this machine, or the nodes of a cluster, to which we are connected then."""
+    if address is None:
+        return [here()]
+    from study.cluster import connect
 
-    from study.driver import Resources
-
-    available = torch.cuda.device_count()
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else min(available, 1)
-    cpus = options.cpus_per_trial or 1.0
-    if gpus > available:
-        raise UserError(f"--gpus-per-trial {gpus:g}: this machine has {available} GPUs; leave it out to use the CPU")
-    if cpus > cores():
-        raise UserError(f"--cpus-per-trial {cpus:g}: this machine has {cores()} cores; give at most that")
-    return Resources(cpus, gpus)
-
-
-def cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def slots(options: argparse.Namespace) -> int:
-    """How many trials run at a time."""
-    import torch
-
-    taken = resources(options)
-    by_cpu = int(cores() / taken.cpus)
-    return max(1, min(by_cpu, int(torch.cuda.device_count() / taken.gpus)) if taken.gpus else by_cpu)
+    return connect(address)
 
 
 class Study:
@@ -96,7 +75,7 @@ class Study:
 
     def __init__(self, name: str, plan: Plan, options: argparse.Namespace) -> None:
         self.name, self.plan, self.options = name, plan, options
-        self.root = Path("mlruns").absolute()
+        self.root = root_folder(options.storage_path)
         self.store = StageStore(self.root / "stages")
         self.rule = make_rule(plan)
         self.journal = Journal(self.root / "studies" / name / "journal.jsonl")
@@ -111,7 +90,8 @@ class Study:
         self.teacher = teacher_spec(workload, self.options.data_dir) if self.plan.needs_teacher else None
         if self.teacher:
             check_quantizable(self.plan, self.teacher)
-        self.resources = resources(self.options)
+        self.machines = _machines(self.options.address)
+        self.resources = resources(self.options.cpus_per_trial, self.options.gpus_per_trial, self.machines)
         self.uri = tracking_uri(self.options.tracking_uri)
         self.interrupts = Interrupts(interrupted(self.options.given))
         with alone(self.root / "running", self.name), self.interrupts.watching():
@@ -159,8 +139,8 @@ class Study:
 
         if self.options.retry_failed and not self.journal.path.exists():
             raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
-        self.progress = Progress(self.name, slots(self.options), self.plan.trial_count)
-        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note)
+        self.progress = Progress(self.name, slots(self.resources, self.machines), self.plan.trial_count)
+        self.tracker = open_tracker(self.uri, self.name, Path("mlruns").absolute(), self.progress.note)
         if before := self.tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
 
@@ -176,7 +156,11 @@ class Study:
         torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
         workload, say = self.plan.workload, self.progress.note
         reference, data = prepare_data(workload, self.options.data_dir, self.store, say)
-        data = data.to(self.resources.device)
+        if self.options.address:
+            from study.cluster import preflight
+
+            preflight(self.machines, self.resources, self.root, Path(reference.folder))
+        data = data.to(self.resources.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have none
         teacher = prepare_teacher(workload, self.teacher, reference, data, self.store, say) if self.teacher else None
         self.teacher_metrics: dict[str, float] = {}
         if teacher:

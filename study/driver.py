@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from uuid import uuid4
 
 # Ray reads these when it is imported: no progress reports, loggers, snapshots, statistics or Ctrl-C of its own, and
 # every report at once, since a buffered one would be late in the live table, and too late for a decision.
@@ -28,12 +29,15 @@ import psutil
 import ray
 import torch
 from ray import tune
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
+from ray.train._internal import storage
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from kdq.errors import UserError
 from kdq.rungs import Decision
 from study import causes
+from study.place import Resources, cores
 from study.trial import Probing, Trial, run_trial
 
 T = TypeVar("T")
@@ -45,23 +49,10 @@ Report = Callable[[str, Mapping[str, Any]], Decision]
 """Takes a trial's id and one event of it; says whether the trial goes on."""
 
 ROOT = Path(__file__).parents[1]
+WORKER_ENVIRONMENT = ("OMP_WAIT_POLICY", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+"""What the workers of a cluster, which do not inherit ours, must have as we do."""
+
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one trial takes: processor cores (its threads) and a share of a GPU."""
-
-    cpus: float
-    gpus: float
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.cpus))
 
 
 class Queue(Protocol):
@@ -89,46 +80,41 @@ def run_on_ray(
 ) -> None:
     """Run trials until the queue is done or the study is interrupted.
 
-    folder: where Ray keeps its own files while the study runs; removed afterwards, since the stages hold all
-    that is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or
-    `report` ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
+    Ray is that of this machine unless we are connected to a cluster. folder: where Ray keeps its own files while the
+    study runs, seen by all nodes; removed afterwards, since the stages hold all that is worth keeping; settings: what
+    `trainable` needs to know beside the trial. An exception in `queue` or `report` ends the study, and is raised when
+    its trials have stopped. Raises UserError if Ray itself dies.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Relay` says which worker died, and in one line
     ray._private.worker._worker_logs_enabled = False  # which else tell of every death in the midst of the table
-    # Workers must run this program, not another copy of it that may be installed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if not ray.is_initialized():
+        _start_ray()
+    if ray.util.client.ray.is_connected():
+        # Tune stages its files in the session's folder of the node that it runs on, and a client runs on none.
+        storage._get_ray_train_session_dir = lambda: str(folder)
+    guard, verdicts = Guard(), Verdicts(uuid4().hex)
+    config = {"threads": resources.threads, "device": resources.device, "verdicts": verdicts.study, **settings}
     try:
-        guard, verdicts = Guard(), folder.with_name(f"{folder.name}.verdicts")
-        shutil.rmtree(verdicts, ignore_errors=True)
-        verdicts.mkdir(parents=True)
-        tuner = tune.Tuner(
+        # Not `Tuner.fit`, which for a client of a distant cluster runs elsewhere, away from the queue and the report.
+        tune.run(
             tune.with_resources(trainable, partial(_bundle, resources)),
-            param_space={
-                "threads": resources.threads,
-                "device": resources.device,
-                "verdicts": str(verdicts),
-                **settings,
-            },
-            tune_config=tune.TuneConfig(
-                search_alg=Feed(queue, guard),
-                scheduler=Decisions(report, guard, verdicts),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_name_creator=trial_id,
-                trial_dirname_creator=_folder_name,
-            ),
-            run_config=tune.RunConfig(
-                name=folder.name,
-                storage_path=str(folder.parent),
-                verbose=0,
-                stop=Interruption(queue),
-                callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
-                failure_config=tune.FailureConfig(max_failures=WORKER_RETRIES),
-            ),
+            config=config,
+            search_alg=Feed(queue, guard),
+            scheduler=Decisions(report, guard, verdicts),
+            callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
+            stop=Interruption(queue),
+            num_samples=-1,
+            reuse_actors=True,
+            max_failures=WORKER_RETRIES,
+            raise_on_failed_trial=False,
+            trial_name_creator=trial_id,
+            trial_dirname_creator=_folder_name,
+            name=folder.name,
+            storage_path=str(folder.parent),
+            verbose=0,
+            _remote=False,
         )
-        tuner.fit()
+        verdicts.forget()
         if guard.error:
             raise guard.error
     except RayDied as died:
@@ -138,8 +124,16 @@ def run_on_ray(
         ) from None
     finally:
         ray.shutdown()
-        for left in (folder, folder.with_name(f"{folder.name}.verdicts")):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_ray() -> None:
+    """Ray on this machine alone, with the cores that this process may use."""
+    # Workers must run this program, not another copy of it that may be installed.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ray.init(
+        address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
 
 
 def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
@@ -167,8 +161,27 @@ def report_to_ray(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
     lock of its student for ever. So for Ray the trial goes on, and finds that it has ended.
     """
     tune.report({"event": json.dumps(event)})  # as text, since Ray would take a mapping apart
-    if (Path(config["verdicts"]) / tune.get_context().get_trial_id()).exists():
+    if Verdicts(config["verdicts"]).has(tune.get_context().get_trial_id()):
         raise Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The trials, by Ray's ids, that do not go on: noted with Ray itself, where every node sees it at once.
+
+    (A file may be seen a minute late on a network's folder.) study: a name for this run of the study.
+    """
+
+    study: str
+
+    def note(self, trial: str) -> None:
+        _internal_kv_put(f"{self.study}/{trial}", b"")
+
+    def has(self, trial: str) -> bool:
+        return bool(_internal_kv_exists(f"{self.study}/{trial}"))
+
+    def forget(self) -> None:
+        _internal_kv_del(f"{self.study}/", del_by_prefix=True)
 
 
 class Guard:
@@ -236,11 +249,11 @@ class Interruption(Ours, tune.Stopper):  # type: ignore[misc]
 class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
     """Passes on every event of every trial, and its decision back.
 
-    A trial that does not go on finds a file with Ray's name for it in the folder `verdicts`, and ends by itself. One
-    that pauses ends, too: when it goes on, the queue gives it again, and its stages are there.
+    A trial that does not go on finds itself among the verdicts, and ends by itself. One that pauses ends, too: when it
+    goes on, the queue gives it again, and its stages are there.
     """
 
-    def __init__(self, report: Report, guard: Guard, verdicts: Path) -> None:
+    def __init__(self, report: Report, guard: Guard, verdicts: Verdicts) -> None:
         super().__init__()
         self.report, self.guard, self.verdicts = report, guard, verdicts
 
@@ -250,7 +263,7 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
 
     def _pass_on(self, trial: Any, event: Mapping[str, Any]) -> None:
         if self.report(trial_id(trial), event) is not Decision.CONTINUE:
-            (self.verdicts / trial.trial_id).touch()
+            self.verdicts.note(trial.trial_id)
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]

@@ -25,9 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if options.prune is not None:
+            from study.place import root_folder
             from study.prune import prune
 
-            prune(options.prune, Path("mlruns").absolute(), agreed=options.yes)
+            prune(options.prune, root_folder(options.storage_path), agreed=options.yes)
             return 0
         from study.spaces import load_space
 
@@ -118,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
     add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
     add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
+    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    add("--storage-path", metavar="DIR", help="folder for stages and logs, seen by all machines (default: mlruns)")
     add("--tracking-uri", metavar="URI", help="MLflow store or server (default: sqlite:///mlruns/mlflow.db)")
     add(
         "--set",

@@ -12,7 +12,8 @@ import pytest
 
 from kdq.rungs import Decision
 from study import driver
-from study.driver import Ended, Queue, Report, Resources, Started
+from study.driver import Ended, Queue, Report, Started
+from study.place import Resources
 from study.trial import Event, Probing, run_trial
 
 Result = subprocess.CompletedProcess[str]

@@ -17,7 +17,8 @@ from kdq.points import Point
 from kdq.rungs import Decision
 from study import driver, spaces, tracking
 from study.declarations import METHOD, TEACHER
-from study.driver import Queue, Report, Resources, Started
+from study.driver import Queue, Report, Started
+from study.place import Resources
 from study.run import main
 from study.scheduling import RECORD, SCHEDULERS
 from study.spaces import ADAPTIVE, SEARCHERS, Space, load_space
