@@ -13,16 +13,17 @@ TIMEOUT_SECONDS = 5.0
 ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _KINDS = "use sqlite:///FILE, http(s)://HOST:PORT, or a postgresql, mysql or mssql address"
+FOLDER = Path("mlruns")
 
 
-def tracking_uri(text: str | None) -> str:
+def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
     """The address of the tracking store, complete and checked.
 
-    text: an address or None, which means `MLFLOW_TRACKING_URI` if that is set and else
-    `mlruns/mlflow.db` in the current folder. A SQLite file gets its absolute path and need not exist. Raises
-    UserError, within seconds, for an address that MLflow cannot use and a server that does not answer.
+    text: an address or None, which means `MLFLOW_TRACKING_URI` if that is set and else `mlflow.db` in `folder`. A
+    SQLite file gets its absolute path and need not exist. Raises UserError, within seconds, for an address that MLflow
+    cannot use and a server that does not answer.
     """
-    uri = text or os.environ.get(ENVIRONMENT_VARIABLE) or "sqlite:///mlruns/mlflow.db"
+    uri = text or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{folder}/mlflow.db"
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port

@@ -50,7 +50,7 @@ def _print_commands(session: "Session", uri: str, given: Sequence[str]) -> None:
     print(f"MLflow: {shlex.join(ui) if uri.startswith('sqlite:') else shown(uri)}")
     best = [_program("python"), "-m", "analysis", "best", "--study", session.name]
     budget = ["--max-bits", f"{_budget(session.points):.2g}"]
-    is_default = not any(argument.startswith("--tracking-uri") for argument in given)
+    is_default = not any(argument.startswith(("--tracking-uri", "--storage-path")) for argument in given)
     store = [] if is_default else ["--tracking-uri", shown(uri)]
     print(f"best under a budget: {shlex.join([*best, *budget, *store])}")
 

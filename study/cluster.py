@@ -135,10 +135,14 @@ def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: P
     with _desk(root, token) as desk:
         nodes = {m.id: m.name for m in machines if m.slots(trial)}
         tasks = [Task(node, desk, token, data, code, trial.device) for node in nodes]
+        for task in tasks:
+            assert _read(desk / task.node) is None  # NFS may remember that, and then not see for a minute what comes
         found = {task.node: problems for task, problems in zip(tasks, _ask(tasks), strict=True)}
         for task in tasks:
             if not found[task.node] and _read(desk / task.node) != token:
-                found[task.node] = [f"what it writes to {root} does not arrive here; {_MOUNT}"]
+                found[task.node] = [
+                    f"what it writes to {root} does not arrive here at once; {_MOUNT} (NFS: with {_NFS})"
+                ]
     lines = [f"{nodes[node]}: {problem}" for node, problems in found.items() for problem in problems]
     if lines:
         raise UserError("\n  ".join(["the cluster is not ready, and nothing was started:", *lines]))
@@ -187,7 +191,7 @@ def _storage(task: Task) -> str | None:
             return f"does not see what the driver writes to {root}; {_MOUNT}"
         (task.desk / task.node).write_text(task.token)
         if _is_free(task.desk / "lock"):
-            return f"does not see the driver's locks in {root}; mount it with locks (NFS: without nolock, local_lock)"
+            return f"does not see the driver's locks in {root}; mount it with locks (NFS: with {_NFS})"
         if not (task.data / "data.json").is_file():
             return f"does not see the data, {task.data}; {_MOUNT}"
     except OSError as error:
@@ -209,6 +213,7 @@ def _accelerator(task: Task) -> str | None:
     return "has a GPU for Ray, but PyTorch sees none; install PyTorch with CUDA, or mend the driver (nvidia-smi)"
 
 
+_NFS = "lookupcache=positive,local_lock=none"
 _MOUNT = "give --storage-path a folder that all nodes mount at the same place"
 _SILENT = f"has not answered in {SECONDS_TO_LOOK:.0f} s; look at `ray status`, or remove it from the cluster"
 

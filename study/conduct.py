@@ -92,7 +92,7 @@ class Study:
             check_quantizable(self.plan, self.teacher)
         self.machines = _machines(self.options.address)
         self.resources = resources(self.options.cpus_per_trial, self.options.gpus_per_trial, self.machines)
-        self.uri = tracking_uri(self.options.tracking_uri)
+        self.uri = tracking_uri(self.options.tracking_uri, self.root)
         self.interrupts = Interrupts(interrupted(self.options.given))
         with alone(self.root / "running", self.name), self.interrupts.watching():
             try:
@@ -140,7 +140,7 @@ class Study:
         if self.options.retry_failed and not self.journal.path.exists():
             raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
         self.progress = Progress(self.name, slots(self.resources, self.machines), self.plan.trial_count)
-        self.tracker = open_tracker(self.uri, self.name, Path("mlruns").absolute(), self.progress.note)
+        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note)
         if before := self.tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
 

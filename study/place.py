@@ -43,7 +43,7 @@ class Machine:
 
 
 def root_folder(given: str | None) -> Path:
-    """The folder for all that a study keeps beside MLflow's own: `mlruns` if nothing is given.
+    """The folder for all that a study keeps: `mlruns` if nothing is given.
 
     Raises UserError for a folder that is not there (a mistyped one would be made here, unseen by other machines) and
     for an address of an object store.

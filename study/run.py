@@ -120,8 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
     add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
     add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
-    add("--storage-path", metavar="DIR", help="folder for stages and logs, seen by all machines (default: mlruns)")
-    add("--tracking-uri", metavar="URI", help="MLflow store or server (default: sqlite:///mlruns/mlflow.db)")
+    add("--storage-path", metavar="DIR", help="folder for all of it, seen by all machines (default: mlruns)")
+    add("--tracking-uri", metavar="URI", help="MLflow store or server (default: mlflow.db in the storage path)")
     add(
         "--set",
         action="append",
