@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a rule is good that saves more and loses less
 
-NEAR = (12.0, 6.0)  # percent saved and lost: names of points as near as that would overlap, and share a place
+LABEL = (30.0, 4.0)  # what a label takes of both axes
 
 # A colour for what trials are compared by, a line for when.
 _COLOURS = {"": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
@@ -68,18 +68,18 @@ def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFr
 def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
     axes.fill_between([AIM["saved"], 102], -3, AIM["front_lost"], color=COLOURS[7], alpha=0.2, linewidth=0)
     axes.text(100, AIM["front_lost"] + 0.8, "the aim", ha="right", fontsize=11, color=MUTED)
-    names: dict[tuple[float, float], list[str]] = {}
-    for row in table.to_dict(orient="records"):
+    labels: list[tuple[float, float]] = []
+    for row in table.sort_values("front_lost", kind="stable").to_dict(orient="records"):
         name, x, y = row["strategy"], row["saved"], row["front_lost"]
-        near = next((place for place in names if abs(place[0] - x) < NEAR[0] and abs(place[1] - y) < NEAR[1]), (x, y))
-        names.setdefault(near, []).append(name)
         colour, _ = _style(name)
         axes.errorbar(x, y, row["front_lost_std"], row["saved_std"], color=colour, elinewidth=1, alpha=0.5)
         axes.plot(x, y, marker="s" if name.startswith("halving") else "o", markersize=9, color=colour)
-    for place, same in names.items():
-        label, low = "\n".join(same), place[1] < 3 * len(same)  # those at the bottom stand above the axis
-        offset, align = ((10, 14), "bottom") if low else ((10, 0), "center")
-        axes.annotate(label, place, offset, textcoords="offset points", va=align, fontsize=11, color=INK)
+        height = y
+        while any(abs(x - at) < LABEL[0] and abs(height - other) < LABEL[1] for at, other in labels):
+            height += 0.1
+        labels.append((x, height))
+        leader = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
+        axes.annotate(name, (x, y), (x + 5, height), arrowprops=leader, va="center", fontsize=11, color=INK)
     axes.set_xlim(-3, 112)
     axes.set_ylim(-3, 103)
     axes.set_xlabel("epochs saved (%)", fontsize=13, color=INK)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.record import Row
-from kdq.errors import UserError, unknown
+from kdq.errors import UserError, first_line, unknown
 from kdq.points import BIT_WIDTHS, FLOAT_BITS, Point, from_row, with_front
 from kdq.stages import digest
 from kdq.tracking import require_store, shown, tracking_uri
@@ -111,7 +111,9 @@ class Store:
             history = self.client.get_metric_history(run.info.run_id, _probe(bits))
         accuracies = {metric.step: metric.value for metric in history}
         return [
-            Row(_trial_id(run), _student_id(run), epoch, bits, total_bits, value) for epoch, value in accuracies.items()
+            # A share of whole images, in percent: what is beyond is rounding, such as the end of 19.900000000000002.
+            Row(_trial_id(run), _student_id(run), epoch, bits, total_bits, round(value, 6))
+            for epoch, value in accuracies.items()
         ]
 
     def artifacts(self, run_id: str) -> list[str]:
@@ -150,7 +152,7 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"the tracking store {shown(uri)} does not answer: {str(error).splitlines()[0]}") from None
+        raise UserError(f"the tracking store {shown(uri)} does not answer: {first_line(error)}") from None
 
 
 def _paged(search: Callable[[str | None], Any]) -> list[Any]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 
 IMAGE_COLUMNS = ("img", "image")
 ROWS_A_TASK = 500
@@ -111,8 +111,7 @@ def _read_file(file: Path, layout: Layout) -> Iterator[Shard]:
     except UserError:
         raise
     except Exception as error:  # the reader raises nearly anything for damaged bytes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{file}: not a whole parquet file ({reason}); copy or download it again") from error
+        raise UserError(f"{file}: not a whole parquet file ({first_line(error)}); copy or download it again") from error
     if not first_row:
         raise UserError(f"{file}: holds no rows; copy or download it again")
 

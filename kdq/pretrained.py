@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 from kdq.models import Classifier, Normalization
 
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
@@ -217,10 +217,9 @@ def _normalization(wanted: dict[str, Any], channels: int) -> Normalization:
 
 
 def _unusable(folder: Path, error: Exception) -> UserError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
-        f"{folder}: no image classifier of the transformers library as safetensors ({reason}); give a folder that "
-        "save_pretrained wrote for AutoModelForImageClassification and its AutoImageProcessor"
+        f"{folder}: no image classifier of the transformers library as safetensors ({first_line(error)}); give "
+        "a folder that save_pretrained wrote for AutoModelForImageClassification and its AutoImageProcessor"
     )
 
 

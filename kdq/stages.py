@@ -23,6 +23,14 @@ def canonical(value: Json) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def system_lock(path: Path, timeout: float = -1) -> FileLock:
+    """A lock that the system frees when its holder dies, whatever kills it; waited for so many seconds, -1 for ever.
+
+    On a file system that knows no locks it raises OSError, where filelock would take up one that outlives its holder.
+    """
+    return FileLock(path, timeout=timeout, fallback_to_soft=False)
+
+
 def digest(value: Json) -> str:
     """SHA-256 of the canonical JSON of a value, as 64 hexadecimal digits."""
     return sha256(canonical(value).encode()).hexdigest()
@@ -110,7 +118,7 @@ class StageStore:
 
     def lock(self, stage: Stage, timeout: float = -1) -> FileLock:
         """What the maker of a stage holds. Raises filelock's Timeout when it is not free in so many seconds."""
-        return FileLock(self.path(stage).with_suffix(".lock"), timeout=timeout)
+        return system_lock(self.path(stage).with_suffix(".lock"), timeout=timeout)
 
     def leftovers(self) -> Iterator[Path]:
         """What killed processes have left half made or half removed, and what others have in hand just now."""
@@ -121,7 +129,7 @@ class StageStore:
         """Delete the leftovers of processes that were killed. Others may be at work, and sweep at once."""
         for left in self.leftovers():
             kind, stage_id = left.name.split("-")[:2]
-            held = FileLock(left.with_name(f"{stage_id}.lock"), timeout=0) if kind == ".making" else nullcontext()
+            held = system_lock(left.with_name(f"{stage_id}.lock"), timeout=0) if kind == ".making" else nullcontext()
             with suppress(Timeout, FileNotFoundError), held:
                 shutil.rmtree(left)
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kdq.errors import UserError, unknown
+from kdq.errors import UserError, first_line, unknown
 from kdq.models import ARCHITECTURES, Classifier, Normalization, build, check_architecture
 from kdq.parquet import content_hash
 from kdq.stages import Json
@@ -88,7 +88,7 @@ class Transformers:
             return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=list(PRETRAINED_FILES)))
         except Exception as error:  # no network, no such repository or revision, no permission, ...
             raise UserError(
-                f"transformers:{self.source}: cannot be had ({_reason(error)}); download it on another machine and "
+                f"transformers:{self.source}: cannot be had ({first_line(error)}); download it on another machine and "
                 "use transformers:FOLDER"
             ) from error
 
@@ -233,15 +233,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises nearly anything for damaged bytes
         raise UserError(
-            f"{path}: not a whole checkpoint of plain tensors ({_reason(error)}); download it again, or save "
+            f"{path}: not a whole checkpoint of plain tensors ({first_line(error)}); download it again, or save "
             f"its state_dict alone"
         ) from error
     return _unwrap(path, state)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a library says; some of them say pages."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _existing(path: Path) -> Path:
@@ -299,7 +294,7 @@ def _download(hub: Hub, *names: str) -> Path:
         except Exception as error:  # no network, no such repository, revision or file, no permission, ...
             errors.append(error)
     raise UserError(
-        f"hub:{hub.repo}: {' or '.join(names)} cannot be had ({_reason(errors[-1])}); {REMEDY}"
+        f"hub:{hub.repo}: {' or '.join(names)} cannot be had ({first_line(errors[-1])}); {REMEDY}"
     ) from errors[-1]
 
 

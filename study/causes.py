@@ -49,7 +49,7 @@ CAUSES = (
         "give the right to, or run in another folder",
     ),
     Cause(
-        rf"{_errno(5, 37, 116)}|support flock",
+        rf"{_errno(5, 37, 38, 95, 116)}|support flock",
         "the folder is on a network's storage that failed, or that knows no locks",
         "mount it again, and with locks (NFS: without nolock)",
     ),

@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from kdq.errors import UserError
-from kdq.stages import digest
+from kdq.stages import digest, system_lock
 from study.driver import WORKER_ENVIRONMENT  # before ray: the driver sets what Ray reads when it is imported
 from study.place import Machine, Resources
 
@@ -136,7 +136,7 @@ def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: P
         nodes = {m.id: m.name for m in machines if m.slots(trial)}
         tasks = [Task(node, desk, token, data, code, trial.device) for node in nodes]
         for task in tasks:
-            assert _read(desk / task.node) is None  # NFS may remember that, and then not see for a minute what comes
+            _read(desk / task.node)  # is not there: NFS may remember that, and not see for a minute what comes
         found = {task.node: problems for task, problems in zip(tasks, _ask(tasks), strict=True)}
         for task in tasks:
             if not found[task.node] and _read(desk / task.node) != token:
@@ -153,10 +153,10 @@ def _desk(root: Path, token: str) -> Iterator[Path]:
     desk = Path(tempfile.mkdtemp(prefix=".preflight-", dir=root))
     try:
         (desk / "driver").write_text(token)
-        with FileLock(desk / "lock"):
+        with system_lock(desk / "lock"):
             yield desk
     finally:
-        shutil.rmtree(desk)
+        shutil.rmtree(desk, ignore_errors=True)  # a node that answers late may still write there
 
 
 def _ask(tasks: Sequence[Task]) -> list[list[str]]:
@@ -227,7 +227,7 @@ def _read(file: Path) -> str | None:
 
 def _is_free(lock: Path) -> bool:
     try:
-        with FileLock(lock, timeout=0):
+        with system_lock(lock, timeout=0):
             return True
     except Timeout:
         return False

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 from kdq.stages import StageStore
 from kdq.tracking import tracking_uri
-from study.agenda import Agenda, make_rule
+from study.agenda import FINAL, Agenda, make_rule
 from study.causes import likely, text
 from study.closing import close, interrupted
 from study.interrupts import Interrupts
@@ -99,7 +99,7 @@ class Study:
                 status = self._conduct()
             except (MlflowException, OSError) as error:
                 raise UserError(
-                    f"study {self.name!r} stopped, since its store or disk failed: {str(error).splitlines()[0]}\n"
+                    f"study {self.name!r} stopped, since its store or disk failed: {first_line(error)}\n"
                     f"{likely(text(error)) or 'the cause is none of the usual ones'}\n"
                     f"nothing that was finished is lost: mend it, and the same command goes on"
                 ) from error
@@ -125,8 +125,10 @@ class Study:
         except KeyboardInterrupt:
             status = "interrupted"
         finally:
-            self.session.close(status, self.teacher_metrics)
-            self.note(status)
+            try:
+                self.session.close(status, self.teacher_metrics)
+            finally:
+                self.note(status)
         close(self.session, status, self.uri, self.options.given)
         if failure:
             print(failure, file=sys.stderr)
@@ -186,6 +188,8 @@ class Study:
         )
         if agenda.retry and not agenda.retried:
             say("--retry-failed: no trial of the study has failed")
+        if agenda.retry:
+            self.progress.total = len(agenda.retried) + sum(e.status in FINAL for e in agenda.entries.values())
         logs = self.root / "logs" / self.name
         self.session = Session(
             self.name,

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,6 +54,7 @@ ROOT = Path(__file__).parents[1]
 WORKER_ENVIRONMENT = ("OMP_WAIT_POLICY", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """What the workers of a cluster, which do not inherit ours, must have as we do."""
 
+SECONDS_BETWEEN_KNOCKS = 5.0  # at the head of a cluster
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
 
 
@@ -102,7 +105,7 @@ def run_on_ray(
             search_alg=Feed(queue, guard),
             scheduler=Decisions(report, guard, verdicts),
             callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
-            stop=Interruption(queue),
+            stop=Interruption(queue, guard),
             num_samples=-1,
             reuse_actors=True,
             max_failures=WORKER_RETRIES,
@@ -119,7 +122,7 @@ def run_on_ray(
             raise guard.error
     except RayDied as died:
         raise UserError(
-            f"the study stopped, since Ray's process {died} died, perhaps for want of memory; nothing that was "
+            f"the study stopped, since Ray's {died} died, perhaps for want of memory; nothing that was "
             f"finished is lost: the same command goes on"
         ) from None
     finally:
@@ -234,16 +237,16 @@ class Feed(Ours, Searcher):  # type: ignore[misc]
 
 
 class Interruption(Ours, tune.Stopper):  # type: ignore[misc]
-    """Ends all trials, wherever they are, when the queue is interrupted."""
+    """Ends all trials, wherever they are, when the queue is interrupted or the driver's own code has failed."""
 
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
+    def __init__(self, queue: Queue, guard: Guard) -> None:
+        self.queue, self.guard = queue, guard
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.queue.is_interrupted
+        return self.queue.is_interrupted or self.guard.error is not None
 
 
 class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
@@ -305,20 +308,39 @@ def _telling_line(said: str) -> str:
 
 
 class Watch(Ours, tune.Callback):  # type: ignore[misc]
-    """Ends the study when a process that Ray cannot do without is gone; Ray itself would wait for ever."""
+    """Ends the study when what Ray cannot do without is gone: its processes here, or the head of a cluster.
+
+    Ray itself would wait for its own for ever, and after a minute without its head end this process in mid-sentence.
+    """
 
     def __init__(self) -> None:
         children = psutil.Process().children()
         self.needed = {name: child for child in children if (name := child.name()) in ("gcs_server", "raylet")}
+        is_client = ray.util.client.ray.is_connected()
+        self.head = "" if self.needed or is_client else str(ray.get_runtime_context().gcs_address)
+        self.next_knock = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for name, process in self.needed.items():
             if not _is_alive(process):
-                raise RayDied(name)
+                raise RayDied(f"process {name}")
+        if self.head and time.monotonic() > self.next_knock:
+            self.next_knock = time.monotonic() + SECONDS_BETWEEN_KNOCKS
+            if not _listens(self.head):
+                raise RayDied(f"head at {self.head}")
 
 
 class RayDied(BaseException):
     """It is no Exception, after which Ray would tidy up, and for that wait for what is dead."""
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_BETWEEN_KNOCKS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -65,7 +65,7 @@ def _obstacle_of_searcher(space: Mapping[str, Any], now: Plan, changed: Collecti
 
 def check_rungs(study: str, journal: Journal, trials: Collection[str]) -> None:
     """Raise UserError if trials that others were compared with are not among those of the extended study."""
-    compared = {record["trial"] for record in journal.read() if record["event"] in ("epoch", "leave")}
+    compared = {record["trial"] for record in journal.read() if record.get("event") in ("epoch", "leave")}
     if gone := compared - set(trials):
         raise UserError(
             f"study {study!r} cannot be extended: {len(gone)} of the trials that its scheduler has compared others "

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from kdq.errors import UserError
+from kdq.stages import system_lock
 
 PATIENCE = 1.0  # seconds: a holder that has just come has written down by then who it is
 
@@ -18,7 +19,7 @@ PATIENCE = 1.0  # seconds: a holder that has just come has written down by then 
 @contextmanager
 def alone(folder: Path, study: str) -> Iterator[None]:
     """Hold the study's lock in `folder`; the system frees it if this process dies. Raises UserError if it is held."""
-    lock, note = FileLock(folder / f"{study}.lock", timeout=PATIENCE), folder / f"{study}.holder"
+    lock, note = system_lock(folder / f"{study}.lock", timeout=PATIENCE), folder / f"{study}.holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

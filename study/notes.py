@@ -67,9 +67,12 @@ class Noted:
         return Agenda(make_search(plan), plan.seeds, self._make(plan, store), make_rule(plan), self._journal)
 
     def earlier(self, store: StageStore) -> Iterator[Trial]:
-        """The trials that it would have had before it was extended, many of which it may have still."""
+        """The trials that it would have had before it was extended, many of which it may have still.
+
+        Of `tpe` and `nsga2`, whose trials no plan knows, none.
+        """
         for record in self._journal.read():
-            if record["event"] == "extend":
+            if record.get("event") == "extend":
                 plan = planned(record["settings"])
                 yield from (self._make(plan, store)(*run) for run in plan.runs)
 

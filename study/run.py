@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line. Returns the exit status: 0 done, 1 trials failed, 2 a user's mistake, 130 interrupted."""
+    """Run the command line.
+
+    Returns the exit status: 0 done, 1 trials failed, 130 interrupted, 2 for what a user has to mend: a mistake, or a
+    store, disk or Ray that failed.
+    """
     options = _parser().parse_args(arguments)
     options.given = sys.argv[1:] if arguments is None else arguments
     # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
@@ -98,6 +102,26 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STUDY",
         help="the study's name; the same name and settings go on where they stopped",
     )
+    _add_settings(parser.add_argument)
+    _add_place(parser.add_argument)
+    onwards = parser.add_mutually_exclusive_group()
+    onwards.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run the trials that failed, ran out of memory or diverged; no others",
+    )
+    onwards.add_argument(
+        "--extend",
+        action="store_true",
+        help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
+    )
+    add("--dry-run", action="store_true", help="print trials, students, points, cost and disk; start nothing")
+    add("--yes", action="store_true", help="with --prune: remove without being asked")
+    return parser
+
+
+def _add_settings(add: Callable[..., object]) -> None:
+    """What a study's trials are."""
     add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
     add("--trials", type=_count, metavar="N", help="at most this many configurations")
     add("--searcher", metavar="NAME", help="instead of the space's: grid, random, tpe or nsga2")
@@ -117,11 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
     add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
-    add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
-    add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
-    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
-    add("--storage-path", metavar="DIR", help="folder for all of it, seen by all machines (default: mlruns)")
-    add("--tracking-uri", metavar="URI", help="MLflow store or server (default: mlflow.db in the storage path)")
     add(
         "--set",
         action="append",
@@ -129,20 +148,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="key=value",
         help="change any setting, as in train.lr=0.05",
     )
-    onwards = parser.add_mutually_exclusive_group()
-    onwards.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="run the trials that failed, ran out of memory or diverged; no others",
+
+
+def _add_place(add: Callable[..., object]) -> None:
+    """Where they run, and where their results go."""
+    add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
+    add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
+    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    add("--storage-path", metavar="DIR", help="folder for all of it, seen by all machines (default: mlruns)")
+    add(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store or server (default: $MLFLOW_TRACKING_URI, or mlflow.db in the storage path)",
     )
-    onwards.add_argument(
-        "--extend",
-        action="store_true",
-        help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
-    )
-    add("--dry-run", action="store_true", help="print trials, students, points, cost and disk; start nothing")
-    add("--yes", action="store_true", help="with --prune: remove without being asked")
-    return parser
 
 
 def _listing() -> str:

@@ -213,8 +213,9 @@ class Session:
 
     def _report_point(self, trial: Trial, event: Mapping[str, Any]) -> None:
         point = Point(**event["point"])
-        if (trial.id, point.bits) not in self.found:  # a worker that was started again tells all it has
-            self.progress.point(trial.id, event["point"])
+        if (trial.id, point.bits) in self.found:
+            return  # a worker that was started again tells all it has
+        self.progress.point(trial.id, event["point"])
         self.found[trial.id, point.bits] = point
         params = {**self._params(trial), "bits": point.bits}
         self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event["files"])

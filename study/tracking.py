@@ -20,20 +20,19 @@ from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
-# One, for a connection that was left idle too long. More would make a run twice if the answer to the first was lost.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# None of MLflow's own retries: a run would be made twice if the answer to the first try was lost. Ours look first.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 from kdq.figures import draw_front
 from kdq.points import Point, front_table, to_csv, with_front
-from kdq.stages import canonical
+from kdq.stages import canonical, system_lock
 from kdq.tracking import shown
 
 FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
@@ -79,6 +78,8 @@ class Tracker:
         self.uri, self.study, self.say = uri, study, say
         self.experiment = self._experiment(artifacts)
         self._draw_next = 0.0
+        self._finished: set[str] = set()  # by this driver
+        self._gave_up = False
         self._look()
 
     def _look(self) -> None:
@@ -87,27 +88,34 @@ class Tracker:
         self._last_epoch: dict[str, int] = {}
 
     def wait(self, error: MlflowException) -> None:
-        """Return when a server that failed with this error answers again.
+        """Return when a server that failed with this error answers again; says so unless it does at once.
 
-        Raises the error if there is no server or its answer was no, and the last one if it stays away.
+        Raises the error if there is no server, its answer was no, or it stays away: now, or when it was waited for
+        before.
         """
         until = time.monotonic() + PATIENCE
         status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        if urlsplit(self.uri).scheme not in ("http", "https") or status < 500:
+        if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or status < 500:
             raise error
+        if self._answers():  # a connection that was left idle for too long, say
+            return
         self.say(
             f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {PATIENCE / 60:.0f} min at most"
         )
-        while True:
+        while not self._answers():
+            if time.monotonic() > until:
+                self._gave_up = True
+                raise error
             time.sleep(PAUSE)
-            try:
-                self._look()
-            except MlflowException:
-                if time.monotonic() > until:
-                    raise
-            else:
-                break
         self.say(f"the MLflow server {shown(self.uri)} is back; the study goes on")
+
+    def _answers(self) -> bool:
+        """Whether the server does; what is there is then learnt anew."""
+        try:
+            self._look()
+        except MlflowException:
+            return False
+        return True
 
     def _experiment(self, artifacts: Path | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
@@ -174,9 +182,20 @@ class Tracker:
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=again)
         return run_id
 
+    def _claim(self, key: str, kind: str) -> None:
+        """A run is one of the study's: it may have been made a former one by an extension that was cut off."""
+        if key in self.runs and self.runs[key].data.tags["kdq.kind"] != kind:
+            self._set_tags(self._run_id(key), {"kdq.kind": kind})
+            self.runs[key] = self.client.get_run(self._run_id(key))
+
     def is_finished(self, key: str) -> bool:
-        """True if a former run of the study has brought this study, trial or point to its end."""
-        return key in self.runs and self.runs[key].info.status == "FINISHED"
+        """Whether this trial or point is logged to its end, as the study itself may be from an earlier time."""
+        return key in self._finished or (key in self.runs and self.runs[key].info.status == "FINISHED")
+
+    def _finish(self, key: str, status: str = "FINISHED") -> None:
+        self.client.set_terminated(self._run_id(key), status)
+        if status == "FINISHED":
+            self._finished.add(key)
 
     def document(self) -> dict[str, Any] | None:
         """What the study was when it was first started, or None for a new study."""
@@ -197,7 +216,7 @@ class Tracker:
         """Make the study what the document says; trials: all that it has now, None if it lost none.
 
         Runs of others become former ones, those that are back are no longer. Returns how many trials' runs are kept,
-        and how many are former. The document comes last: until then the study is what it was.
+        and how many are former. The document comes last: until then the study is what it was, and claims its runs back.
         """
         standing = Counter[bool]()
         for key in self.runs.keys() - {"study"}:
@@ -216,6 +235,7 @@ class Tracker:
     @patient
     def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
         """A trial's run; one that ended badly before is opened again."""
+        self._claim(trial_id, "trial")
         self._open(trial_id, "trial", name, params, {"kdq.status": "running"}, parent="study")
 
     @patient
@@ -238,6 +258,7 @@ class Tracker:
     def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
         """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
         key = f"{point.trial_id}/{point.bits}"
+        self._claim(key, "point")
         if self.is_finished(key):
             return
         now = int(time.time() * 1000)
@@ -247,7 +268,7 @@ class Tracker:
         run_id = self._open(key, "point", name, params, tags, parent=point.trial_id, metrics=metrics)
         for file in files:
             self.client.log_artifact(run_id, file)
-        self.client.set_terminated(run_id, "FINISHED")
+        self._finish(key)
 
     @patient
     def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
@@ -262,7 +283,7 @@ class Tracker:
         metrics = [Metric(key, float(value), now, 0) for key, value in best.items()]
         tags = [RunTag("kdq.status", status), RunTag("kdq.reason", reason)]
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
+        self._finish(trial_id, ENDED.get(status, "FAILED"))
 
     @patient
     def log_front(self, points: Sequence[Point], always: bool = False) -> None:
@@ -312,10 +333,10 @@ def open_tracker(uri: str, study: str, root: Path, say: Say) -> Tracker:
     local = uri.startswith("sqlite:")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "store.lock"):
+        with system_lock(root / "store.lock"):
             return Tracker(uri, study, root / "artifacts" if local else None, say)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(f"MLflow store {shown(uri)} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"MLflow store {shown(uri)} cannot be used: {first_line(error)}") from None
 
 
 def _mlflow_table(table: Any) -> dict[str, Any]:

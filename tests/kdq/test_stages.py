@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdq.stages import Stage, StageStore, canonical, digest
+from kdq.stages import Stage, StageStore, canonical, digest, system_lock
 
 STAGE = Stage("student", 3, {"seed": 0, "config": {"alpha": 0.5, "method": "dkd"}, "teacher": None})
 JSON = st.recursive(
@@ -217,3 +219,14 @@ def test_a_sweep_takes_what_killed_processes_left_and_nothing_else(tmp_path):
 def test_the_store_needs_no_torch():
     code = "import sys, kdq.stages, kdq.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_lock_is_made_up_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that outlives its holder would leave a killed trial's stage locked for ever."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="not implemented"), system_lock(tmp_path / "lock", timeout=1):
+        pass

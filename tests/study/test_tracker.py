@@ -1,11 +1,14 @@
 """The tracker against a real store: found again, never doubled, whole after a kill between any two calls."""
 
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
 
@@ -42,8 +45,9 @@ def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path:
         start(tracker)
         tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
         tracker.log_epoch(TRIAL, 2, {"val_top1": 60.0})
-        tracker.log_point(POINT, "point", PARAMS, [str(packed)])
-        tracker.end_trial(TRIAL, "completed", "", {"val_top1_4bit": 90.0})
+        for _ in range(2):  # a worker that was started again tells all it has
+            tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+            tracker.end_trial(TRIAL, "completed", "", {"val_top1_4bit": 90.0})
         tracker.log_front([POINT], always=True)
         tracker.end_study("completed", {"points": 1})
     client, runs = tracker.client, opened(store, "twice").runs
@@ -52,6 +56,7 @@ def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path:
     trial = runs[TRIAL].info.run_id
     assert [m.step for m in client.get_metric_history(trial, "val_top1")] == [1, 2]
     assert len(client.get_metric_history(trial, "val_top1_4bit")) == 1
+    assert len(client.get_metric_history(runs[f"{TRIAL}/4"].info.run_id, "val_top1")) == 1
     assert len(client.get_metric_history(runs["study"].info.run_id, "points")) == 1
 
 
@@ -137,7 +142,81 @@ def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: py
     assert len(found.client.search_runs([found.experiment])) == 3
     assert found.runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
     assert {found.runs[key].info.status for key in (TRIAL, f"{TRIAL}/4")} == {"FINISHED"}
-    assert ["gone" in line for line in said] == [True, False] * 3
+    assert said == [], "it was back at once"
+
+
+def test_a_server_that_stays_away_for_a_while_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "a while", store, said.append)
+    tracker.uri = "http://server"
+    monkeypatch.setattr(tracking, "PAUSE", 0)
+    answers = iter([False, False, True])
+    look, work = tracker._look, iter([False, True])
+
+    def away(*_: object, **__: object) -> None:
+        if not next(answers):
+            raise MlflowException("no answer")
+        look()
+
+    def create(self: MlflowClient, *args: Any, _original: Any = MlflowClient.create_run, **options: Any) -> Run:
+        if not next(work, True):
+            raise MlflowException("no answer")
+        return cast(Run, _original(self, *args, **options))
+
+    monkeypatch.setattr(tracker, "_look", away)
+    monkeypatch.setattr(MlflowClient, "create_run", create)
+    start(tracker)
+    assert ["is gone" in line for line in said] == [True, False]
+    assert opened(store, "a while").runs.keys() == {"study", TRIAL}
+
+
+def test_a_server_that_takes_a_request_and_does_not_answer_gets_it_once(store: Path) -> None:
+    """A second one would make a second run: whether the first was heeded is looked for, not guessed."""
+    taken: list[bytes] = []
+
+    class Mute(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = MlflowClient(tracking_uri=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(MlflowException):
+            client.create_run("0")
+        server.shutdown()
+    assert len(taken) == 1
+
+
+def test_an_extension_that_was_cut_off_takes_no_run_from_the_study(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs become former ones before the document says so; the command of before then has them back."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    first = opened(store, "cut off")
+    start(first)
+    first.log_point(POINT, "point", PARAMS, [])
+    first.end_trial(TRIAL, "completed", "", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "update_run", killed)
+        with pytest.raises(Killed):
+            opened(store, "cut off").extend({"settings": {}, "trials": []}, "another command", trials=[])
+    kinds = {key: run.data.tags["kdq.kind"] for key, run in opened(store, "cut off").runs.items()}
+    assert kinds == {"study": "study", TRIAL: "former trial", f"{TRIAL}/4": "former point"}
+    again = opened(store, "cut off")
+    start(again)
+    again.log_point(POINT, "point", PARAMS, [])
+    kinds = {key: run.data.tags["kdq.kind"] for key, run in opened(store, "cut off").runs.items()}
+    assert kinds == {"study": "study", TRIAL: "trial", f"{TRIAL}/4": "point"}
 
 
 @pytest.mark.parametrize(
