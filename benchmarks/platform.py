@@ -7,8 +7,10 @@ what a trial does is replaced where it says so:
 
 - start-up: from the command to the start of the first epoch, data and teacher being there already;
 - student there: what a slot spends on a trial whose student exists, less the evaluation that it is there for;
-- busy: the share of the slots' time, from the first trial's start to the last one's end, in which a trial works, and
-  does not wait for the driver; `processor` is the share in which it computes (the driver and Ray want cores, too);
+- busy: the share of the slots' time in which a trial works, and does not wait for the driver, from when every slot has
+  its first trial until one has had its last; `on a core` is the share in which it computes (the driver and Ray want
+  cores, too); and between what the first and the last slot begin. For two kinds of trials of 30 s: ResNet-56 with
+  epochs of about a second, and ResNet-8 with epochs of a tenth, after each of which it reports;
 - trivial: trials that report an epoch and a point, and do nothing else, through Ray, agenda and MLflow: time a trial
   and memory of the driver in the first and in the last quarter;
 - tune.Tuner: the same through Ray's own Tuner and MLflowLoggerCallback, as they are, and with workers that are used
@@ -123,22 +125,33 @@ def student_there(trials: int) -> float:
     return float(slots * (ends[-1] - ends[slots - 1]) / (trials - slots) - evaluation)
 
 
-def busy(trials: int, seconds: float) -> Row:
+def busy(arch: str, trials: int, seconds: float) -> Row:
     """Shares of the slots' time in which trials of about so many seconds work, and compute."""
-    (trial,) = run("epoch", 1, "--epochs", "4")
+    student = ("--set", f"student={arch}")
+    (trial,) = run(f"epoch-{arch}", 1, "--epochs", "4", *student)
     epoch = median(m.value for m in MlflowClient(STORE).get_metric_history(trial.info.run_id, "seconds"))
-    folder = Path("times").absolute()
+    epochs = max(1, round(seconds / epoch))
+    folder = Path(f"times-{arch}").absolute()
     folder.mkdir()
     with patch.object(driver, "trainable", partial(timed, folder)):
-        run("busy", trials, "--epochs", str(max(1, round(seconds / epoch))))
-    times = [json.loads(file.read_text()) for file in folder.iterdir()]
+        run(f"busy-{arch}", trials, "--epochs", f"{epochs}", *student)
+    times: list[dict[str, float]] = [json.loads(file.read_text()) for file in folder.iterdir()]
     assert len(times) == trials
-    whole = cores() * (max(each["end"] for each in times) - min(each["start"] for each in times))
-    worked = [each["end"] - each["start"] - each["waited"] for each in times]
+    starts, ends = (sorted(each[key] for each in times) for key in ("start", "end"))
+    begin, end = starts[cores() - 1], ends[-cores()]
+
+    def inside(each: Mapping[str, float], seconds: float) -> float:
+        """Of seconds that are spread over a trial those in the window."""
+        return seconds * (min(each["end"], end) - max(each["start"], begin)) / (each["end"] - each["start"])
+
+    whole = cores() * (end - begin)
     return {
-        "seconds": fmean(worked),
-        "share": sum(worked) / whole,
-        "processor": sum(each["processor"] for each in times) / whole,
+        "epochs": epochs,
+        "seconds": fmean(each["end"] - each["start"] for each in times),
+        "share": sum(inside(each, each["end"] - each["start"] - each["waited"]) for each in times) / whole,
+        "processor": sum(inside(each, each["processor"]) for each in times) / whole,
+        "waited": fmean(each["waited"] for each in times) / epochs,
+        "apart": starts[cores() - 1] - starts[0],
     }
 
 
@@ -278,10 +291,13 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
     if "student" in options.parts:
         yield row("student there, beyond its evaluation: s", student_there(options.students), "< 0.5", options.students)
     if "busy" in options.parts:
-        found = busy(options.trials, options.seconds)
-        what = f"of {cores()} slots, trials of {found['seconds']:.1f} s"
-        yield row(f"share at work {what}", found["share"], ">= 0.95", options.trials)
-        yield row(f"share at work on a core {what}", found["processor"], n=options.trials)
+        for arch in ("resnet56", "resnet8"):
+            found = busy(arch, options.trials, options.seconds)
+            what = f"{cores()} slots, trials of {found['seconds']:.0f} s in {found['epochs']} epochs"
+            yield row(f"{what}: share at work", found["share"], ">= 0.95", options.trials)
+            yield row(f"{what}: share at work on a core", found["processor"], n=options.trials)
+            yield row(f"{what}: s an epoch waits for the driver", found["waited"], n=options.trials)
+            yield row(f"{what}: s between the first trial of the first slot and of the last", found["apart"])
     if "trivial" in options.parts:
         yield from trivial_trials(options.trivial)
     if "tuner" in options.parts:

@@ -98,11 +98,15 @@ class Study:
             try:
                 status = self._conduct()
             except (MlflowException, OSError) as error:
-                raise UserError(
+                failure = UserError(
                     f"study {self.name!r} stopped, since its store or disk failed: {first_line(error)}\n"
                     f"{likely(text(error)) or 'the cause is none of the usual ones'}\n"
                     f"nothing that was finished is lost: mend it, and the same command goes on"
-                ) from error
+                )
+                if not self.interrupts.came:
+                    raise failure from error
+                print(f"error: {failure}", file=sys.stderr)
+                return 130
         return self._exit_status(status)
 
     def _exit_status(self, status: str) -> int:
@@ -142,7 +146,7 @@ class Study:
         if self.options.retry_failed and not self.journal.path.exists():
             raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
         self.progress = Progress(self.name, slots(self.resources, self.machines), self.plan.trial_count)
-        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note)
+        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note, lambda: self.interrupts.came)
         if before := self.tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
 
@@ -243,10 +247,13 @@ class Study:
     def _run_on_ray(self) -> None:
         from study.driver import run_on_ray
 
+        at_once = slots(self.resources, self.machines)
         folder = self.root / "ray" / self.name
         settings = {"logs": str(self.session.logs), "probing": asdict(self.session.probing)}
         with self.interrupts.deferred():
-            run_on_ray(self.session, self.resources, folder, settings, self.session.started, self.session.report)
+            run_on_ray(
+                self.session, self.resources, at_once, folder, settings, self.session.started, self.session.report
+            )
 
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: no name, limit or way to go on."""

@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 # Ray reads these when it is imported: no progress reports, loggers, snapshots, statistics or Ctrl-C of its own, and
-# every report at once, since a buffered one would be late in the live table, and too late for a decision.
+# every report at once, since a buffered one would be late in the live table, and too late for a decision. And it need
+# not ask for the cluster's resources every ten seconds, which nothing uses and which blocks when the head is dead.
 os.environ.update(
     RAY_AIR_NEW_OUTPUT="0",
     RAY_USAGE_STATS_ENABLED="0",
@@ -23,6 +24,7 @@ os.environ.update(
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     TUNE_DISABLE_SIGINT_HANDLER="1",
     TUNE_RESULT_BUFFER_LENGTH="1",
+    TUNE_STATE_REFRESH_PERIOD="86400",
     TUNE_GLOBAL_CHECKPOINT_S="86400",
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
 )
@@ -76,6 +78,7 @@ class Queue(Protocol):
 def run_on_ray(
     queue: Queue,
     resources: Resources,
+    slots: int,
     folder: Path,
     settings: Mapping[str, Any],
     started: Started,
@@ -83,10 +86,10 @@ def run_on_ray(
 ) -> None:
     """Run trials until the queue is done or the study is interrupted.
 
-    Ray is that of this machine unless we are connected to a cluster. folder: where Ray keeps its own files while the
-    study runs, seen by all nodes; removed afterwards, since the stages hold all that is worth keeping; settings: what
-    `trainable` needs to know beside the trial. An exception in `queue` or `report` ends the study, and is raised when
-    its trials have stopped. Raises UserError if Ray itself dies.
+    Ray is that of this machine unless we are connected to a cluster. slots: so many trials fit at a time; folder: where
+    Ray keeps its own files while the study runs, seen by all nodes; removed afterwards, since the stages hold all that
+    is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or `report`
+    ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Relay` says which worker died, and in one line
     ray._private.worker._worker_logs_enabled = False  # which else tell of every death in the midst of the table
@@ -107,6 +110,9 @@ def run_on_ray(
             callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
             stop=Interruption(queue, guard),
             num_samples=-1,
+            # All workers start at once, and one trial is ready for the slot that gets free next. Left to itself, Ray
+            # starts a worker only when the one before it has started, which takes seconds each.
+            max_concurrent_trials=slots + 1,
             reuse_actors=True,
             max_failures=WORKER_RETRIES,
             raise_on_failed_trial=False,

@@ -27,6 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdq.errors import UserError, first_line
@@ -58,7 +59,7 @@ def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenat
         for _ in range(ATTEMPTS - 1):
             try:
                 return work(self, *args, **options)
-            except MlflowException as error:
+            except (MlflowException, RequestException) as error:
                 self.wait(error)
         return work(self, *args, **options)
 
@@ -68,14 +69,16 @@ def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenat
 class Tracker:
     """The MLflow runs of one study. `kdq.status` holds our own word for how each trial ended."""
 
-    def __init__(self, uri: str, study: str, artifacts: Path | None, say: Say) -> None:
+    def __init__(
+        self, uri: str, study: str, artifacts: Path | None, say: Say, is_interrupted: Callable[[], bool]
+    ) -> None:
         """Open the study's experiment, made if it is not there.
 
         uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own);
-        say: tells the user.
+        say: tells the user; is_interrupted: a server that is gone is not waited for (any longer).
         """
         self.client = MlflowClient(tracking_uri=uri)
-        self.uri, self.study, self.say = uri, study, say
+        self.uri, self.study, self.say, self.is_interrupted = uri, study, say, is_interrupted
         self.experiment = self._experiment(artifacts)
         self._draw_next = 0.0
         self._finished: set[str] = set()  # by this driver
@@ -87,15 +90,14 @@ class Tracker:
         self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
         self._last_epoch: dict[str, int] = {}
 
-    def wait(self, error: MlflowException) -> None:
+    def wait(self, error: MlflowException | RequestException) -> None:
         """Return when a server that failed with this error answers again; says so unless it does at once.
 
-        Raises the error if there is no server, its answer was no, or it stays away: now, or when it was waited for
-        before.
+        Raises the error if there is no server, its answer was no, or it stays away: until the study is interrupted,
+        for too long, or when it was waited for before.
         """
         until = time.monotonic() + PATIENCE
-        status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or status < 500:
+        if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or _http_status(error) < 500:
             raise error
         if self._answers():  # a connection that was left idle for too long, say
             return
@@ -103,7 +105,7 @@ class Tracker:
             f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {PATIENCE / 60:.0f} min at most"
         )
         while not self._answers():
-            if time.monotonic() > until:
+            if self.is_interrupted() or time.monotonic() > until:
                 self._gave_up = True
                 raise error
             time.sleep(PAUSE)
@@ -113,7 +115,7 @@ class Tracker:
         """Whether the server does; what is there is then learnt anew."""
         try:
             self._look()
-        except MlflowException:
+        except (MlflowException, RequestException):
             return False
         return True
 
@@ -323,18 +325,26 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def open_tracker(uri: str, study: str, root: Path, say: Say) -> Tracker:
+def _http_status(error: MlflowException | RequestException) -> int:
+    """What a server answered; 503 if it gave no answer. (Of artifacts it speaks in the words of HTTP.)"""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    return 503 if error.response is None else error.response.status_code
+
+
+def open_tracker(uri: str, study: str, root: Path, say: Say, is_interrupted: Callable[[], bool]) -> Tracker:
     """A Tracker, or UserError when the store or server cannot be used.
 
     root: the folder for the artifacts of a local store, and for the lock under which such a store is made:
-    two that are making it at the same time would ruin it; say: tells the user that a server is gone, and back.
+    two that are making it at the same time would ruin it; say: tells the user that a server is gone, and back;
+    is_interrupted: it is not waited for any longer.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     local = uri.startswith("sqlite:")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with system_lock(root / "store.lock"):
-            return Tracker(uri, study, root / "artifacts" if local else None, say)
+            return Tracker(uri, study, root / "artifacts" if local else None, say, is_interrupted)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise UserError(f"MLflow store {shown(uri)} cannot be used: {first_line(error)}") from None
 

@@ -17,6 +17,9 @@ SHARED_DATA = "KDQ_SHARED_DATA"
 SERVER_SECONDS = 120.0
 """So long a server may take to answer for the first time."""
 
+# Ray gives its workers the lowest priority but four, so that beside other tests they would all but stand still.
+os.environ.update(RAY_worker_niceness="0")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

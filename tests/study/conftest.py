@@ -36,6 +36,17 @@ SMALL = [
 ]
 """A whole study of seconds: two students, six points."""
 
+TINY = {
+    "teacher": "train:resnet8",
+    "teacher_train.epochs": 10,
+    "teacher_train.batch_size": 8,
+    "train_images": 40,
+    "val_images": 20,
+    "train.epochs": 2,
+    "calibration_images": 8,
+    "quantizer.method": "rtn",
+}
+
 
 def _run(folder: Path, *arguments: str) -> Result:
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
@@ -56,6 +67,12 @@ def small_study() -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def tiny() -> dict[str, str | int]:
+    """Settings of a workload, of which a student is trained and quantized in a second."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The folder of that study, run to its end, and what its command printed."""
     folder = tmp_path_factory.mktemp("finished")
@@ -73,7 +90,13 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def install(look: Callable[[], None] = lambda: None, often: int = 1) -> None:
         def run(
-            queue: Queue, resources: Resources, folder: Path, given: Mapping[str, Any], started: Started, report: Report
+            queue: Queue,
+            resources: Resources,
+            slots: int,
+            folder: Path,
+            given: Mapping[str, Any],
+            started: Started,
+            report: Report,
         ) -> None:
             number = 0
             while trial := queue.next():

@@ -1,6 +1,5 @@
 """A study on a Ray cluster, here on one machine: what is refused before it starts, and a node that dies."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,15 +13,14 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from study.cluster import Task, code_version, look
+import study.cluster
+from kdq.errors import UserError
+from study.cluster import Task, code_version, look, preflight
+from study.place import Machine, Resources
 from study.run import main
 
 SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
 PATIENCE = 240  # seconds: much more than anything takes
-NEEDS_QUIET = pytest.mark.skipif(
-    "KDQ_TEST_CLUSTER" not in os.environ,
-    reason="a cluster on one machine needs it for itself, or its nodes answer too late: KDQ_TEST_CLUSTER=1 runs this",
-)
 SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
 SETTINGS = {
     "teacher": "train:resnet8",
@@ -92,8 +90,11 @@ def _start(started: ExitStack, *arguments: str) -> Node:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus=0", "--disable-usage-stats"]
     command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
     command += ["--object-store-memory=100000000"]
-    node = Node(subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    node = Node(started.enter_context(process))
     started.callback(node.kill)
+    assert process.stdout
+    assert any(b"Ray runtime started" in line for line in process.stdout), "it has ended"
     return node
 
 
@@ -123,7 +124,6 @@ def _driver(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-@NEEDS_QUIET
 @pytest.mark.timeout(900)
 def test_a_study_loses_nothing_with_a_node(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serially: Callable[..., None]
@@ -157,7 +157,6 @@ def test_a_study_loses_nothing_with_a_node(
     assert _points(there / "store") == _points(here / "mlruns")
 
 
-@NEEDS_QUIET
 @pytest.mark.timeout(600)
 def test_a_study_whose_head_dies_says_so(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
@@ -238,3 +237,38 @@ def test_a_node_that_does_not_see_locks(task: Task) -> None:
     (task.desk / "lock").unlink()
     (problem,) = look(task)
     assert "locks" in problem
+
+
+def preflight_says(root: Path, answer: Callable[[Task], list[str]]) -> str:
+    """What is wrong with a head that runs no trials and nodes `1` and `2`, which answer so; empty if nothing is."""
+    machines = [Machine("head", 0, 0, "0"), Machine("node one", 1, 0, "1"), Machine("node two", 1, 0, "2")]
+    (root / "data.json").write_text("{}")
+    before = set(root.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study.cluster, "_ask", lambda tasks: [answer(task) for task in tasks])
+        try:
+            preflight(machines, Resources(1, 0), root, root)
+        except UserError as error:
+            return str(error)
+        finally:
+            assert set(root.iterdir()) == before
+    return ""
+
+
+def test_a_cluster_that_is_ready(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(task: Task) -> list[str]:
+        asked.append(task.node)
+        return look(task)
+
+    assert preflight_says(tmp_path, answer) == ""
+    assert asked == ["1", "2"]
+
+
+def test_a_cluster_says_of_each_node_what_it_lacks(tmp_path: Path) -> None:
+    said = preflight_says(tmp_path, lambda task: look(replace(task, code="another")) if task.node == "2" else [])
+    first, one, two = said.splitlines()
+    assert first == "the cluster is not ready, and nothing was started:"
+    assert one.startswith(f"  node one: what it writes to {tmp_path} does not arrive here at once; ")
+    assert two.startswith("  node two: imports other code than the driver's")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,16 +22,6 @@ trials: 200
 scheduler: {name: asha, reduction_factor: 4}
 bits: [2]
 """
-WORKLOAD = {
-    "teacher": "train:resnet8",
-    "teacher_train.epochs": 10,
-    "teacher_train.batch_size": 8,
-    "train_images": 40,
-    "val_images": 20,
-    "train.epochs": 2,
-    "calibration_images": 8,
-    "quantizer.method": "rtn",
-}
 KINDS = {"students": "student", "its logits": "logits", "data": "data", "points": "point"}
 """Parts of the bound, by the stages that they are."""
 
@@ -40,11 +31,11 @@ def taken(folder: Path) -> int:
 
 
 def test_a_study_of_200_trials_stays_under_its_bound(
-    serially: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serially: Callable[..., None], tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text(SPACE)
-    plan = Plan("space", "digits", load_space("space.yaml", {}), load_workload("digits", WORKLOAD), (0,))
+    plan = Plan("space", "digits", load_space("space.yaml", {}), load_workload("digits", tiny), (0,))
     bound = disk.bound(plan, slots=1, downloads=False)
     whole = sum(bound.values())
     bound["students"] += bound["teacher"] + bound["checkpoints"]
@@ -57,7 +48,7 @@ def test_a_study_of_200_trials_stays_under_its_bound(
         assert taken(Path("mlruns")) <= whole
 
     serially(look, often=20)
-    settings = [word for key, value in WORKLOAD.items() for word in ("--set", f"{key}={value}")]
+    settings = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     assert main(["--space", "space.yaml", "--name", "many", *settings]) == 0
     look()
     assert all(0 < peak <= bound[part] for part, peak in peaks.items()), (peaks, bound)

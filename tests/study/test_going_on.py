@@ -15,27 +15,19 @@ from study import trial
 from study.run import main
 from study.tracking import Tracker
 
-TINY = {
-    "teacher": "train:resnet8",
-    "teacher_train.epochs": 10,
-    "teacher_train.batch_size": 8,
-    "train_images": 40,
-    "val_images": 20,
-    "train.epochs": 2,
-    "calibration_images": 8,
-    "quantizer.method": "rtn",
-}
 SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
 CONSTANT = ["--set", "train.schedule=step", "--set", "train.milestones=[]"]
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serially: Callable[..., None]) -> Callable[..., int]:
+def study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serially: Callable[..., None], tiny: dict[str, Any]
+) -> Callable[..., int]:
     """Function of further options: runs the study `s` of two students here, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     serially()
     Path("space.yaml").write_text(SPACE)
-    settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+    settings = [word for key, value in tiny.items() for word in ("--set", f"{key}={value}")]
     return lambda *more: main(["--space", "space.yaml", "--name", "s", *settings, *more])
 
 

@@ -45,7 +45,13 @@ class Ended(BaseException):
 
 
 def run_here(
-    queue: Queue, resources: Resources, folder: Path, settings: Mapping[str, Any], started: Started, report: Report
+    queue: Queue,
+    resources: Resources,
+    slots: int,
+    folder: Path,
+    settings: Mapping[str, Any],
+    started: Started,
+    report: Report,
 ) -> None:
     """In the place of `study.driver.run_on_ray`: one trial after the other, in this process."""
 

@@ -1,6 +1,7 @@
 """The tracker against a real store: found again, never doubled, whole after a kill between any two calls."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
+from requests import ConnectionError as RequestsConnectionError
+from requests import HTTPError, Response
 
 from kdq.errors import UserError
 from kdq.points import Point
@@ -29,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(store: Path, study: str) -> Tracker:
     """As a driver that has just started sees the study."""
-    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store, print)
+    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store, print, lambda: False)
 
 
 def start(tracker: Tracker) -> None:
@@ -118,7 +121,7 @@ def test_a_kill_after_any_call_leaves_what_the_next_driver_completes(
 def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last answers before it went are lost: what they were about is done, and must not be done twice."""
     said: list[str] = []
-    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "gone", store, said.append)
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "gone", store, said.append, lambda: False)
     tracker.uri = "http://server"
     monkeypatch.setattr(tracking, "PAUSE", 0)
     lost = {"create_run", "log_batch", "set_terminated"}
@@ -147,7 +150,7 @@ def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: py
 
 def test_a_server_that_stays_away_for_a_while_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "a while", store, said.append)
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "a while", store, said.append, lambda: False)
     tracker.uri = "http://server"
     monkeypatch.setattr(tracking, "PAUSE", 0)
     answers = iter([False, False, True])
@@ -231,7 +234,7 @@ def test_a_server_is_waited_for_with_a_bound_and_not_at_all_if_it_refuses(
     store: Path, monkeypatch: pytest.MonkeyPatch, address: str, error: int, waits: bool
 ) -> None:
     said: list[str] = []
-    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "patience", store, said.append)
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "patience", store, said.append, lambda: False)
     tracker.uri = address
     monkeypatch.setattr(tracking, "PAUSE", 0)
     monkeypatch.setattr(tracking, "PATIENCE", 0.1)
@@ -244,6 +247,49 @@ def test_a_server_is_waited_for_with_a_bound_and_not_at_all_if_it_refuses(
     with pytest.raises(MlflowException, match="no answer"):
         start(tracker)
     assert len(said) == waits
+
+
+def test_a_server_is_not_waited_for_by_a_study_that_is_interrupted(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "interrupted", store, said.append, lambda: len(said) > 0)
+    tracker.uri = "http://server"
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    monkeypatch.setattr(MlflowClient, "search_runs", fail)
+    monkeypatch.setattr(MlflowClient, "create_run", fail)
+    with pytest.raises(MlflowException, match="no answer"):
+        start(tracker)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(("status", "waits"), [(None, True), (503, True), (403, False)])
+def test_a_server_that_takes_no_artifact_is_waited_for_unless_it_refuses(
+    store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int | None, waits: bool
+) -> None:
+    """Of artifacts MLflow's client speaks in the errors of requests."""
+    tracker = opened(store, f"artifacts {status}")
+    start(tracker)
+    tracker.uri = "http://server"
+    response = Response()
+    response.status_code = status or 0
+    left = iter([HTTPError(response=response) if status else RequestsConnectionError()])
+    original = MlflowClient.log_artifact
+
+    def log(self: MlflowClient, *args: Any) -> None:
+        for error in left:
+            raise error
+        original(self, *args)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", log)
+    (tmp_path / "packed").touch()
+    with nullcontext() if waits else pytest.raises(HTTPError):
+        tracker.log_point(POINT, "point", PARAMS, [str(tmp_path / "packed")])
+    found = opened(store, f"artifacts {status}").runs[f"{TRIAL}/4"]
+    assert found.info.status == ("FINISHED" if waits else "RUNNING")
 
 
 def test_one_that_failed_is_opened_again(store: Path) -> None:
