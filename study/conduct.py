@@ -56,6 +56,8 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
         machines = _machines(options.address)
         at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
         print(describe(name, plan, at_once))
+        if options.extend or options.retry_failed:
+            print("(of the whole study, as if nothing of it were there: what is finished is not run again)")
         print(disk.describe(plan, at_once, downloads=plan.workload.dataset != "digits" and not options.data_dir))
         return 0
     return Study(name, plan, options).run()

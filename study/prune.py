@@ -20,8 +20,8 @@ from study.lock import alone
 from study.notes import FILE, Noted
 
 
-def prune(name: str, root: Path, *, agreed: bool) -> None:
-    """List what a finished study in `root` does not need, and remove it if that is agreed, before or when asked.
+def prune(name: str, root: Path, agreed: bool | None) -> None:
+    """List what a finished study in `root` does not need, and remove it if that is agreed; None: the user is asked.
 
     Raises UserError for a study that is unknown, is being run, or is not finished.
     """
@@ -39,7 +39,7 @@ def prune(name: str, root: Path, *, agreed: bool) -> None:
             print(f"{len(paths):>7} {what}: {size(sum(map(_taken, paths)))}")
         if not found:
             print(f"study {name}: nothing to remove")
-        elif agreed or _agrees():
+        elif _agrees() if agreed is None else agreed:
             for path in (path for paths in found.values() for path in paths):
                 store.discard(path)
             print(f"study {name}: removed; its points, and all that MLflow has of it, are kept")

@@ -23,7 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     Returns the exit status: 0 done, 1 trials failed, 130 interrupted, 2 for what a user has to mend: a mistake, or a
     store, disk or Ray that failed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.prune is not None and (others := _given_beside_prune(parser, options)):
+        parser.error(f"--prune: not with {', '.join(others)}; it takes --yes, --dry-run and --storage-path")
+    if options.yes and options.prune is None:
+        parser.error("--yes: only with --prune")
     options.given = sys.argv[1:] if arguments is None else arguments
     # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -32,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             from study.place import root_folder
             from study.prune import prune
 
-            prune(options.prune, root_folder(options.storage_path), agreed=options.yes)
+            agreed = False if options.dry_run else options.yes or None
+            prune(options.prune, root_folder(options.storage_path), agreed)
             return 0
         from study.spaces import load_space
 
@@ -50,6 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(interrupted(options.given), file=sys.stderr)
         return 130
+
+
+def _given_beside_prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """Options that mean nothing to it."""
+    known = ("prune", "yes", "dry_run", "storage_path")
+    given = [key for key, value in vars(options).items() if key not in known and value != parser.get_default(key)]
+    return [f"--{key.replace('_', '-')}" for key in given]
 
 
 def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -115,7 +128,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
     )
-    add("--dry-run", action="store_true", help="print trials, students, points, cost and disk; start nothing")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print trials, students, points, cost and disk (--prune: the list); do nothing",
+    )
     add("--yes", action="store_true", help="with --prune: remove without being asked")
     return parser
 

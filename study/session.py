@@ -1,6 +1,6 @@
 """One session of a study: what its trials report goes to the agenda, to MLflow and to the table. Without Ray."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,7 +56,7 @@ class Session:
     logs: Path
     interrupts: Interrupts
     found: dict[tuple[str, int], Point] = field(default_factory=dict)
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shares_gpu: bool = False
     _alone: set[str] = field(default_factory=set)
     _next: Trial | None = None
@@ -231,15 +231,16 @@ class Session:
         self.tracker.end_trial(trial_id, status, reason, best_of)
         self.tracker.log_front(self.points)
         if status in ("failed", "out_of_memory"):
-            self._count_failure(reason, log, error)
+            self._count_failure(trial_id, reason, log, error)
 
-    def _count_failure(self, reason: str, log: str | None, error: str) -> None:
+    def _count_failure(self, trial_id: str, reason: str, log: str | None, error: str) -> None:
         """Tell the cause of a failure of a new kind. Raises RepeatedFailureError if so many were of one kind."""
         cause, kind = causes.likely(error), causes.kind(reason, error)
-        self.failures[kind] += 1
-        if self.failures[kind] == 1 and cause:
+        alike = self.failures[kind]  # one whose worker died after it had told its end fails a second time
+        if not alike and cause:
             self.progress.tell(f"  {cause}")
-        if self.failures[kind] == ALIKE:
+        alike.add(trial_id)
+        if len(alike) == ALIKE:
             raise RepeatedFailureError(
                 f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {reason} (log: {log})\n"
                 f"{cause or 'its cause is none of the usual ones: look into the log'}\n"

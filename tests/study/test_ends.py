@@ -7,12 +7,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
+from study import driver
+from study.driver import Queue
 from study.journal import Journal
+from study.place import Resources
+from study.run import main
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -110,3 +115,25 @@ def test_three_that_fail_alike_stop_the_study_and_mended_it_goes_on(
     assert result.returncode == 0, result.stdout + result.stderr
     assert {trial.data.tags["kdq.status"] for trial in of_kind(tmp_path, "small", "trial")} == {"completed"}
     assert len(of_kind(tmp_path, "small", "point")) == 6
+
+
+def test_one_that_fails_again_and_again_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: dict[str, Any]
+) -> None:
+    """Its worker may die after it has told its end; another then tells it anew."""
+    end = {"event": "end", "status": "failed", "reason": "ValueError: one", "log": None, "error": "ValueError: one"}
+
+    def run(queue: Queue, resources: Resources, slots: int, folder: Path, *rest: Any) -> None:
+        _, started, report = rest
+        while trial := queue.next():
+            started(trial.id)
+            for _ in range(3):
+                report(trial.id, end)
+
+    monkeypatch.setattr(driver, "run_on_ray", run)
+    monkeypatch.chdir(tmp_path)
+    Path("space.yaml").write_text("description: two\nparams: {method: dkd, beta: {grid: [2, 4]}}\nbits: [2]\n")
+    assert main(["--space", "space.yaml", *(f"--set={key}={value}" for key, value in tiny.items())]) == 1
+    printed = capsys.readouterr()
+    assert "trials: 2 failed" in printed.out
+    assert "failed alike" not in printed.err

@@ -107,6 +107,34 @@ def test_asked_at_a_terminal_only_yes_removes(
     assert "removed; its points" in capsys.readouterr().out
 
 
+def test_a_dry_run_lists_and_removes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["--prune", "small", "--yes", "--dry-run"]) == 0
+    assert "2 students: " in capsys.readouterr().out
+    assert stages(folder)["student"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--prune", "small", "--seeds", "1", "--extend"],
+            "--prune: not with --seeds, --extend; it takes --yes, --dry",
+        ),
+        (["--prune", "small", "--set", "train.lr=1"], "--prune: not with --set; "),
+        (["--space", "dkd_grid", "--yes"], "--yes: only with --prune"),
+    ],
+)
+def test_options_that_mean_nothing_there_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("status", "word"), [("running", "interrupted"), ("failed", "failed")])
 def test_a_study_that_is_not_finished_is_refused(folder: Path, status: str, word: str) -> None:
     renote(folder, "small", status=status)
