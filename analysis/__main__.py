@@ -13,7 +13,7 @@ from kdq.errors import UserError
 if TYPE_CHECKING:
     import pandas
 
-    from kdq.points import Point
+    from study.results.point import Point
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +93,7 @@ def _read(path: Path) -> str:
 
 
 def _draw(points: list["Point"], path: Path, study: str) -> None:
-    from kdq.figures import draw_front
+    from study.results.figure import draw_front
 
     try:
         draw_front(points, path, f"{study}: accuracy against total bits")
@@ -102,7 +102,7 @@ def _draw(points: list["Point"], path: Path, study: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from kdq.files import publish
+    from kdq.store.files import publish
 
     try:
         publish(path, (text.rstrip("\n") + "\n").encode())

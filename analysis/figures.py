@@ -4,8 +4,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdq.figures import COLOURS, GRID, INK, MUTED
-from kdq.files import publish
+from kdq.store.files import publish
+from study.results.figure import COLOURS, GRID, INK, MUTED
 
 if TYPE_CHECKING:
     import pandas

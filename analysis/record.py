@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 
+from kdq.bits import BIT_WIDTHS, FLOAT_BITS
 from kdq.errors import UserError
-from kdq.points import BIT_WIDTHS, FLOAT_BITS
-from kdq.priorities import Values
+from study.schedulers.priorities import Values
 
 
 @dataclass(frozen=True, slots=True)

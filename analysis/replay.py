@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from analysis.record import Record
 from kdq.errors import UserError
-from kdq.pareto import front, hypervolume
-from kdq.points import REFERENCE
-from kdq.priorities import FLOAT
-from kdq.rungs import RULES, Asynchronous, Decision, RungConfig, Rungs, make_rule
+from study.results.front import REFERENCE
+from study.results.pareto import front, hypervolume
+from study.schedulers.asha import Asynchronous
+from study.schedulers.priorities import FLOAT
+from study.schedulers.registry import RULES, make_rule
+from study.schedulers.scheduler import Decision, RungConfig, Rungs
 
 if TYPE_CHECKING:
     import pandas
@@ -59,7 +61,7 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 
 def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
-    """Every strategy on every order: the full grid, random search and every rule of `kdq.rungs`.
+    """Every strategy on every order: the full grid, random search and every rule of `study.schedulers.scheduler`.
 
     Random search trains as many students as `asha_pareto` could pay for with the epochs that it spent on average.
     """

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Any
 from analysis.record import Record
 from analysis.replay import EQUAL_BUDGET, on_front
 from analysis.store import Store, Study
-from kdq.points import (
-    FLOAT_BITS,
-    Configuration,
-    Point,
-    as_table,
-    as_text,
-    best,
-    exact,
-    front_hypervolume,
-    front_table,
-    to_csv,
-    to_json,
-)
+from kdq.bits import FLOAT_BITS
+from study.results.front import Configuration, best, front_hypervolume
+from study.results.point import Point
+from study.results.tables import as_table, as_text, front_table, to_csv, to_json
+from study.units import exact
 
 if TYPE_CHECKING:
     import pandas

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.record import Row
+from kdq.bits import BIT_WIDTHS, FLOAT_BITS
 from kdq.errors import UserError, first_line, unknown
-from kdq.points import BIT_WIDTHS, FLOAT_BITS, Point, from_row, with_front
-from kdq.stages import digest
-from kdq.tracking import require_store, shown, tracking_uri
+from kdq.store.stage import digest
+from study.results.front import with_front
+from study.results.point import Point, from_row
+from study.tracking.uri import require_store, shown, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

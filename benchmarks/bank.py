@@ -16,14 +16,14 @@ import torch
 
 from benchmarks.cifar import dataset, recipe, student, teacher
 from benchmarks.report import circumstances, publish, summary
-from kdq.augment import Views
-from kdq.bank import Bank, compress
-from kdq.data import Dataset
-from kdq.losses import kd
-from kdq.methods import MethodConfig
-from kdq.models import Classifier
-from kdq.stages import StageStore
-from kdq.train import TeacherLogits, Trainer, forward_teacher
+from kdq.data.augment import Views
+from kdq.data.dataset import Dataset
+from kdq.distill.losses import kd
+from kdq.distill.methods import MethodConfig
+from kdq.distill.teacher_logits import Bank, TeacherLogits, compress, forward_teacher
+from kdq.distill.trainer import Trainer
+from kdq.models.classifier import Classifier
+from kdq.store.folder_store import StageStore
 
 GRID = [{"method": "dkd", "alpha": a, "beta": b, "temperature": 4} for a in (0.5, 1, 2) for b in (4, 8, 10)]
 SEED = 0

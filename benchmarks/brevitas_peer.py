@@ -32,13 +32,15 @@ from torch import Tensor, nn
 
 from benchmarks.cifar import dataset
 from benchmarks.report import circumstances, publish, summary
-from kdq.data import Dataset
+from kdq.data.dataset import Dataset
+from kdq.distill.teachers import find_checkpoint
 from kdq.errors import UserError
-from kdq.evaluate import top1
-from kdq.models import Classifier
-from kdq.quantize import QuantizeConfig, choose_calibration, quantize
-from kdq.stages import StageStore
-from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load
+from kdq.models.classifier import Classifier
+from kdq.models.evaluate import top1
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import choose_calibration, quantize
+from kdq.store.folder_store import StageStore
 
 BATCH = 64
 """Of calibration images: the default of Brevitas' example."""

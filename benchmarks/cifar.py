@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from kdq.augment import AugmentConfig
-from kdq.data import Dataset, load_source, open_dataset
-from kdq.methods import MethodConfig
-from kdq.models import Classifier, build
-from kdq.stages import StageStore
-from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
-from kdq.train import TrainConfig
+from kdq.data.augment import AugmentConfig
+from kdq.data.dataset import Dataset, open_dataset
+from kdq.data.sources import load_source
+from kdq.distill.methods import MethodConfig
+from kdq.distill.recipe import TrainConfig
+from kdq.distill.teachers import find_checkpoint
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load
+from kdq.models.classifier import Classifier, build
+from kdq.store.folder_store import StageStore
 
 METHOD = MethodConfig.parse({"method": "dkd", "alpha": 1, "beta": 8, "temperature": 4})
 AUGMENT = AugmentConfig(crop_padding=4, flip=True)

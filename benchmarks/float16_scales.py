@@ -25,14 +25,17 @@ import torch
 
 from benchmarks.cifar import dataset
 from benchmarks.report import circumstances, publish
-from kdq.data import Dataset
-from kdq.evaluate import accuracy, logits
-from kdq.graph import PREFIX, layer
-from kdq.models import Classifier
-from kdq.quantize import QuantizeConfig, Quantized, choose_calibration, quantize
-from kdq.size import total_bits
-from kdq.stages import StageStore
-from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
+from kdq.data.dataset import Dataset
+from kdq.distill.teachers import find_checkpoint
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load
+from kdq.models.classifier import Classifier
+from kdq.models.evaluate import accuracy, logits
+from kdq.models.graph import PREFIX, layer
+from kdq.pack.size import total_bits
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import choose_calibration, quantize
+from kdq.quantize.result import Quantized
+from kdq.store.folder_store import StageStore
 
 EXACT = "float32"
 OTHER = 1000

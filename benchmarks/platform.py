@@ -44,11 +44,12 @@ from ray import tune
 from ray.air.integrations.mlflow import MLflowLoggerCallback
 
 from benchmarks.report import ROOT, circumstances, publish
-from kdq.points import FLOAT_BITS, Point
-from study import driver
-from study.place import cores
+from kdq.bits import FLOAT_BITS
+from study.backends import ray_tune
+from study.plan.resources import cores
+from study.results.point import Point
 from study.run import main as run_study
-from study.trial import Trial
+from study.trial.trial import Trial
 
 Row = dict[str, Any]
 STORE = "sqlite:///mlruns/mlflow.db"
@@ -133,7 +134,7 @@ def busy(arch: str, trials: int, seconds: float) -> Row:
     epochs = max(1, round(seconds / epoch))
     folder = Path(f"times-{arch}").absolute()
     folder.mkdir()
-    with patch.object(driver, "trainable", partial(timed, folder)):
+    with patch.object(ray_tune, "trainable", partial(timed, folder)):
         run(f"busy-{arch}", trials, "--epochs", f"{epochs}", *student)
     times: list[dict[str, float]] = [json.loads(file.read_text()) for file in folder.iterdir()]
     assert len(times) == trials
@@ -158,7 +159,7 @@ def busy(arch: str, trials: int, seconds: float) -> Row:
 def timed(folder: Path, config: Mapping[str, Any]) -> None:
     """A trial that writes down when it ran, and how long it waited for the driver and had a core."""
     waited = 0.0
-    hand_on = driver.report_to_ray
+    hand_on = ray_tune.report_to_ray
 
     def report(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         nonlocal waited
@@ -167,8 +168,8 @@ def timed(folder: Path, config: Mapping[str, Any]) -> None:
         waited += time.time() - began
 
     start, processor = time.time(), time.thread_time()
-    with patch.object(driver, "report_to_ray", report):
-        driver.trainable(config)
+    with patch.object(ray_tune, "report_to_ray", report):
+        ray_tune.trainable(config)
     times = {"start": start, "end": time.time(), "waited": waited, "processor": time.thread_time() - processor}
     (folder / Trial.of(config["trial"]).id).write_text(json.dumps(times))
 
@@ -176,7 +177,7 @@ def timed(folder: Path, config: Mapping[str, Any]) -> None:
 def trivial(config: Mapping[str, Any]) -> None:
     """A trial that does nothing but report, as a real one does."""
     trial = Trial.of(config["trial"])
-    driver.report_to_ray(config, {"event": "epoch", "epoch": 1, **EPOCH})
+    ray_tune.report_to_ray(config, {"event": "epoch", "epoch": 1, **EPOCH})
     file = Path(config["logs"]) / "packed"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
@@ -196,8 +197,8 @@ def trivial(config: Mapping[str, Any]) -> None:
         random.uniform(10, 90),
         50.0,
     )
-    driver.report_to_ray(config, {"event": "point", "point": asdict(point), "files": [str(file)]})
-    driver.report_to_ray(config, {"event": "end", "status": "completed", "reason": "", "log": None, "error": ""})
+    ray_tune.report_to_ray(config, {"event": "point", "point": asdict(point), "files": [str(file)]})
+    ray_tune.report_to_ray(config, {"event": "end", "status": "completed", "reason": "", "log": None, "error": ""})
 
 
 EPOCH = {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "seconds": 1.0, "images_per_s": 1.0}
@@ -205,7 +206,7 @@ EPOCH = {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "secon
 
 def trivial_trials(trials: int) -> list[Row]:
     """Time a trial and memory in the first and the last quarter of a study."""
-    with patch.object(driver, "trainable", trivial), memory() as samples:
+    with patch.object(ray_tune, "trainable", trivial), memory() as samples:
         runs = run("trivial", trials, "--epochs", "1")
     return quarters("study/run.py", runs, samples)
 

@@ -19,12 +19,12 @@ import torch
 
 from benchmarks.cifar import METHOD, dataset, recipe
 from benchmarks.report import circumstances, publish, summary
-from kdq.data import Dataset
-from kdq.measure import QuantizerSpec
-from kdq.models import build
-from kdq.probe import probe
-from kdq.stages import StageStore
-from kdq.train import Trainer
+from kdq.data.dataset import Dataset
+from kdq.distill.trainer import Trainer
+from kdq.models.classifier import build
+from kdq.pipeline.probe import probe
+from kdq.quantize.config import QuantizerSpec
+from kdq.store.folder_store import StageStore
 
 WIDTHS = (2, 3, 4, 8)
 IMAGES = 45_000

@@ -21,14 +21,16 @@ import torch
 
 from benchmarks.cifar import dataset
 from benchmarks.report import circumstances, publish
-from kdq.data import Dataset
-from kdq.evaluate import top1
-from kdq.models import Classifier
-from kdq.quantize import QuantizeConfig, choose_calibration, quantize
-from kdq.quantizers import QUANTIZERS
-from kdq.size import paper_bits, total_bits
-from kdq.stages import StageStore
-from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
+from kdq.data.dataset import Dataset
+from kdq.distill.teachers import find_checkpoint
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load
+from kdq.models.classifier import Classifier
+from kdq.models.evaluate import top1
+from kdq.pack.size import paper_bits, total_bits
+from kdq.quantize.algorithms import QUANTIZERS
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import choose_calibration, quantize
+from kdq.store.folder_store import StageStore
 
 
 def variants(bits: int) -> dict[str, QuantizeConfig]:

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import circumstances, publish, summary
-from kdq.alphabet import Alphabet
-from kdq.calibrate import Moments, gram, triangle
-from kdq.gpfq import diffuse, solve
-from kdq.quantizers import DAMPING, QUANTIZERS, Problem
+from kdq.quantize.algorithms import DAMPING, QUANTIZERS, Problem
+from kdq.quantize.alphabet import Alphabet
+from kdq.quantize.moments import Moments, gram, triangle
+from kdq.quantize.solvers import diffuse, solve
 
 ALPHABET = Alphabet(4)
 PEER = "recursion"

@@ -32,12 +32,13 @@ from torchvision import transforms
 
 from benchmarks.cifar import METHOD, dataset, recipe, student, teacher
 from benchmarks.report import circumstances, publish, summary
-from kdq.augment import Views
-from kdq.bank import Bank
-from kdq.data import Dataset
-from kdq.models import Classifier
-from kdq.stages import StageStore
-from kdq.train import Trainer, forward_teacher, make_optimizer
+from kdq.data.augment import Views
+from kdq.data.dataset import Dataset
+from kdq.distill.recipe import make_optimizer
+from kdq.distill.teacher_logits import Bank, forward_teacher
+from kdq.distill.trainer import Trainer
+from kdq.models.classifier import Classifier
+from kdq.store.folder_store import StageStore
 
 BATCH = 128
 TRIALS = 9

@@ -12,10 +12,11 @@ import time
 import torch
 
 from benchmarks.report import circumstances, publish, summary
-from kdq.models import Classifier, build
-from kdq.quantize import QuantizeConfig, quantize
-from kdq.size import total_bits
-from kdq.teachers import IMAGENET
+from kdq.models.checkpoint import IMAGENET
+from kdq.models.classifier import Classifier, build
+from kdq.pack.size import total_bits
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import quantize
 
 QUANTIZERS = ("gpfq", "gpfq_plain", "gptq", "rtn")
 

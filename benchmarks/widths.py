@@ -18,10 +18,13 @@ from torch import Tensor
 
 from benchmarks.cifar import dataset
 from benchmarks.report import circumstances, publish, summary
-from kdq.models import Classifier
-from kdq.quantize import QuantizeConfig, Quantized, choose_calibration, quantize, quantize_many
-from kdq.stages import StageStore
-from kdq.teachers import IMAGENET, Checkpoint, find_checkpoint, load
+from kdq.distill.teachers import find_checkpoint
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load
+from kdq.models.classifier import Classifier
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import choose_calibration, quantize, quantize_many
+from kdq.quantize.result import Quantized
+from kdq.store.folder_store import StageStore
 
 TOGETHER, APART = "quantize_many", "quantize, one by one"
 

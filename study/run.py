@@ -1,20 +1,14 @@
 """The command line: `python study/run.py --space NAME [--workload NAME] …` runs a study."""
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 # As a script this file's folder is first on the path; the project is the folder above it.
 sys.path[0:1] = [str(Path(__file__).parents[1])] if __name__ == "__main__" else sys.path[0:1]
 
 from kdq.errors import UserError  # noqa: E402
-from study.documents import descriptions, parse_scalar  # noqa: E402
-from study.scheduling import SCHEDULERS  # noqa: E402
-
-ROOT = Path(__file__).parents[1]
+from study.commands.options import given_beside_prune, make_parser, settings  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,9 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     Returns the exit status: 0 done, 1 trials failed, 130 interrupted, 2 for what a user has to mend: a mistake, or a
     store, disk or Ray that failed.
     """
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(arguments)
-    if options.prune is not None and (others := _given_beside_prune(parser, options)):
+    if options.prune is not None and (others := given_beside_prune(parser, options)):
         parser.error(f"--prune: not with {', '.join(others)}; it takes --yes, --dry-run and --storage-path")
     if options.yes and options.prune is None:
         parser.error("--yes: only with --prune")
@@ -34,195 +28,28 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if options.prune is not None:
-            from study.place import root_folder
-            from study.prune import prune
+            from study.commands.prune import prune
+            from study.plan.resources import root_folder
 
             agreed = False if options.dry_run else options.yes or None
             prune(options.prune, root_folder(options.storage_path), agreed)
             return 0
-        from study.spaces import load_space
+        from study.space.load import load_space
 
         space_settings, workload_settings = settings(options)
         space = load_space(options.space, space_settings)
 
-        from study.conduct import conduct  # torch comes with it: a mistake in the space is said before
+        from study.commands.run import conduct  # torch comes with it: a mistake in the space is said before
 
         return conduct(options, space, workload_settings)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        from study.closing import interrupted
+        from study.console.summary import interrupted
 
         print(interrupted(options.given), file=sys.stderr)
         return 130
-
-
-def _given_beside_prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    """Options that mean nothing to it."""
-    known = ("prune", "yes", "dry_run", "storage_path")
-    given = [key for key, value in vars(options).items() if key not in known and value != parser.get_default(key)]
-    return [f"--{key.replace('_', '-')}" for key in given]
-
-
-def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the options change in the space and in the workload, by dotted key."""
-    from kdq.methods import PARAMETERS
-    from study.spaces import SEARCH_KEYS
-
-    space: dict[str, Any] = {}
-    workload: dict[str, Any] = {}
-    flags = {
-        "train.epochs": options.epochs,
-        "teacher": options.teacher,
-        "student": options.student,
-        "train_images": options.train_images,
-    }
-    workload |= {key: value for key, value in flags.items() if value is not None}
-    if options.bits is not None:
-        space["bits"] = options.bits
-    space |= {key: value for key in ("trials", "searcher", "scheduler") if (value := getattr(options, key)) is not None}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
-        target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
-        target[key] = parse_scalar(value)
-    return space, workload
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python study/run.py",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Search a space of distillation and quantization on a workload; every run goes to MLflow.",
-        epilog=_listing(),
-    )
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--space", metavar="NAME|FILE", help="what is searched: a name below or a YAML file")
-    what.add_argument("--prune", metavar="STUDY", help="list, and remove if you agree, what a finished study can spare")
-    add("--workload", default="digits", metavar="NAME|FILE", help="on what (default: digits)")
-    add(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="folder with CIFAR as Hub-layout parquet, and checkpoints/",
-    )
-    add(
-        "--name",
-        metavar="STUDY",
-        help="the study's name; the same name and settings go on where they stopped",
-    )
-    _add_settings(parser.add_argument)
-    _add_place(parser.add_argument)
-    onwards = parser.add_mutually_exclusive_group()
-    onwards.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="run the trials that failed, ran out of memory or diverged; no others",
-    )
-    onwards.add_argument(
-        "--extend",
-        action="store_true",
-        help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
-    )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="print trials, students, points, cost and disk (--prune: the list); do nothing",
-    )
-    add("--yes", action="store_true", help="with --prune: remove without being asked")
-    return parser
-
-
-def _add_settings(add: Callable[..., object]) -> None:
-    """What a study's trials are."""
-    add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
-    add("--trials", type=_count, metavar="N", help="at most this many configurations")
-    add("--searcher", metavar="NAME", help="instead of the space's: grid, random, tpe or nsga2")
-    add(
-        "--scheduler",
-        metavar="NAME",
-        help="instead of the space's: none, asha, asha_quantized, asha_pareto, halving, …",
-    )
-    add(
-        "--seeds",
-        type=_integers,
-        default=(0,),
-        metavar="0,1,2",
-        help="repeat every configuration (default: 0)",
-    )
-    add("--bits", type=_integers, metavar="2,3,4,8", help="widths at which every student is quantized")
-    add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
-    add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
-    add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="key=value",
-        help="change any setting, as in train.lr=0.05",
-    )
-
-
-def _add_place(add: Callable[..., object]) -> None:
-    """Where they run, and where their results go."""
-    add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
-    add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
-    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
-    add("--storage-path", metavar="DIR", help="folder for all of it, seen by all machines (default: mlruns)")
-    add(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow store or server (default: $MLFLOW_TRACKING_URI, or mlflow.db in the storage path)",
-    )
-
-
-def _listing() -> str:
-    folders = {"spaces": ROOT / "search_spaces", "workloads": ROOT / "study" / "workloads"}
-    lines = []
-    for title, folder in folders.items():
-        lines += _section(title, descriptions(folder))
-    return "\n".join(lines + _section("schedulers", SCHEDULERS))
-
-
-def _section(title: str, entries: Mapping[str, str]) -> list[str]:
-    return [f"{title}:", *(f"  {name:<19}{text}" for name, text in entries.items()), ""]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
-    return int(text)
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas between, such as 0,1,2")
-    numbers = tuple(dict.fromkeys(int(part) for part in parts))
-    if max(numbers) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers below 2^63")
-    return numbers
-
-
-def _positive(text: str) -> float:
-    value = _share(text)
-    if value < 0.01:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be at least 0.01")
-    return value
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number, at least 0")
-    return value
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import pytest
 from mlflow import MlflowClient
 
 from analysis.record import Row
-from kdq.points import Point
-from kdq.stages import digest
+from kdq.store.stage import digest
+from study.results.point import Point
 
 SEEDS = (0, 1)
 MEASURES = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")

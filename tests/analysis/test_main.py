@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from analysis.__main__ import main
-from kdq.points import COLUMNS, FRONT_COLUMNS, from_csv, from_json, front_hypervolume, with_front
+from study.results.front import front_hypervolume, with_front
+from study.results.point import COLUMNS
+from study.results.tables import FRONT_COLUMNS, from_csv, from_json
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ from analysis.figures import draw_replay
 from analysis.record import Record
 from analysis.replay import GRID, RANDOM, Outcome, Setting, curve, mean_curves, on_front, play, simulate, summary
 from kdq.errors import UserError
-from kdq.pareto import hypervolume
-from kdq.priorities import FLOAT as FLOAT_ONLY
-from kdq.rungs import RULES, Asynchronous, RungConfig, make_rule
+from study.results.pareto import hypervolume
+from study.schedulers.asha import Asynchronous
+from study.schedulers.priorities import FLOAT as FLOAT_ONLY
+from study.schedulers.registry import RULES, make_rule
+from study.schedulers.scheduler import RungConfig
 
 EPOCHS = 9
 FLOAT, FOUR, TWO = 8e6, 1e6, 5e5

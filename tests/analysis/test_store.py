@@ -7,7 +7,7 @@ import pytest
 from analysis import store as store_module
 from analysis.store import open_store
 from kdq.errors import UserError
-from kdq.points import with_front
+from study.results.front import with_front
 
 
 def by_id(points):

@@ -16,7 +16,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from kdq.rungs import RungConfig, Rungs, make_rule, replay
+from study.control.journal import replay
+from study.schedulers.registry import make_rule
+from study.schedulers.scheduler import RungConfig, Rungs
 
 SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
 SPACE = """

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from kdq.rungs import Decision
-from study import driver
-from study.driver import Ended, Queue, Report, Started
-from study.place import Resources
-from study.trial import Event, Probing, run_trial
+from study.backends import ray_tune
+from study.backends.ray_tune import Ended, Queue, Report, Started
+from study.plan.resources import Resources
+from study.schedulers.scheduler import Decision
+from study.trial.events import Event
+from study.trial.trial import Probing
+from study.trial.worker import run_trial
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -112,6 +114,6 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 with suppress(Ended):
                     run_trial(trial, "cpu", Path(given["logs"]) / "log", tell, Probing(**given["probing"]))
 
-        monkeypatch.setattr(driver, "run_on_ray", run)
+        monkeypatch.setattr(ray_tune, "run_on_ray", run)
 
     return install

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import ray
 import torch
 
-from study import driver
+from study.backends import ray_tune
 from study.run import main
 
 HERE = Path.cwd()
@@ -38,10 +38,10 @@ FAULTS = {6: out_of_memory, 7: broken, 8: die}
 
 def trainable(config: Mapping[str, Any]) -> None:
     """The study's own, with a fault: Ray takes it to the workers by value, since this is no module there."""
-    from study import driver as real
-    from study import trial
+    from study.backends import ray_tune as real
+    from study.trial import worker
 
-    distill = trial.distill
+    distill = worker.distill
 
     def faulty(*arguments: Any) -> Path:
         beta, gpus = config["trial"]["parameters"]["beta"], ray.get_runtime_context().get_assigned_resources()["GPU"]
@@ -50,14 +50,14 @@ def trainable(config: Mapping[str, Any]) -> None:
         FAULTS.get(beta, lambda: None)()
         return distill(*arguments)
 
-    with patch.object(trial, "distill", faulty):
+    with patch.object(worker, "distill", faulty):
         real.trainable(config)
 
 
 if __name__ == "__main__":
     with (
-        patch.object(driver, "trainable", trainable),
-        patch.object(driver.Resources, "device", "cpu"),
+        patch.object(ray_tune, "trainable", trainable),
+        patch.object(ray_tune.Resources, "device", "cpu"),
         patch.object(torch.cuda, "device_count", lambda: 1),
         patch.object(ray, "init", partial(ray.init, num_gpus=1)),
     ):

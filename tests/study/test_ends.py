@@ -13,10 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
-from study import driver
-from study.driver import Queue
-from study.journal import Journal
-from study.place import Resources
+from study.backends import ray_tune
+from study.backends.ray_tune import Queue
+from study.control.journal import Journal
+from study.plan.resources import Resources
 from study.run import main
 
 Result = subprocess.CompletedProcess[str]
@@ -130,7 +130,7 @@ def test_one_that_fails_again_and_again_is_counted_once(
             for _ in range(3):
                 report(trial.id, end)
 
-    monkeypatch.setattr(driver, "run_on_ray", run)
+    monkeypatch.setattr(ray_tune, "run_on_ray", run)
     monkeypatch.chdir(tmp_path)
     Path("space.yaml").write_text("description: two\nparams: {method: dkd, beta: {grid: [2, 4]}}\nbits: [2]\n")
     assert main(["--space", "space.yaml", *(f"--set={key}={value}" for key, value in tiny.items())]) == 1

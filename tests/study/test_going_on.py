@@ -10,10 +10,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from kdq.train import Trainer
-from study import trial
+from kdq.distill.trainer import Trainer
 from study.run import main
-from study.tracking import Tracker
+from study.tracking.tracker import Tracker
+from study.trial import worker
 
 SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
 CONSTANT = ["--set", "train.schedule=step", "--set", "train.milestones=[]"]
@@ -93,8 +93,8 @@ def test_a_retry_mends_what_failed_and_touches_nothing_else(
 
     assert study("--retry-failed") == 2
     assert "study 's' has run no trial here: leave --retry-failed out" in capsys.readouterr().err
-    real = trial.measure
-    monkeypatch.setattr(trial, "measure", measure)
+    real = worker.measure
+    monkeypatch.setattr(worker, "measure", measure)
     assert study() == 1
     before = runs("trial")
     assert sorted(statuses()) == ["completed", "failed"]

@@ -13,18 +13,22 @@ from unittest.mock import Mock, create_autospec
 import pytest
 import torch
 
-from kdq.points import Point
-from kdq.rungs import Decision
-from study import driver, spaces, tracking
-from study.declarations import METHOD, TEACHER
-from study.driver import Queue, Report, Started
-from study.place import Resources
+from study.backends import ray_tune
+from study.backends.ray_tune import Queue, Report, Started
+from study.plan.resources import Resources
+from study.results.point import Point
 from study.run import main
-from study.scheduling import RECORD, SCHEDULERS
-from study.spaces import ADAPTIVE, SEARCHERS, Space, load_space
-from study.trial import Probing, run_trial
+from study.schedulers.config import RECORD, SCHEDULERS
+from study.schedulers.scheduler import Decision
+from study.space import load as load_module
+from study.space.declaration import METHOD, TEACHER
+from study.space.load import load_space
+from study.space.space import ADAPTIVE, SEARCHERS, Space
+from study.tracking import tracker as tracking_module
+from study.trial.trial import Probing
+from study.trial.worker import run_trial
 
-SPACES = sorted(path.stem for path in spaces.FOLDER.glob("*.yaml"))
+SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))
 # Those that look at quantized students do so while they are trained; those that stop the most leave work to others.
 IN_TURN = sorted(SCHEDULERS, key=lambda name: (not name.endswith(("_quantized", "_pareto")), "halving" not in name))
 COMBINATIONS = [(space, searcher, name) for space in SPACES for searcher in SEARCHERS for name in IN_TURN]
@@ -53,7 +57,7 @@ def run_here(
     started: Started,
     report: Report,
 ) -> None:
-    """In the place of `study.driver.run_on_ray`: one trial after the other, in this process."""
+    """In the place of `study.backends.ray_tune.run_on_ray`: one trial after the other, in this process."""
 
     def run(trial_id: str) -> None:
         def tell(event: Mapping[str, Any]) -> None:
@@ -83,10 +87,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def tracker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     """What a study tells in the place of MLflow."""
-    double = create_autospec(tracking.Tracker, instance=True)
+    double = create_autospec(tracking_module.Tracker, instance=True)
     double.configure_mock(runs={}, **{"document.return_value": None, "figure_path.return_value": "front.png"})
-    monkeypatch.setattr(tracking, "open_tracker", lambda *_: double)
-    monkeypatch.setattr(driver, "run_on_ray", run_here)
+    monkeypatch.setattr(tracking_module, "open_tracker", lambda *_: double)
+    monkeypatch.setattr(ray_tune, "run_on_ray", run_here)
     monkeypatch.chdir(folder)
     return double
 

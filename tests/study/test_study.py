@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
-from kdq.points import COLUMNS
+from study.results.point import COLUMNS
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]

@@ -1,0 +1,156 @@
+"""Data sets by name: where each comes from, decoded once into a stage.
+
+A stage of kind `data` holds `{train,test}_{images,labels}.npy` (uint8 [N, C, H, W]; int64 [N]) and
+`data.json` (name, class names, mean and standard deviation of each channel of the training images in [0, 1])."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdq.data.dataset import stratified
+from kdq.data.parquet import Layout, find_split, folders, read_split
+from kdq.errors import UserError, unknown
+from kdq.models.classifier import Normalization
+from kdq.store.files import content_hash
+from kdq.store.folder_store import StageStore
+from kdq.store.stage import Json, Stage
+
+DATA_VERSION = 1
+DIGITS_TEST_IMAGES = 500
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
+can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree
+pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea
+seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table
+tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
+worm
+"""
+
+Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images uint8 [N, C, H, W] and labels int64 [N]."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from: what determines its content, and how to decode it into (train, test)."""
+
+    identity: Json
+    class_names: tuple[str, ...]
+    decode: Callable[[], tuple[Split, Split]]
+
+
+def _digits(data_dir: Path | None, downloads: Path) -> Source:
+    """The 1,797 real 8x8 grey images that scikit-learn ships (Alpaydin and Kaynak 1998), scaled to 0..255.
+
+    They have no official division: 500 of them, stratified by class with a fixed seed, are the test images,
+    the other 1,297 the training images.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    test = np.zeros(len(labels), dtype=bool)
+    test[stratified(labels, DIGITS_TEST_IMAGES, seed=0)] = True
+    splits = (images[~test], labels[~test]), (images[test], labels[test])
+    content = [sha256(array.tobytes()).hexdigest() for split in splits for array in split]
+    return Source({"name": "digits", "sha256": content}, tuple("0123456789"), lambda: splits)
+
+
+def _cifar(name: str, class_names: tuple[str, ...], layout: Layout, data_dir: Path | None, downloads: Path) -> Source:
+    """CIFAR (Krizhevsky 2009) from the Hub's parquet files in `data_dir`, else by torchvision's download."""
+    if data_dir is None:
+        return _downloaded_cifar(name, class_names, layout, downloads)
+    train, test = (find_split(data_dir, layout, split) for split in ("train", "test"))
+    if not (train and test):
+        searched = ", ".join(str(folder) for folder in folders(data_dir, layout))
+        raise _nowhere(name, layout, f"no train-*.parquet and test-*.parquet in any of {searched}")
+    identity = {"name": name, "train": [*map(content_hash, train)], "test": [*map(content_hash, test)]}
+    return Source(identity, class_names, lambda: (read_split(train, layout), read_split(test, layout)))
+
+
+def _downloaded_cifar(name: str, class_names: tuple[str, ...], layout: Layout, downloads: Path) -> Source:
+    from torchvision import datasets
+
+    dataset = getattr(datasets, name.upper())
+
+    def read(train: bool) -> Split:
+        try:
+            split = dataset(downloads, train=train, download=True)
+        except (OSError, RuntimeError) as error:  # no connection; a file that fails its checksum
+            raise _nowhere(name, layout, f"the download into {downloads} failed ({error})") from error
+        return split.data.transpose(0, 3, 1, 2), np.array(split.targets, dtype=np.int64)
+
+    # The archive's published checksum is its content's name, so a finished stage needs no download.
+    return Source({"name": name, "md5": dataset.tgz_md5}, class_names, lambda: (read(True), read(False)))
+
+
+def _nowhere(name: str, layout: Layout, reason: str) -> UserError:
+    return UserError(
+        f"{name}: {reason}. Either give --data-dir DIR with {layout.folder}/{{train,test}}-*.parquet (the "
+        f"layout of the Hugging Face Hub), or leave it out on a machine with internet to download it"
+    )
+
+
+DATASETS: dict[str, Callable[[Path | None, Path], Source]] = {
+    "digits": _digits,
+    "cifar10": partial(_cifar, "cifar10", CIFAR10_CLASSES, Layout("cifar10/plain_text", "label", 10, 32)),
+    "cifar100": partial(
+        _cifar,
+        "cifar100",
+        tuple(CIFAR100_CLASSES.split()),
+        Layout("cifar100/cifar100", "fine_label", 100, 32),
+    ),
+}
+"""Name -> function of (folder given by the user or None, folder for downloads) that finds the source."""
+
+
+def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
+    """The stage that holds the decoded arrays of a data set; it is made if it is not there yet.
+
+    Its identity is the content of the source, not its place. A data set that has to be downloaded goes to
+    `downloads` beside the store. Raises UserError for an unknown name, or files that are missing or damaged.
+    """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    source = DATASETS[name](data_dir, store.root.parent / "downloads")
+    stage = Stage("data", DATA_VERSION, {"source": source.identity})
+    store.make(stage, lambda folder: _write(folder, name, source))
+    return stage
+
+
+def _write(folder: Path, name: str, source: Source) -> None:
+    (train_images, train_labels), (test_images, test_labels) = source.decode()
+    arrays = {
+        "train_images": train_images,
+        "train_labels": train_labels,
+        "test_images": test_images,
+        "test_labels": test_labels,
+    }
+    for key, array in arrays.items():
+        np.save(folder / f"{key}.npy", np.ascontiguousarray(array))
+    normalization = statistics(train_images)
+    description = {"name": name, "class_names": source.class_names, **dataclasses.asdict(normalization)}
+    (folder / "data.json").write_text(json.dumps(description, indent=1))
+
+
+def statistics(images: NDArray[np.uint8]) -> Normalization:
+    """Mean and standard deviation of each channel of uint8 [N, C, H, W], scaled to [0, 1].
+
+    Exact up to one rounding: they come from the integer counts of the 256 values.
+    """
+    values = np.arange(256) / 255
+    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    means = [float(np.average(values, weights=count)) for count in counts]
+    variances = [np.average((values - mean) ** 2, weights=n) for mean, n in zip(means, counts, strict=True)]
+    return Normalization(tuple(means), tuple(float(np.sqrt(variance)) for variance in variances))

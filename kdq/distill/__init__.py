@@ -1,0 +1,1 @@
+"""Distillation: losses, methods, the training loop, and where the teacher's logits come from."""

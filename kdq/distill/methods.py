@@ -1,0 +1,199 @@
+"""The distillation methods: one dict, a line or two a method, all called alike.
+
+Importing this module does not import torch: a command line checks configurations with it before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdq.distill import losses
+from kdq.errors import UserError, unknown
+from kdq.params import NON_NEGATIVE, POSITIVE, SHARE, Interval, Params, Switch, check_number
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Terms = dict[str, "Tensor"]
+Loss = Callable[["Tensor", "Tensor | None", "Tensor", Params, float], Terms]
+"""Takes logits_student [N, C], logits_teacher [N, C] (the peer's for a method with two students, None for one
+without either), labels int64 [N], parameters, and the share of the training that is done, in [0, 1). Returns
+the loss as named terms, each float32 [N]: their sum is the loss of a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train a student.
+
+    params: the parameters it has, each with its default and what it allows. Every method also has
+    `mixup_alpha`: images are mixed in pairs by λ ~ Beta(a, a) and so are the losses against both labels;
+    0 mixes nothing. needs_peer: two students are trained at once, each with the other as its teacher. by_share: the
+    parameter that, unless it is 0, has the loss depend on the share of the training that is done.
+    """
+
+    description: str
+    loss: Loss
+    params: Mapping[str, tuple[float, Interval | Switch]]
+    needs_teacher: bool = True
+    needs_peer: bool = False
+    by_share: str | None = None
+
+
+def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    return {"ce": losses.cross_entropy(student, labels, params["label_smoothing"])}
+
+
+def _vkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    alpha = params["alpha"]
+    return {
+        "ce": (1 - alpha) * losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "kd": alpha * losses.kd(student, teacher, params["temperature"]),
+    }
+
+
+def _mixup(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    return {"kd": losses.kd(student, teacher, params["temperature"])}
+
+
+def _dkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    warmth = min(progress / params["warmup"], 1.0) if params["warmup"] else 1.0
+    temperature = params["temperature"]
+    return {
+        "ce": losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "tckd": warmth * params["alpha"] * losses.tckd(student, teacher, labels, temperature),
+        "nckd": warmth * params["beta"] * losses.nckd(student, teacher, labels, temperature),
+    }
+
+
+def _dml(student: Tensor, peer: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert peer is not None
+    tilt = params["handover"] * (1 - 2 * progress)
+    return {
+        "ce": (1 - tilt) * losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "kl": (1 + tilt) * params["alpha"] * losses.kd(student, peer, params["temperature"]),
+    }
+
+
+SMOOTHING = {"label_smoothing": (0.0, SHARE)}
+MIXING = {"mixup_alpha": (0.0, NON_NEGATIVE)}
+METHODS: dict[str, Method] = {
+    "ce": Method("cross-entropy on the labels, no teacher", _ce, SMOOTHING | MIXING, needs_teacher=False),
+    "vkd": Method(
+        "(1 − α)·CE + α·T²·KL to the teacher (Hinton et al. 2015)",
+        _vkd,
+        {"alpha": (0.9, SHARE), "temperature": (4.0, POSITIVE)} | SMOOTHING | MIXING,
+    ),
+    "mixup": Method(
+        "function matching: T²·KL to the teacher on the same mixed images, no labels (Beyer et al. 2022)",
+        _mixup,
+        # mix_logits: the teacher's logits of the two plain images are mixed instead, as in the study paper's code.
+        {"temperature": (1.0, POSITIVE), "mixup_alpha": (1.0, POSITIVE), "mix_logits": (0.0, Switch())},
+    ),
+    "dkd": Method(
+        "CE + α·TCKD + β·NCKD, warmed up over the first `warmup` of the training (Zhao et al. 2022)",
+        _dkd,
+        {
+            "alpha": (1.0, NON_NEGATIVE),
+            "beta": (8.0, NON_NEGATIVE),
+            "temperature": (4.0, POSITIVE),
+            "warmup": (20 / 240, SHARE),
+        }
+        | SMOOTHING
+        | MIXING,
+        by_share="warmup",
+    ),
+    "dml": Method(
+        "two students teach each other: CE + α·T²·KL to the peer, the better one goes on (Zhang et al. 2017)",
+        _dml,
+        # handover h: CE weighs 1 − h(1 − 2x) and KL α(1 + h(1 − 2x)) at share x of the training. With h = 1 it
+        # begins with KL alone and ends with CE alone; the mean weights are those without.
+        {"alpha": (1.0, NON_NEGATIVE), "temperature": (1.0, POSITIVE), "handover": (0.0, SHARE)} | SMOOTHING | MIXING,
+        needs_teacher=False,
+        needs_peer=True,
+        by_share="handover",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MethodConfig:
+    """A method and all of its parameters, no others. Raises UserError for a name or value not allowed."""
+
+    name: str
+    params: Params
+
+    def __post_init__(self) -> None:
+        expected = _method(self.name).params
+        if missing := expected.keys() - self.params.keys():
+            raise UserError(f"method {self.name!r} lacks {', '.join(sorted(missing))}")
+        for name, value in self.params.items():
+            if name not in expected:
+                raise unknown(f"parameter of method {self.name!r}", name, expected)
+            check_number(name, value, expected[name][1], f"method {self.name!r}")
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> MethodConfig:
+        """From `{"method": NAME, PARAMETER: number, …}`.
+
+        Parameters left out take the method's defaults; those of other methods are dropped, so two documents
+        that mean the same training are equal. Raises UserError naming the value, the rule and the remedy.
+        """
+        if "method" not in document:
+            raise UserError(f"method: is required, and is missing; known: {', '.join(METHODS)}")
+        name, given = document["method"], {key: document[key] for key in document if key != "method"}
+        method = _method(name)
+        for key in given:
+            if key not in PARAMETERS:
+                raise unknown("parameter", key, PARAMETERS)
+        params = {key: given.get(key, default) for key, (default, _) in method.params.items()}
+        for key, (_, allowed) in method.params.items():
+            check_number(key, params[key], allowed, f"method {name!r}")
+        return cls(name, {key: float(value) for key, value in params.items()})
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.name]
+
+    @property
+    def mixes_logits(self) -> bool:
+        """The teacher is shown the two plain parts of a mixed view, and its logits are mixed."""
+        return bool(self.params.get("mix_logits"))
+
+    @property
+    def teacher_mixup_alpha(self) -> float:
+        """The `mixup_alpha` of the views that the teacher is shown."""
+        return 0.0 if self.mixes_logits else self.params["mixup_alpha"]
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether its first epochs would be others if the training were longer."""
+        return bool(self.method.by_share and self.params[self.method.by_share])
+
+    def identity(self) -> dict[str, str | float]:
+        """The document that `parse` reads back into an equal configuration: the name and every parameter."""
+        return {"method": self.name, **self.params}
+
+
+PARAMETERS = frozenset(key for method in METHODS.values() for key in method.params)
+"""The names of all parameters of all methods."""
+
+COMMON = ("alpha", "beta", "temperature", "mixup_alpha")
+"""The parameters that studies are about: names and tables always show them. The others are options."""
+
+
+def options(name: str, params: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a method's options that are not at their defaults, by name; params: values by name, others ignored."""
+    known = METHODS[name].params if name in METHODS else {}
+    given = {key: float(params[key]) for key in sorted(known) if key not in COMMON and key in params}
+    return {key: value for key, value in given.items() if value != known[key][0]}
+
+
+def _method(name: Any) -> Method:
+    if not isinstance(name, str) or name not in METHODS:
+        raise unknown("method", str(name), METHODS)
+    return METHODS[name]

@@ -1,0 +1,86 @@
+"""Where the second of two students starts: random weights, or some that know this data set or ImageNet.
+
+Deep mutual learning needs two students that begin differently. The weights are named as a teacher's are, with
+one kind more: `imagenet`, torchvision's own.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+
+from kdq.data.dataset import Dataset
+from kdq.distill.teachers import Hub, Trained, Transformers, parse_spec
+from kdq.errors import UserError
+from kdq.models.checkpoint import BUFFERS_TO_IGNORE, IMAGENET, Checkpoint, read_state, saved_normalization
+from kdq.models.classifier import Classifier, build
+from kdq.store.stage import digest
+
+IMAGENET_WEIGHTS = {"resnet18": "ResNet18", "resnet34": "ResNet34", "resnet50": "ResNet50"}
+"""Architecture -> torchvision's name of the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageNet:
+    """`imagenet`: torchvision's weights of the same architecture (IMAGENET1K_V1), downloaded once."""
+
+    arch: str
+
+    def fetch(self) -> Checkpoint:
+        """Download them (or find them in torch's own cache). Raises UserError if they are not to be had."""
+        url = torchvision.models.get_weight(f"{IMAGENET_WEIGHTS[self.arch]}_Weights.IMAGENET1K_V1").url
+        path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        try:
+            torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:  # no network; a file that was cut off
+            raise UserError(
+                f"peer_init 'imagenet': {url} cannot be had ({error}); download it on another machine and use "
+                f"{self.arch}:PATH"
+            ) from error
+        return Checkpoint(self.arch, path, IMAGENET)
+
+
+PeerSpec = Checkpoint | Hub | Trained | ImageNet
+
+
+def parse_peer(text: str, arch: str) -> PeerSpec:
+    """The weights that `text` names for a peer of this architecture; reads no file. Raises UserError."""
+    if text == "imagenet":
+        if arch not in IMAGENET_WEIGHTS:
+            known = ", ".join(IMAGENET_WEIGHTS)
+            raise UserError(f"peer_init 'imagenet': there are weights for {known}, not for {arch}; use {arch}:PATH")
+        return ImageNet(arch)
+    try:
+        spec = parse_spec(text)
+    except UserError as error:
+        raise UserError(f"peer_init {text!r}: {error}, or imagenet") from None
+    if isinstance(spec, Transformers):
+        raise UserError(f"peer_init {text!r}: a peer is a {arch} of kdq's own; use {arch}:PATH, imagenet or train")
+    if isinstance(spec, Checkpoint | Trained) and spec.arch not in (arch, None):
+        raise UserError(f"peer_init {text!r}: both students have one architecture; name weights of a {arch}")
+    return spec
+
+
+def warm_start(spec: Checkpoint, arch: str, data: Dataset, seed: int) -> Classifier:
+    """A student that starts from the weights of a checkpoint, as a peer may: on this data set, or on ImageNet.
+
+    The first and the last layer stay random where theirs have another shape, as ImageNet's 7x7 stem and 1,000
+    classes have. Raises UserError for a checkpoint that `read_state` refuses or that does not fit otherwise.
+    """
+    normalization = spec.normalization or saved_normalization(spec.path) or data.normalization
+    student = build(arch, classes=data.classes, normalization=normalization, seed=seed)
+    own, given = student.net.state_dict(), read_state(spec.path)
+    names = [name for name, _ in student.net.named_parameters()]
+    ends = tuple(name.split(".")[0] + "." for name in (names[0], names[-1]))  # `conv1.`, `linear.`
+    for key in own | given:
+        if key in own and key in given and own[key].shape == given[key].shape:
+            own[key].copy_(given[key])
+        elif not key.startswith(ends) and not key.endswith(BUFFERS_TO_IGNORE):
+            raise UserError(f"{spec.path}: does not fit {arch}: {key}; start from weights of that architecture")
+    return student
+
+
+def peer_seed(seed: int) -> int:
+    """Of the peer's initialisation: no other student of the study has it."""
+    return int(digest(f"peer of {seed}")[:15], 16)

@@ -1,0 +1,190 @@
+"""Where a teacher comes from: a checkpoint file, the Hugging Face Hub, or a training run of our own.
+
+A teacher is named by one word: `ARCH:PATH`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
+`transformers:FOLDER`, `train` or `train:ARCH`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdq.errors import UserError, first_line, unknown
+from kdq.models.checkpoint import (
+    REMEDY,
+    Checkpoint,
+    _json_object,
+    _normalization,
+)
+from kdq.models.classifier import Normalization, check_architecture
+from kdq.models.resnets import ARCHITECTURES
+from kdq.store.files import content_hash
+from kdq.store.stage import Json
+
+REPOSITORY = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
+PRETRAINED_FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """`hub:REPO[@REVISION]`: a ResNet with the CIFAR stem on the Hugging Face Hub."""
+
+    repo: str
+    revision: str | None = None
+
+    def fetch(self) -> Checkpoint:
+        """Download it (or find it in the Hub's own cache). Raises UserError if it is not to be had."""
+        config = _hub_config(self, _download(self, "config.json"))
+        path = _download(self, "model.safetensors", "pytorch_model.bin")
+        return Checkpoint(_hub_arch(self, config), path, _hub_normalization(self, config))
+
+    def identity(self) -> Json:
+        """That of the weights it stands for today: a moved revision is another teacher."""
+        return self.fetch().identity()
+
+
+@dataclass(frozen=True, slots=True)
+class Transformers:
+    """`transformers:FOLDER` or `transformers:REPO[@REVISION]`: an image classifier of the transformers library."""
+
+    source: str | Path
+    revision: str | None = None
+
+    def fetch(self) -> Path:
+        """Its folder, downloaded if it is a repository. Raises UserError if it is not to be had."""
+        if isinstance(self.source, Path):
+            if not self.source.is_dir():
+                raise UserError(f"transformers:{self.source}: there is no such folder; give one, or OWNER/NAME")
+            return self.source
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=list(PRETRAINED_FILES)))
+        except Exception as error:  # no network, no such repository or revision, no permission, ...
+            raise UserError(
+                f"transformers:{self.source}: cannot be had ({first_line(error)}); download it on another machine and "
+                "use transformers:FOLDER"
+            ) from error
+
+    def files(self) -> list[Path]:
+        """The files that determine what it says: configurations and safetensors, no code and no pickles."""
+        folder = self.fetch()
+        return sorted(path for pattern in PRETRAINED_FILES for path in folder.glob(pattern))
+
+    def identity(self) -> Json:
+        """Name and content of each of its files."""
+        return {"files": {path.name: content_hash(path) for path in self.files()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """`train` or `train:ARCH`: trained here by the workload's recipe; None leaves `arch` to the workload."""
+
+    arch: str | None = None
+
+    def identity(self) -> Json:
+        """The architecture alone; data, recipe and seed are for the caller to add."""
+        return {"arch": self.arch}
+
+
+TeacherSpec = Checkpoint | Hub | Transformers | Trained
+
+
+def _parse_hub(text: str) -> Hub:
+    if not re.fullmatch(REPOSITORY, text):
+        raise UserError(f"teacher 'hub:{text}': must be hub:OWNER/NAME or hub:OWNER/NAME@REVISION")
+    repo, _, revision = text.partition("@")
+    return Hub(repo, revision or None)
+
+
+def _parse_transformers(text: str) -> Transformers:
+    folder = Path(text).expanduser()
+    if text and (folder.is_dir() or text.startswith((".", "/", "~"))):
+        return Transformers(folder.absolute())
+    if not re.fullmatch(REPOSITORY, text):
+        raise UserError(
+            f"teacher 'transformers:{text}': must be transformers:FOLDER, OWNER/NAME or OWNER/NAME@REVISION"
+        )
+    repo, _, revision = text.partition("@")
+    return Transformers(repo, revision or None)
+
+
+def _parse_trained(text: str) -> Trained:
+    if text:
+        check_architecture(text)
+    return Trained(text or None)
+
+
+KINDS: dict[str, Callable[[str], TeacherSpec]] = {
+    "hub": _parse_hub,
+    "transformers": _parse_transformers,
+    "train": _parse_trained,
+}
+"""First word of a teacher that is not ARCH:PATH -> function of the text after the colon."""
+
+
+def parse_spec(text: str) -> TeacherSpec:
+    """The teacher that `text` names. A relative path is taken from the current folder, once and for all.
+
+    Raises UserError for a word of another form and for unknown architectures. Reads no file.
+    """
+    head, _, rest = text.partition(":")
+    if head in KINDS:
+        return KINDS[head](rest)
+    if head not in ARCHITECTURES:
+        raise unknown("teacher", head, [*KINDS, *ARCHITECTURES])
+    if not rest:
+        raise UserError(f"teacher {text!r}: no file is named; use {head}:PATH, or train:{head} to train one")
+    return Checkpoint(head, Path(rest).expanduser().absolute())
+
+
+def find_checkpoint(data_dir: Path, pattern: str) -> Path:
+    """The one file under `data_dir`/checkpoints whose name matches `pattern` (as in `resnet56*.th`)."""
+    found = sorted((data_dir / "checkpoints").glob(pattern))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(
+            f"{data_dir / 'checkpoints' / pattern}: exactly one file must match, found {names}; "
+            f"name the teacher with --teacher ARCH:PATH"
+        )
+    return found[0].absolute()
+
+
+def _download(hub: Hub, *names: str) -> Path:
+    """Local path of the first of the files that the repository has."""
+    from huggingface_hub import hf_hub_download
+
+    errors = []
+    for name in names:
+        try:
+            return Path(hf_hub_download(hub.repo, name, revision=hub.revision))
+        except Exception as error:  # no network, no such repository, revision or file, no permission, ...
+            errors.append(error)
+    raise UserError(
+        f"hub:{hub.repo}: {' or '.join(names)} cannot be had ({first_line(errors[-1])}); {REMEDY}"
+    ) from errors[-1]
+
+
+def _hub_config(hub: Hub, path: Path) -> dict[str, Json]:
+    """The configuration, fields of its `pretrained_cfg` (timm's place for mean and std) beneath its own."""
+    config = _json_object(path.read_text(errors="replace"), f"hub:{hub.repo}: config.json")
+    beneath = config.get("pretrained_cfg")
+    return {**beneath, **config} if isinstance(beneath, dict) else config
+
+
+def _hub_arch(hub: Hub, config: Mapping[str, Json]) -> str:
+    """The architecture that the configuration, or else the repository's name, has as one of its words."""
+    for text in (config.get("architecture"), hub.repo.split("/")[1]):
+        for word in re.split(r"[^a-z0-9]+", str(text).lower()):
+            if word in ARCHITECTURES:
+                return word
+    raise UserError(
+        f"hub:{hub.repo}: neither config.json nor the name says which architecture it is; known: "
+        f"{', '.join(ARCHITECTURES)}; {REMEDY}"
+    )
+
+
+def _hub_normalization(hub: Hub, config: Mapping[str, Json]) -> Normalization | None:
+    if "mean" not in config and "std" not in config:
+        return None
+    return _normalization(config, f"hub:{hub.repo}: config.json")

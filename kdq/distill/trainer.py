@@ -1,0 +1,236 @@
+"""The one training loop, of students under every method and of teachers trained here."""
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdq.data.augment import View, Views
+from kdq.data.dataset import Dataset
+from kdq.distill.methods import MethodConfig, Terms
+from kdq.distill.recipe import (
+    TrainConfig,
+    autocast,
+    learning_rate,
+    make_optimizer,
+    update_average,
+)
+from kdq.distill.teacher_logits import TeacherLogits
+from kdq.errors import UserError
+from kdq.models.classifier import Classifier
+from kdq.models.evaluate import accuracy, logits
+
+CHECK_EVERY = 50  # steps between two looks at the losses: a look makes a GPU wait
+
+
+class Diverged(RuntimeError):  # noqa: N818 - it ends a trial, as `completed` and `stopped` do
+    """Training left the finite numbers in this epoch and step, both counted from 1."""
+
+    def __init__(self, epoch: int, step: int, reason: str) -> None:
+        super().__init__(epoch, step, reason)  # so that it survives pickling
+        self.epoch, self.step, self.reason = epoch, step, reason
+
+    def __str__(self) -> str:
+        return f"diverged in epoch {self.epoch}, step {self.step}: {self.reason}"
+
+
+class Trainer:
+    """Trains `student`, and for a method that needs one its `peer`, in place, an epoch a call.
+
+    All randomness is in the first weights and the views. data: on the students' device; teacher: may be None for
+    a method that needs none; peer: a student with other first weights; stream_seed: determines the views (see
+    kdq.data.augment). Raises UserError if the method needs a teacher and there is none, and for `compile` on a CPU.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        method: MethodConfig,
+        student: Classifier,
+        teacher: TeacherLogits | None,
+        data: Dataset,
+        *,
+        stream_seed: int,
+        peer: Classifier | None = None,
+    ) -> None:
+        if method.method.needs_teacher and teacher is None:
+            raise UserError(f"method {method.name!r} needs a teacher; give one, or use the method 'ce'")
+        assert method.method.needs_peer == (peer is not None)
+        self.config = config
+        self.method = method
+        self.device = data.train_images.device
+        self.students = (student, peer) if peer else (student,)
+        for model in self.students:
+            model.to(memory_format=torch.channels_last)
+        self.averages = tuple(copy.deepcopy(model).requires_grad_(False) for model in self.students if config.ema)
+        self.teacher = teacher if method.method.needs_teacher else None
+        self.data = data
+        self.views = Views(
+            data.train_images,
+            data.train_labels,
+            config.augment,
+            stream_seed=stream_seed,
+            fill=data.normalization.mean,
+            mixup_alpha=method.params["mixup_alpha"],
+        )
+        self.optimizer = make_optimizer(self.students, config)
+        self.epoch = 0
+        """Epochs done."""
+        self.val_top1 = [0.0 for _ in self.students]
+        """Percent, of each student after the last epoch."""
+        self._forwards = _forwards(self.students, config, self.device)
+
+    @property
+    def best(self) -> Classifier:
+        """The student that is better on the validation images after the last epoch; averaged if `ema` is on."""
+        models = self.averages or self.students
+        return models[self.val_top1.index(max(self.val_top1))]
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch."""
+        return self.views.steps(self.config.batch_size)
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train one epoch and measure the students on the validation images.
+
+        Returns `epoch` (epochs done), `train_loss` and its terms as `train_<term>` (means over the epoch and the
+        students), `lr` (of the last step), `val_top1` (percent; the better of two students, and then
+        `val_top1_student` and `val_top1_peer`), `seconds` (all of it), `images_per_s` (training alone).
+        Raises Diverged if a loss or a validation logit is not finite.
+        """
+        assert self.epoch < self.config.epochs
+        start = time.perf_counter()
+        means = self._train_epoch()
+        trained = time.perf_counter()
+        self.epoch += 1
+        self.val_top1 = [self._validate(model) for model in self.averages or self.students]
+        names = ("val_top1_student", "val_top1_peer") if len(self.students) > 1 else ()
+        return {
+            "epoch": self.epoch,
+            "train_loss": sum(means.values()),
+            **{f"train_{name}": mean for name, mean in means.items()},
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "val_top1": max(self.val_top1),
+            **dict(zip(names, self.val_top1, strict=False)),
+            "seconds": time.perf_counter() - start,
+            "images_per_s": len(self.views) / (trained - start),
+        }
+
+    def _train_epoch(self) -> dict[str, float]:
+        """One pass over the views; returns the mean of each term of the loss."""
+        for student in self.students:
+            student.train()
+        sums: list[Tensor] = []  # of each term over a batch; they stay on the device until they are checked
+        names: list[str] = []
+        for step, view in enumerate(self.views.epoch(self.epoch, self.config.batch_size), 1):
+            terms = self._step(self.epoch * self.steps + step, view)
+            names = list(terms)
+            sums.append(torch.stack([term.detach().sum() for term in terms.values()]))
+            if step % CHECK_EVERY == 0 or step == self.steps:
+                self._check_losses(sums)
+        total = torch.stack(sums).double().sum(0) / (len(self.views) * len(self.students))
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def _step(self, step: int, view: View) -> Terms:
+        """The `step`-th update of the training, counted from 1.
+
+        Returns the terms of the loss before it, each [B], summed over the students.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step - 1, self.steps)
+        terms = self._terms(view, (step - 1) / (self.config.epochs * self.steps))
+        self.optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum(0).mean().backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        for average, student in zip(self.averages, self.students, strict=False):
+            update_average(average, student, self.config.ema, step)
+        return terms
+
+    def _terms(self, view: View, progress: float) -> Terms:
+        """The terms of the loss of a view, each [B], summed over the students.
+
+        A student's loss takes the logits of its peer as constants: no gradient passes from one to the other.
+        """
+        with autocast(self.device, self.config.precision):
+            answers: list[Tensor] = [forward(view.images) for forward in self._forwards]
+        teachers = answers[::-1] if self.method.method.needs_peer else [self._logits_teacher(view)]
+        each = [
+            view_terms(self.method, logits_student, logits_teacher, view, progress)
+            for logits_student, logits_teacher in zip(answers, teachers, strict=True)
+        ]
+        return {name: reduce(torch.add, [terms[name] for terms in each]) for name in each[0]}
+
+    def _logits_teacher(self, view: View) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        if not self.method.mixes_logits:
+            return self.teacher(view)
+        assert view.parts is not None
+        assert view.mix is not None
+        first, second = (self.teacher(part).float() for part in view.parts)
+        return second.lerp(first, view.mix[:, None])
+
+    def _check_losses(self, sums: list[Tensor]) -> None:
+        finite = torch.stack(sums).isfinite().all(1).tolist()
+        if not all(finite):
+            raise Diverged(self.epoch + 1, finite.index(False) + 1, "the loss is not finite")
+
+    def _validate(self, model: Classifier) -> float:
+        """Top-1 on the validation images. A last step can spoil the weights without any loss to show it."""
+        answers = logits(model, self.data.val_images)
+        if not answers.isfinite().all():
+            raise Diverged(self.epoch, self.steps, "the validation logits are not finite")
+        return accuracy(answers, self.data.val_labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training needs to go on as if never interrupted, fit for `torch.load(weights_only=True)`.
+
+        The tensors are the living ones: save them before the next epoch. There is no random state in it
+        because there is none: the views are a function of the epoch.
+        """
+        return {
+            "epoch": self.epoch,
+            "val_top1": list(self.val_top1),
+            "students": [model.state_dict() for model in self.students],
+            "averages": [model.state_dict() for model in self.averages],
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of a trainer with the same configuration, method, data and seeds."""
+        for name, models in {"students": self.students, "averages": self.averages}.items():
+            for model, weights in zip(models, state[name], strict=True):
+                model.load_state_dict(weights)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.val_top1 = state["epoch"], list(state["val_top1"])
+
+
+def _forwards(
+    students: Sequence[Classifier], config: TrainConfig, device: torch.device
+) -> Sequence[Callable[[Tensor], Tensor]]:
+    """The students' forward passes, compiled if the recipe says so; batches have two sizes at most."""
+    if not config.compile:
+        return students
+    if device.type == "cpu":
+        raise UserError("compile = True: compiles for a GPU, and this training is on the CPU; leave it out")
+    return [torch.compile(student, dynamic=False) for student in students]
+
+
+def view_terms(
+    method: MethodConfig, logits_student: Tensor, logits_teacher: Tensor | None, view: View, progress: float
+) -> Terms:
+    """The terms of the loss of a view, each [B].
+
+    A mixed view has two targets: λ·L(·, labels) + (1 − λ)·L(·, the partner's labels), so λ = 1 is the plain method.
+    """
+    loss = method.method.loss
+    terms = loss(logits_student, logits_teacher, view.labels, method.params, progress)
+    if view.mix is None or view.parts is None:
+        return terms
+    partner = loss(logits_student, logits_teacher, view.parts[1].labels, method.params, progress)
+    return {name: partner[name].lerp(terms[name], view.mix) for name in terms}

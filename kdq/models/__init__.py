@@ -1,0 +1,1 @@
+"""Classifiers: architectures, checkpoints, the graph of their layers, their accuracy."""

@@ -1,0 +1,66 @@
+"""A classifier: an architecture by name with the normalisation that its weights expect."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdq.errors import unknown
+from kdq.models.resnets import ARCHITECTURES
+
+
+@dataclass(frozen=True, slots=True)
+class Normalization:
+    """Per-channel mean and standard deviation of images in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not finite or not all(s > 0 for s in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, of one length, and std above 0")
+
+
+class Classifier(nn.Module):
+    """A network that takes images in [0, 1] and normalises them itself.
+
+    forward: float [N, C, H, W] in [0, 1] -> logits [N, classes]. A classifier thereby carries what its
+    weights expect, and a teacher and a student with different normalisations can share one view of an image.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, arch: str, net: nn.Module, classes: int, normalization: Normalization) -> None:
+        super().__init__()
+        self.arch = arch
+        self.net = net
+        self.classes = classes
+        self.normalization = normalization
+        shape = (1, len(normalization.mean), 1, 1)
+        self.register_buffer("mean", torch.tensor(normalization.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(normalization.std).view(shape), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net((images - self.mean) / self.std)
+        return logits
+
+
+def check_architecture(arch: str) -> None:
+    """Raise UserError with the nearest known name if `arch` is not an architecture."""
+    if arch not in ARCHITECTURES:
+        raise unknown("architecture", arch, ARCHITECTURES)
+
+
+def build(arch: str, *, classes: int, normalization: Normalization, seed: int) -> Classifier:
+    """A freshly initialised classifier; the same seed gives the same weights.
+
+    The images have `len(normalization.mean)` channels. Raises UserError for an unknown architecture.
+    """
+    check_architecture(arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = ARCHITECTURES[arch](classes, len(normalization.mean))
+    return Classifier(arch, net, classes, normalization)

@@ -1,0 +1,183 @@
+"""A classifier as a graph of operations: where its layers are, which batch norms fold, what is added."""
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdq.errors import UserError
+from kdq.models.classifier import Classifier
+
+QUANTIZABLE = (nn.Conv2d, nn.Linear)
+Layer = nn.Conv2d | nn.Linear
+PREFIX = "net."
+"""What a Classifier puts before the names of its network's modules."""
+
+
+def trace(model: Classifier) -> fx.Graph:
+    """The operations of the model in evaluation mode. Raises UserError where its code branches on tensors."""
+    try:
+        return fx.Tracer().trace(model)
+    except Exception as error:
+        raise UserError(
+            f"architecture {model.arch!r} cannot be traced by torch.fx ({error}): "
+            "its forward must not depend on the values of tensors; rewrite the branch"
+        ) from error
+
+
+def _module(model: nn.Module, node: object) -> nn.Module | None:
+    if isinstance(node, fx.Node) and node.op == "call_module":
+        return model.get_submodule(str(node.target))
+    return None
+
+
+def fold(model: Classifier) -> Classifier:
+    """A copy in evaluation mode whose batch norms are folded into the layers before them.
+
+    A batch norm folds if it alone reads the output of a layer, and becomes nn.Identity; the others stay.
+    Every layer gets a bias, which quantization needs to keep the mean of its outputs.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    graph = trace(model)
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    for module in model.modules():
+        if isinstance(module, QUANTIZABLE) and module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
+    for node in graph.nodes:
+        norm, layer = _module(model, node), _module(model, node.args[0] if node.args else None)
+        if isinstance(norm, _BatchNorm) and isinstance(layer, QUANTIZABLE):
+            alone = len(node.args[0].users) == 1
+            if alone and calls.count(node.target) == 1 and calls.count(node.args[0].target) == 1:
+                _fold_pair(layer, norm)
+                _replace(model, str(node.target), nn.Identity())
+    return model
+
+
+def _fold_pair(layer: Layer, norm: _BatchNorm) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = (norm.running_var.double() + norm.eps).rsqrt()
+    shift = -norm.running_mean.double() * gain
+    if norm.affine:
+        gain = gain * norm.weight.double()
+        shift = shift * norm.weight.double() + norm.bias.double()
+    weight = layer.weight.double() * gain.view(-1, *[1] * (layer.weight.dim() - 1))
+    assert layer.bias is not None
+    layer.bias.data = (layer.bias.double() * gain + shift).to(layer.weight.dtype)
+    layer.weight.data = weight.to(layer.weight.dtype)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A layer in the graph. `partner` is what its output is added to, if that is known before it runs."""
+
+    name: str
+    position: int
+    source: fx.Node
+    partner: fx.Node | None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The operations of a folded model in the order they are run, and its layers in that order.
+
+    `last_use[node]` is the position after which the value of `node` is needed no more.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    sites: tuple[Site, ...]
+    last_use: Mapping[fx.Node, int]
+
+
+def network(model: Classifier) -> Network:
+    """Read a folded model."""
+    graph = trace(model)
+    for node in list(graph.nodes):
+        if isinstance(_module(model, node), nn.Identity | nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+        elif node.target is operator.iadd:
+            node.target = operator.add
+    nodes = _shortcuts_first(graph)
+    position = {node: i for i, node in enumerate(nodes)}
+    last_use = {
+        node: max((position[user] for user in node.users if user in position), default=position[node]) for node in nodes
+    }
+    sites: dict[str, Site] = {}
+    for node in nodes:
+        if isinstance(_module(model, node), QUANTIZABLE):
+            name = str(node.target)
+            partner = _partner(node, position)
+            sites.setdefault(name, Site(name, position[node], node.args[0], partner))  # type: ignore[arg-type]
+    return Network(tuple(nodes), tuple(sites.values()), last_use)
+
+
+def _shortcuts_first(graph: fx.Graph) -> list[fx.Node]:
+    """An order in which the shallow operand of an addition, the shortcut, is known before the deep one.
+
+    The deep branch can then make up for the shortcut's error.
+    """
+    depth: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        depth[node] = 1 + max((depth[operand] for operand in node.all_input_nodes), default=0)
+    order: dict[fx.Node, None] = {}
+    stack = [next(node for node in reversed(graph.nodes) if node.op == "output")]
+    while stack:
+        node = stack[-1]
+        missing = [operand for operand in node.all_input_nodes if operand not in order]
+        if missing:
+            stack.append(min(missing, key=depth.__getitem__))
+        else:
+            order.setdefault(stack.pop())
+    return list(order)
+
+
+def _partner(node: fx.Node, position: Mapping[fx.Node, int]) -> fx.Node | None:
+    """The other operand of the addition that alone reads `node`, if it comes first."""
+    users = list(node.users)
+    if len(users) != 1 or users[0].target not in (operator.add, torch.add, "add", "add_") or users[0].kwargs:
+        return None
+    others = [operand for operand in users[0].args if operand is not node]
+    if len(others) == 1 and isinstance(others[0], fx.Node) and position[others[0]] < position[node]:
+        return others[0]
+    return None
+
+
+def run(node: fx.Node, values: Mapping[fx.Node, Any], model: Classifier) -> Any:
+    """The value of one operation, given those of its operands, which it leaves as they are."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        if getattr(module, "inplace", False):  # the code may overwrite; here values are used in another order
+            args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
+        return module(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(model)
+    assert callable(node.target)
+    function: Callable[..., Any] = node.target
+    return function(*args, **kwargs)
+
+
+def layer(model: Classifier, name: str) -> Layer:
+    """The convolution or linear layer of that name."""
+    module = model.get_submodule(name)
+    assert isinstance(module, QUANTIZABLE)
+    return module
+
+
+def check_finite(tensor: Tensor, what: str) -> None:
+    """Raise UserError naming `what` if a value is NaN or infinite."""
+    if not torch.isfinite(tensor).all():
+        raise UserError(f"{what}: NaN or infinite values; all must be finite; mend the model or the images")

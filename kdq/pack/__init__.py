@@ -1,0 +1,1 @@
+"""The packed file: exactly the bits that are counted."""

@@ -1,0 +1,167 @@
+"""The packed file: a safetensors file whose payload is exactly what `size.ledger` counts.
+
+For each quantized layer `NAME.codes` (uint8, a stream of bits), `NAME.scale` and `NAME.bias` (float16 or float32)
+and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all else under
+its name in float32. What is needed to build the network stands as JSON in the header's metadata, under `kdq`: format
+version, architecture, classes, normalisation, the alphabet of each quantized layer (bits, extra levels, gap) and
+the width of its inputs. The names, shapes and these few numbers in the header are the only things outside the payload.
+"""
+
+import json
+from collections.abc import Mapping
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kdq.errors import UserError
+from kdq.models.classifier import Classifier, Normalization, build, check_architecture
+from kdq.models.graph import PREFIX, QUANTIZABLE, fold
+from kdq.models.resnets import ARCHITECTURES
+from kdq.pack.bitstream import pack_codes, unpack_codes
+from kdq.pack.size import floating, leftovers, packed_bytes
+from kdq.quantize.activations import InputRange, attach, check_activation_bits
+from kdq.quantize.alphabet import Alphabet
+from kdq.quantize.result import Quantized, QuantizedLayer
+
+FORMAT = 2
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What reading a header raises that is not as `pack` writes it."""
+
+LARGEST_CLASSES = 1_000_000
+
+
+def pack(quantized: Quantized, path: Path | str) -> None:
+    """Write the model to a file that `load` gives back with identical predictions.
+
+    Raises UserError for an architecture that has no name here, because `load` could not build it.
+    """
+    model = quantized.model
+    check_architecture(model.arch)
+    tensors = {key: value.cpu().contiguous() for key, value in leftovers(quantized).items()}
+    for name, layer in quantized.layers.items():
+        tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.alphabet.code_bits)
+        tensors[f"{name}.scale"] = layer.scale.cpu()
+        tensors[f"{name}.bias"] = layer.bias.cpu()
+        if layer.inputs:
+            tensors[f"{name}.input_scale"] = torch.tensor([layer.inputs.scale], dtype=torch.float32)
+            tensors[f"{name}.input_zero_point"] = torch.tensor([layer.inputs.zero_point], dtype=torch.uint8)
+    header = {
+        "format": FORMAT,
+        "arch": model.arch,
+        "classes": model.classes,
+        "mean": model.normalization.mean,
+        "std": model.normalization.std,
+        "alphabets": {name: _plain(layer.alphabet) for name, layer in quantized.layers.items()},
+        "activation_bits": quantized.config.activation_bits,
+    }
+    save_file(tensors, path, metadata={"kdq": json.dumps(header, sort_keys=True)})
+
+
+def _plain(alphabet: Alphabet) -> list[float]:
+    return [alphabet.bits, alphabet.extra, alphabet.gap]
+
+
+def payload_bytes(path: Path | str) -> int:
+    """Bytes of the tensors in the file, without its header."""
+    with Path(path).open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    return Path(path).stat().st_size - 8 - header
+
+
+def load(path: Path | str) -> Classifier:
+    """The classifier in the file, in evaluation mode on the CPU; it needs nothing else.
+
+    Raises UserError for a file that is missing, damaged, or not written by `pack`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["kdq"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        model = _empty(header)
+        layers = _layers(tensors, header, model)
+        state = _state(tensors, layers)
+        _check(state, model)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be read ({reason}); name a file written by kdq.pack.file") from error
+    except (SafetensorError, *MALFORMED) as error:
+        raise UserError(f"{path}: damaged, or not a packed model ({error!r}); pack the model again") from error
+    model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
+    for name, layer in layers.items():
+        if layer.inputs:
+            attach(model.get_submodule(PREFIX + name), layer.inputs)
+    return model.eval()
+
+
+def _empty(header: Mapping[str, Any]) -> Classifier:
+    """The network that the header describes, batch norms folded as `quantize` folds them."""
+    if header["format"] != FORMAT:
+        raise ValueError(f"format {header['format']!r}, this version reads {FORMAT}")
+    arch, classes = header["arch"], header["classes"]
+    if arch not in ARCHITECTURES or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
+        raise ValueError(f"architecture {arch!r} with {classes!r} classes")
+    normalization = Normalization(tuple(map(float, header["mean"])), tuple(map(float, header["std"])))
+    return fold(build(arch, classes=classes, normalization=normalization, seed=0))
+
+
+def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:
+    """The quantized layers that the header names."""
+    layers = {}
+    for name, (bits, extra, gap) in header["alphabets"].items():
+        module = model.get_submodule(PREFIX + name)
+        if not isinstance(module, QUANTIZABLE):
+            raise ValueError(f"{name!r} is no layer that has codes")
+        alphabet, shape = Alphabet(bits, extra, float(gap)), module.weight.shape
+        codes, scale, bias = (tensors[f"{name}.{kind}"] for kind in ("codes", "scale", "bias"))
+        stored = scale.dtype in (torch.float16, torch.float32) and bias.dtype == scale.dtype
+        if codes.dtype != torch.uint8 or not stored or scale.shape not in (shape[:1], (1,)):
+            raise ValueError(f"layer {name!r} has {codes.dtype} codes, {bias.dtype} bias, {tuple(scale.shape)} scales")
+        count = shape.numel()
+        if codes.shape != (packed_bytes(count, alphabet.code_bits),):
+            raise ValueError(f"layer {name!r} has codes {tuple(codes.shape)}, must hold {count} of {bits} bits")
+        inputs = _inputs(tensors, name, header["activation_bits"])
+        unpacked = unpack_codes(codes, alphabet.code_bits, count).view(shape)
+        if int(unpacked.max()) >= alphabet.levels:
+            raise ValueError(f"layer {name!r} has codes beyond its {alphabet.levels} levels")
+        layers[name] = QuantizedLayer(alphabet, unpacked.to(alphabet.dtype), scale, bias, inputs)
+    return layers
+
+
+def _inputs(tensors: Mapping[str, Tensor], name: str, bits: int | None) -> InputRange | None:
+    if bits is None:
+        return None
+    check_activation_bits(bits)
+    scale, zero_point = tensors[f"{name}.input_scale"], tensors[f"{name}.input_zero_point"]
+    types = scale.dtype, zero_point.dtype, scale.shape, zero_point.shape
+    fits = types == (torch.float32, torch.uint8, (1,), (1,))
+    if not fits or not 0 < scale.item() < inf or int(zero_point) >= 1 << bits:
+        raise ValueError(f"layer {name!r} has inputs of scale {scale} and zero point {zero_point}")
+    return InputRange(bits, scale.item(), int(zero_point))
+
+
+def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
+    """The tensors of the model's state, weights of quantized layers restored."""
+    state = dict(tensors)  # what no layer takes out of it has to be in the network
+    for name, layer in layers.items():
+        kinds = ("codes", "scale", "bias", *(("input_scale", "input_zero_point") if layer.inputs else ()))
+        for kind in kinds:
+            del state[f"{name}.{kind}"]
+        state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight(), layer.bias.float()
+    return state
+
+
+def _check(state: Mapping[str, Tensor], model: Classifier) -> None:
+    """Raise ValueError unless the state fits the model: the same names, shapes and types, all finite."""
+    wanted = floating(model)
+    if differing := sorted(state.keys() ^ wanted.keys()):
+        raise ValueError(f"{differing[0]!r} is on one side only")
+    for key, value in state.items():
+        if value.shape != wanted[key].shape or value.dtype != wanted[key].dtype:
+            raise ValueError(f"{key!r} has {tuple(value.shape)} {value.dtype}, must have {tuple(wanted[key].shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key!r} has NaN or infinite values")

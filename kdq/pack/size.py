@@ -1,0 +1,103 @@
+"""How large a model is as it is stored: to the bit, layer by layer."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdq.bits import FLOAT_BITS
+from kdq.models.classifier import Classifier
+from kdq.models.graph import PREFIX
+from kdq.quantize.activations import NAME as INPUTS
+from kdq.quantize.result import Quantized
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Bits that one layer takes in the packed file.
+
+    codes: the weights of a quantized layer, `code_bits` of the alphabet each, the last byte filled up; scales: its
+    scales, of weights and inputs; zero_points: that of its inputs, if they are quantized (those of weights are the
+    same everywhere and take no bits); leftovers: everything else, that is its bias, or a float layer's weight and
+    bias. `bits` is 32 for a module left in float.
+    """
+
+    layer: str
+    bits: int
+    codes: int
+    scales: int
+    zero_points: int
+    leftovers: int
+
+    @property
+    def total(self) -> int:
+        return self.codes + self.scales + self.zero_points + self.leftovers
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes that `count` codes of `bits` bits take: whole bytes for the tensor, not for each code."""
+    return (count * bits + 7) // 8
+
+
+def ledger(quantized: Quantized) -> tuple[Row, ...]:
+    """Everything that is stored, a row a module, in the order of the model."""
+    rows: dict[str, Row] = {}
+    for key, value in leftovers(quantized).items():
+        name = key.rpartition(".")[0]
+        before = rows[name].leftovers if name in rows else 0
+        rows[name] = Row(name, FLOAT_BITS, 0, 0, 0, before + _bits(value))
+    for name, layer in quantized.layers.items():
+        codes = 8 * packed_bytes(layer.codes.numel(), layer.alphabet.code_bits)
+        input_scale, input_zero_point = (32, 8) if layer.inputs else (0, 0)
+        scales = _bits(layer.scale) + input_scale
+        rows[name] = Row(name, layer.alphabet.bits, codes, scales, input_zero_point, _bits(layer.bias))
+    order = [name.removeprefix(PREFIX) for name, _ in quantized.model.named_modules()]
+    return tuple(sorted(rows.values(), key=lambda row: order.index(row.layer)))
+
+
+def leftovers(quantized: Quantized) -> dict[str, Tensor]:
+    """What is stored in floating point beside the quantized layers: name in the network -> float32 tensor."""
+    kinds = ("weight", "bias", f"{INPUTS}.scale")
+    stored = {f"{name}.{kind}" for name in quantized.layers for kind in kinds}
+    return {key: value for key, value in floating(quantized.model).items() if key not in stored}
+
+
+def floating(model: Classifier) -> dict[str, Tensor]:
+    """The floating tensors of the model's state: name in the network -> tensor."""
+    state = {key.removeprefix(PREFIX): value for key, value in model.state_dict().items()}
+    return {key: value for key, value in state.items() if value.is_floating_point()}
+
+
+def _bits(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size() * 8
+
+
+def total_bits(quantized: Quantized) -> int:
+    """8 × the bytes of the packed file's payload (the header with names and shapes is not payload)."""
+    return sum(row.total for row in ledger(quantized))
+
+
+def float_bits(quantized: Quantized) -> int:
+    """Bits of the same model, batch norms folded, in float32."""
+    return FLOAT_BITS * _parameters(quantized)
+
+
+def avg_bits(quantized: Quantized) -> float:
+    """Total bits for each parameter of the folded float model; 32 for a float model."""
+    return total_bits(quantized) / _parameters(quantized)
+
+
+def _parameters(quantized: Quantized) -> int:
+    return sum(value.numel() for key, value in floating(quantized.model).items() if f".{INPUTS}." not in key)
+
+
+def paper_bits(quantized: Quantized) -> int:
+    """The count of the GPFQ study this project started from: non-zero weights × nominal bits.
+
+    It leaves out scales, biases and the place of the zeros, so no file is that small. For its figures only.
+    """
+    widths = {name: layer.alphabet.bits for name, layer in quantized.layers.items()}
+    return sum(
+        int(value.count_nonzero()) * widths.get(key.removesuffix(".weight"), FLOAT_BITS)
+        for key, value in floating(quantized.model).items()
+        if key.endswith(".weight") and value.dim() > 1
+    )

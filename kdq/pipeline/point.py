@@ -1,0 +1,103 @@
+"""A point: one model at one bit width, quantized, packed and evaluated, as a stage of the store."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from kdq.bits import FLOAT_BITS
+from kdq.data.dataset import Dataset
+from kdq.models.classifier import Classifier
+from kdq.models.evaluate import top1
+from kdq.pack.file import pack
+from kdq.pack.size import avg_bits, ledger, paper_bits, total_bits
+from kdq.quantize.config import QuantizeConfig, QuantizerSpec
+from kdq.quantize.model import choose_calibration, quantize_many
+from kdq.quantize.result import Quantized
+from kdq.store.folder_store import StageStore
+from kdq.store.stage import Json, Stage
+
+POINT_VERSION = 2
+PACKED_FILE = "model.safetensors"
+MEASUREMENT_FILE = "measurement.json"
+LAYERS_FILE = "layers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PointSpec:
+    """All that determines a point. model: id of the stage whose weights are quantized; data: a fingerprint."""
+
+    model: str
+    data: str
+    bits: int
+    quantizer: QuantizerSpec
+    calibration_images: int
+    seed: int
+
+    def stage(self) -> Stage:
+        return Stage("point", POINT_VERSION, asdict(self))
+
+    @property
+    def config(self) -> QuantizeConfig:
+        own = self.quantizer
+        return QuantizeConfig(self.bits, own.method, own.params, own.activation_bits, seed=self.seed)
+
+
+def measured(folder: Path) -> dict[str, Json]:
+    """What the point in `folder` measured: total_bits, avg_bits, packed_bytes, val_top1, test_top1, …"""
+    measurement: dict[str, Json] = json.loads((folder / MEASUREMENT_FILE).read_text())
+    return measurement
+
+
+def measure(
+    store: StageStore,
+    specs: Sequence[PointSpec],
+    model: Callable[[], Classifier],
+    data: Callable[[], Dataset],
+) -> Iterator[tuple[PointSpec, Path]]:
+    """Every point and its folder, in the order asked for; those that the store lacks are made, together.
+
+    The specs differ in their bits only. `model` and `data` are called only if something has to be made; both
+    must give the same device.
+    """
+    made: dict[int, Quantized] = {}
+    model = cache(model)
+    for spec in specs:
+        if spec.bits not in made and store.find(spec.stage()) is None:
+            # The float point alone and first: it stands even if the model cannot be quantized.
+            is_float = spec.bits == FLOAT_BITS
+            missing = [s for s in specs if (s.bits == FLOAT_BITS) == is_float and store.find(s.stage()) is None]
+            made |= _quantize(missing, model(), data())
+        if spec.bits in made:
+            yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec.bits], data=data()))
+        else:
+            yield spec, store.path(spec.stage())
+
+
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[int, Quantized]:
+    """The models by their bits."""
+    images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
+    made = quantize_many(model, images, [spec.config for spec in specs])
+    return {spec.bits: quantized for spec, quantized in zip(specs, made, strict=True)}
+
+
+def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:
+    started = time.perf_counter()
+    pack(quantized, folder / PACKED_FILE)
+    measurement = {
+        "total_bits": total_bits(quantized),
+        "avg_bits": avg_bits(quantized),
+        "paper_bits": paper_bits(quantized),
+        "packed_bytes": (folder / PACKED_FILE).stat().st_size,
+        "val_top1": top1(quantized.model, data.val_images, data.val_labels),
+        "test_top1": top1(quantized.model, data.test_images, data.test_labels),
+        "evaluate_seconds": time.perf_counter() - started,
+    }
+    layers = {
+        "ledger": [asdict(row) for row in ledger(quantized)],
+        "layers": [asdict(row) for row in quantized.report],
+    }
+    (folder / MEASUREMENT_FILE).write_text(json.dumps(measurement, indent=1))
+    (folder / LAYERS_FILE).write_text(json.dumps(layers, indent=1))

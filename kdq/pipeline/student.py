@@ -1,0 +1,171 @@
+"""Students as stages: a student at epoch e is found, gone on from, or trained."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import Timeout
+
+from kdq.data.dataset import Dataset
+from kdq.distill.methods import MethodConfig
+from kdq.distill.peers import peer_seed
+from kdq.distill.recipe import TrainConfig
+from kdq.distill.teacher_logits import TeacherLogits
+from kdq.distill.trainer import Trainer
+from kdq.models.checkpoint import Checkpoint, load, save
+from kdq.models.classifier import Classifier, build
+from kdq.store.folder_store import StageStore
+from kdq.store.stage import Json, Stage
+
+STUDENT_VERSION = 2
+MODEL_FILE = "model.safetensors"
+HISTORY_FILE = "history.json"
+STATE_FILE = "state.pt"
+Model = Callable[[], Classifier]
+Report = Callable[[Mapping[str, float], Model | None], None]
+"""Takes an epoch of a student's history, and how to get the student as it was after it, if it is there still."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudentSpec:
+    """All that determines a student.
+
+    data: a fingerprint; teacher: the id of its stage, None without one; seed: that of its initialisation, of its
+    peer's and of the views it is shown; peer_init: an id of the weights that its peer starts from, None for
+    random ones or no peer.
+    """
+
+    data: str
+    teacher: str | None
+    arch: str
+    method: MethodConfig
+    train: TrainConfig
+    seed: int
+    peer_init: str | None = None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether its first epochs would be others if the training were longer."""
+        return self.train.looks_ahead or self.method.looks_ahead
+
+    def stage(self, epoch: int | None = None) -> Stage:
+        """The student after `epoch` epochs, by what decides those alone; None: the finished one.
+
+        A training that does not look ahead shares its epochs with all longer ones.
+        """
+        shared = epoch is not None and not self.looks_ahead
+        return Stage(
+            "student",
+            STUDENT_VERSION,
+            {
+                "data": self.data,
+                "teacher": self.teacher,
+                "arch": self.arch,
+                "method": self.method.identity(),
+                "train": self.train.start(epoch) if epoch is not None and shared else self.train.identity(),
+                "seed": self.seed,
+                "peer_init": self.peer_init,
+                "epoch": self.train.epochs if epoch is None else epoch,
+            },
+        )
+
+
+def distill(
+    store: StageStore,
+    spec: StudentSpec,
+    data: Callable[[], Dataset],
+    teacher: Callable[[], TeacherLogits | None],
+    report: Report,
+    peer: Callable[[], Classifier] | None = None,
+) -> Path:
+    """The folder of the finished student, trained if it is not there, from the last epoch that is.
+
+    data, teacher, peer: called only if something has to be trained; the student is trained on the data's device.
+    peer: what `spec.peer_init` names. report: told every epoch of the student's history once, those of an
+    earlier run too; it may raise, which ends the training, and the epochs that were told are kept. Of two students
+    the one better on the validation images is kept. A training that does not look ahead leaves its last state, for
+    a longer one to go on from. Raises Diverged.
+    """
+    assert (spec.peer_init is None) == (peer is None)
+    told = 0
+
+    def tell(history: list[Json], model: Model | None) -> None:
+        nonlocal told
+        for epoch in history[told:]:
+            report(epoch, model if epoch is history[-1] else None)
+        told = len(history)
+
+    def train(folder: Path) -> None:
+        trainer = _trainer(spec, data(), teacher(), peer)
+        history = _go_on(store, spec, trainer)
+        tell(history, lambda: trainer.best)
+        while trainer.epoch < spec.train.epochs:
+            history.append(trainer.run_epoch())
+            if trainer.epoch < spec.train.epochs or not spec.looks_ahead:
+                _keep(store, spec, trainer, history)
+            tell(history, lambda: trainer.best)
+        save(trainer.best, folder / MODEL_FILE)
+        (folder / HISTORY_FILE).write_text(json.dumps(history))
+
+    folder = store.make(spec.stage(), train)
+    store.remove(spec.stage(spec.train.epochs - 1))
+    tell(json.loads((folder / HISTORY_FILE).read_text()), None)
+    return folder
+
+
+def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
+    """The finished student in a folder, on the CPU, in evaluation mode."""
+    return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
+
+
+def forget(store: StageStore, spec: StudentSpec) -> bool:
+    """Remove every kept epoch of a student's training. False, and nothing is done, if somebody is training it."""
+    try:
+        with store.lock(spec.stage(), timeout=0):
+            for epoch in range(1, spec.train.epochs):
+                store.remove(spec.stage(epoch))
+    except Timeout:
+        return False
+    return True
+
+
+def _trainer(
+    spec: StudentSpec, data: Dataset, teacher: TeacherLogits | None, peer: Callable[[], Classifier] | None
+) -> Trainer:
+    def initial(seed: int) -> Classifier:
+        return build(spec.arch, classes=data.classes, normalization=data.normalization, seed=seed)
+
+    device = data.train_images.device
+    student, other = initial(spec.seed).to(device), None
+    if spec.method.method.needs_peer:
+        other = (peer() if peer else initial(peer_seed(spec.seed))).to(device)
+    return Trainer(spec.train, spec.method, student, teacher, data, stream_seed=spec.seed, peer=other)
+
+
+def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:
+    """Put the training where its last kept epoch left it. Returns the history until there."""
+    device = trainer.data.train_images.device
+    for epoch in range(spec.train.epochs, 0, -1):
+        if not (folder := store.find(spec.stage(epoch))):
+            continue
+        with suppress(FileNotFoundError):  # a shorter or longer training of this student has just moved on from it
+            history: list[Json] = json.loads((folder / HISTORY_FILE).read_text())
+            trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
+            store.remove(spec.stage(epoch - 1))  # left by a kill between the two steps of `_keep`
+            return history
+    return []
+
+
+def _keep(store: StageStore, spec: StudentSpec, trainer: Trainer, history: list[Json]) -> None:
+    """Publish the state after this epoch, then forget the one before: a live student keeps its last only."""
+
+    def write(folder: Path) -> None:
+        torch.save(trainer.state_dict(), folder / STATE_FILE)
+        (folder / HISTORY_FILE).write_text(json.dumps(history))
+
+    store.make(spec.stage(trainer.epoch), write)
+    if trainer.epoch > 1:
+        store.remove(spec.stage(trainer.epoch - 1))

@@ -1,0 +1,1 @@
+"""Post-training quantization: alphabets, the calibration streams, the solvers, whole models."""

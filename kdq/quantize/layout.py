@@ -1,0 +1,49 @@
+"""A layer as a matrix product: its inputs as rows, its weights and outputs as matrices."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdq.models.graph import Layer
+
+
+def patches(inputs: Tensor, layer: Layer) -> Tensor:
+    """The rows that meet the layer's weights: [groups, samples, d], d in the order of `matrix`.
+
+    For a convolution, a sample is one position of one image. Any stride, padding, dilation, groups.
+    """
+    if isinstance(layer, nn.Linear):
+        return inputs.reshape(1, -1, layer.in_features)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    x = x.contiguous(memory_format=torch.channels_last)
+    (kh, kw), (sh, sw), (dh, dw) = layer.kernel_size, layer.stride, layer.dilation
+    n, channels, height, width = x.shape
+    rows, columns = (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
+    size = (layer.groups, n, rows, columns, kh, kw, channels // layer.groups)
+    N, C, Y, X = x.stride()
+    view = x.as_strided(size, (C * size[-1], N, Y * sh, X * sw, Y * dh, X * dw, C))
+    return view.reshape(layer.groups, n * rows * columns, -1)
+
+
+def matrix(weight: Tensor, layer: Layer) -> Tensor:
+    """A weight-shaped tensor as [groups, m, d], one row a neuron (output channel)."""
+    if isinstance(layer, nn.Linear):
+        return weight.unsqueeze(0)
+    m = layer.out_channels // layer.groups
+    return weight.permute(0, 2, 3, 1).reshape(layer.groups, m, -1)
+
+
+def unmatrix(matrix: Tensor, layer: Layer) -> Tensor:
+    """The inverse of `matrix`."""
+    if isinstance(layer, nn.Linear):
+        return matrix.squeeze(0).contiguous()
+    return matrix.reshape(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def outputs(values: Tensor, layer: Layer) -> Tensor:
+    """Outputs of the layer as [groups, samples, m], samples in the order of `patches`."""
+    if isinstance(layer, nn.Linear):
+        return values.reshape(1, -1, layer.out_features)
+    rows = values.permute(0, 2, 3, 1).reshape(-1, layer.groups, layer.out_channels // layer.groups)
+    return rows.transpose(0, 1)

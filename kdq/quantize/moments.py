@@ -1,0 +1,110 @@
+"""Gram matrices of a layer's inputs and wanted outputs, summed over the calibration images."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+WIDTH = 144
+"""Columns that are computed at once, or more if there are many, of a product of which half need not be."""
+
+
+def triangle(X: Tensor, Y: Tensor) -> Tensor:
+    """XᵀY [groups, d, d] on and above the diagonal, for nearly half the work; below, what it brings or 0.
+
+    X, Y: [groups, samples, d].
+    """
+    product = X.new_zeros(X.shape[0], X.shape[-1], X.shape[-1])
+    for start, stop in _slices(X.shape[-1]):
+        rows = product[:, start:stop, start:]
+        torch.baddbmm(rows, X[:, :, start:stop].mT, Y[:, :, start:], beta=0, out=rows)
+    return product
+
+
+def gram(X: Tensor) -> Tensor:
+    """XᵀX [groups, d, d] for X [groups, samples, d]."""
+    product = triangle(X, X)
+    for start, stop in _slices(X.shape[-1]):
+        product[:, stop:, start:stop] = product[:, start:stop, stop:].mT
+    return product
+
+
+def _slices(d: int) -> list[tuple[int, int]]:
+    count = min(max(1, round(d / WIDTH)), 16)
+    return [(d * i // count, d * (i + 1) // count) for i in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums over a layer's samples of its inputs X̂ in the quantized stream and of its wanted outputs Y.
+
+    count: samples; x, y, yy: sums of X̂, Y and Y², [groups, d], [groups, m], [groups, m]; G = X̂ᵀX̂
+    [groups, d, d]; T = YᵀX̂ [groups, m, d], which is WH where Y are the float layer's outputs; H = XᵀX̂ only
+    if asked for, X the inputs in the float stream, and only its upper triangle. All
+    float64; what the products of one batch are is said to `of`.
+    """
+
+    count: int
+    x: Tensor
+    y: Tensor
+    yy: Tensor
+    G: Tensor
+    T: Tensor
+    H: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Tensor,
+        wanted: Tensor,
+        float_inputs: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Of one batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m].
+
+        dtype: that of the products.
+        """
+        inputs, wanted = inputs.to(dtype), wanted.to(dtype)
+        float_inputs = None if float_inputs is None else float_inputs.to(dtype)
+        ones = torch.ones_like(wanted[..., :1])
+        G, T = gram(inputs).double(), (torch.cat([wanted, ones], -1).mT @ inputs).double()
+        y, yy = wanted.sum(1).double(), wanted.square().sum(1).double()
+        H = None if float_inputs is None else triangle(float_inputs, inputs).double()
+        return cls(inputs.shape[1], T[:, -1], y, yy, G, T[:, :-1], H)
+
+    def plus(self, other: Self | None) -> Self:
+        """The moments of both batches together."""
+        if other is None:
+            return self
+        H = None if self.H is None or other.H is None else self.H + other.H
+        sums = self.x + other.x, self.y + other.y, self.yy + other.yy
+        return replace(
+            self,
+            count=self.count + other.count,
+            x=sums[0],
+            y=sums[1],
+            yy=sums[2],
+            G=self.G + other.G,
+            T=self.T + other.T,
+            H=H,
+        )
+
+    def centred(self) -> Self:
+        """G, T and yy about the means: what is left for the weights once the bias carries the means."""
+        mean = self.x / self.count
+        G = self.G - self.x.unsqueeze(-1) * mean.unsqueeze(-2)
+        T = self.T - self.y.unsqueeze(-1) * mean.unsqueeze(-2)
+        return replace(self, G=G, T=T, yy=(self.yy - self.y.square() / self.count).clamp_min(0), H=None)
+
+    def bias(self, Q: Tensor) -> Tensor:
+        """The bias [groups, m] that gives weights Q [groups, m, d] the wanted mean outputs."""
+        return (self.y - (Q @ self.x.unsqueeze(-1)).squeeze(-1)) / self.count
+
+    def relative_error(self, Q: Tensor) -> float:
+        """‖Y − X̂Qᵀ‖ / ‖Y‖ about the means; 0 if Y is constant."""
+        centred = self.centred()
+        error = ((Q @ centred.G - 2 * centred.T) * Q).sum() + centred.yy.sum()
+        norm = centred.yy.sum()
+        return (error.clamp_min(0) / norm).sqrt().item() if norm > 0 else 0.0

@@ -1,0 +1,60 @@
+"""What a quantization gives back: layers in codes, the model, a report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kdq.models.classifier import Classifier
+from kdq.quantize.activations import InputRange
+from kdq.quantize.alphabet import Alphabet
+from kdq.quantize.config import QuantizeConfig
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLayer:
+    """A layer as it is stored: its weight is the levels of its codes times its scale.
+
+    codes: of the alphabet's dtype, in the shape of the weight; scale: [output channels], or [1] for all of them;
+    bias: [output channels], both of the dtype that is stored; inputs: the levels of its inputs, None for float.
+    """
+
+    alphabet: Alphabet
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor
+    inputs: InputRange | None = None
+
+    def weight(self) -> Tensor:
+        """The float32 weight that the model computes with."""
+        scale = self.scale.float().view(-1, *[1] * (self.codes.dim() - 1))
+        return self.alphabet.values(self.codes, scale)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """One row of the report.
+
+    error: ‖Y − Ŷ‖ / ‖Y‖ over the calibration images, Y the outputs wanted of the layer less their mean, Ŷ
+    those it gives on the inputs it gets; nonzero: share of the weights that are not 0; seconds: time spent in the
+    solver.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits: int
+    levels: int
+    scales: int
+    error: float
+    nonzero: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A quantized model: `model` to run, `layers` to store (float layers are not in it), `report` to read."""
+
+    model: Classifier
+    config: QuantizeConfig
+    layers: Mapping[str, QuantizedLayer]
+    report: tuple[LayerReport, ...]

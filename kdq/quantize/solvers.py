@@ -1,0 +1,108 @@
+"""The solver: weights to codes, from two Gram matrices alone.
+
+GPFQ (Lybrand & Saab 2021) quantizes a neuron w one weight at a time, with X the float network's inputs to
+the layer and X̂ those of the network quantized so far, both [samples, d]:
+
+    q_t = Q(⟨X̂_t, u_{t−1} + w_t X_t⟩ / ‖X̂_t‖²),   u_t = u_{t−1} + w_t X_t − q_t X̂_t,   u_0 = 0.
+
+Written out, the data enters only through H = XᵀX̂ and G = X̂ᵀX̂:
+
+    q_t = Q((Σ_{s≤t} w_s H_st − Σ_{s<t} q_s G_st) / G_tt),
+
+so calibration data can stream, and its amount does not matter here. The three functions below are one
+triangular recursion, `_recurse`, with different coefficients; it solves all neurons of a layer together.
+
+Shapes everywhere: W [groups, m, d], one row a neuron; H, G [groups, d, d]; scale [groups, m]; all of one
+floating dtype. Codes are [groups, m, d] of the alphabet's dtype. No function changes its arguments.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from kdq.quantize.alphabet import Alphabet
+
+BLOCK = 32
+"""Columns solved one by one between two matrix products; a power of two."""
+
+Operator = Callable[[Tensor], Tensor]
+"""Changes values in units of the scale, in place, before they are rounded to their nearest levels."""
+
+
+def stochastic(generator: torch.Generator) -> Operator:
+    """SGPFQ (Zhang and Saab 2023): up or down to a whole number, so that the mean is the value itself."""
+    return lambda x: x.add_(torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)).floor_()
+
+
+def soft_threshold(threshold: float) -> Operator:
+    """sign(x)·max(|x| − threshold, 0): GPFQ with an L1 penalty (Zhang, Zhou and Saab 2023, section 4)."""
+    return lambda x: torch.sub(x, x.clamp(-threshold, threshold), out=x)
+
+
+def solve(
+    W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
+) -> Tensor:
+    """Codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded.
+
+    Of H only the upper triangle is looked at, of G only the lower one. operator: turns it into a variant of the
+    papers'.
+    """
+    inverse = _inverse_diagonal(G)
+    base = torch.where(inverse > 0, (W @ H.triu()).mT * inverse, W.mT)
+    return _recurse(base, torch.zeros_like(base), G * inverse, alphabet, scale, operator)
+
+
+def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, codes: Tensor) -> Tensor:
+    """One sweep of coordinate descent on ‖Xw − X̂q‖², from `codes`: each weight anew, all others known.
+
+    q_t ← Q((Σ_s w_s H_st − Σ_{s≠t} q_s G_st) / G_tt). No sweep raises the error.
+    """
+    inverse = _inverse_diagonal(G)
+    Q = alphabet.values(codes, scale.unsqueeze(-1))
+    base = torch.where(inverse > 0, (Q + (W @ H - Q @ G) * inverse.mT).mT, W.mT)
+    return _recurse(base, Q.mT, G * inverse, alphabet, scale)
+
+
+def diffuse(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
+    """Codes of rounding with error diffusion (GPTQ, Frantar et al. 2023), for H = G.
+
+    Where GPFQ corrects with the next weight alone, here each weight is rounded as if all later ones were to
+    make up for the error as well as real numbers can. With G = RRᵀ, R upper triangular, ‖X̂(w − q)‖ is
+    ‖Rᵀ(w − q)‖, and q_t = Q(w_t + Σ_{s<t} (w_s − q_s) R_st / R_tt) (Babai's nearest plane). G must be positive
+    definite; it may have more precision than W.
+    """
+    R = torch.linalg.cholesky(G.flip(-1, -2)).flip(-1, -2)
+    A = (R / R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).mT
+    return _recurse(W.mT, W.mT, A.to(W.dtype), alphabet, scale)
+
+
+def _recurse(
+    base: Tensor, origin: Tensor, A: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
+) -> Tensor:
+    """q_t = Q(base_t − Σ_{s<t} A_ts (q_s − origin_s)), one column of weights after the other.
+
+    base, origin: [groups, d, m], so that a column of weights is one run of memory; A: [groups, d, d].
+    """
+    steps = torch.where(scale == 0, 0, 1 / scale).unsqueeze(-2)
+    wanted, origin = (base * steps).contiguous(), (origin * steps).contiguous()  # in units of the scales
+    change, codes = torch.empty_like(wanted), torch.empty_like(wanted, dtype=alphabet.dtype)
+    for start in range(0, wanted.shape[-2], BLOCK):
+        # Each pair of an earlier and a later block meets once, at the block between them with the largest span.
+        span = start & -start
+        ahead, before = slice(start, start + span), slice(start - span, start)
+        wanted[:, ahead].baddbmm_(A[:, ahead, before], change[:, before], alpha=-1)
+        for t in range(start, min(start + BLOCK, wanted.shape[-2])):
+            here, later = slice(t, t + 1), slice(t + 1, start + BLOCK)
+            position = wanted[:, here]
+            code = alphabet.encode_(operator(position) if operator else position)
+            codes[:, here] = code
+            torch.sub(alphabet.decode_(code), origin[:, here], out=change[:, here])
+            wanted[:, later].baddbmm_(A[:, later, here], change[:, here], alpha=-1)
+    return codes.mT.contiguous()
+
+
+def _inverse_diagonal(G: Tensor) -> Tensor:
+    """1 / G_tt as a column [groups, d, 1], and 0 for a zero."""
+    diagonal = G.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+    return torch.where(diagonal > 0, 1 / diagonal, 0)

@@ -1,0 +1,1 @@
+"""The content-addressed store: stages as folders, found by what determines them."""

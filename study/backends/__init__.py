@@ -1,0 +1,1 @@
+"""Where trials run: Ray Tune on this machine or on a cluster."""

@@ -1,0 +1,22 @@
+"""What a study would do and cost: everything that can be said before it starts."""
+
+import argparse
+
+from study.commands.site import machines_at
+from study.plan import estimate_disk, estimate_time
+from study.plan.plan import Plan
+from study.plan.resources import resources, slots
+from study.trial.inputs import teacher_spec
+
+
+def describe(name: str, plan: Plan, options: argparse.Namespace) -> str:
+    """Trials, students, points, time and disk. Raises UserError for what a run would refuse."""
+    if plan.needs_teacher:
+        teacher_spec(plan.workload, options.data_dir)
+    machines = machines_at(options.address)
+    at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
+    lines = [estimate_time.describe(name, plan, at_once)]
+    if options.extend or options.retry_failed:
+        lines.append("(of the whole study, as if nothing of it were there: what is finished is not run again)")
+    downloads = plan.workload.dataset != "digits" and not options.data_dir
+    return "\n".join([*lines, estimate_disk.describe(plan, at_once, downloads=downloads)])

@@ -1,0 +1,179 @@
+"""The options of the command line, and what they change in a space and a workload."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdq.errors import UserError
+from study.schedulers.config import SCHEDULERS
+from study.space.documents import descriptions, parse_scalar
+
+ROOT = Path(__file__).parents[2]
+
+
+def given_beside_prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """Options that mean nothing to it."""
+    known = ("prune", "yes", "dry_run", "storage_path")
+    given = [key for key, value in vars(options).items() if key not in known and value != parser.get_default(key)]
+    return [f"--{key.replace('_', '-')}" for key in given]
+
+
+def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the options change in the space and in the workload, by dotted key."""
+    from kdq.distill.methods import PARAMETERS
+    from study.space.load import SEARCH_KEYS
+
+    space: dict[str, Any] = {}
+    workload: dict[str, Any] = {}
+    flags = {
+        "train.epochs": options.epochs,
+        "teacher": options.teacher,
+        "student": options.student,
+        "train_images": options.train_images,
+    }
+    workload |= {key: value for key, value in flags.items() if value is not None}
+    if options.bits is not None:
+        space["bits"] = options.bits
+    space |= {key: value for key in ("trials", "searcher", "scheduler") if (value := getattr(options, key)) is not None}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
+        target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
+        target[key] = parse_scalar(value)
+    return space, workload
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python study/run.py",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Search a space of distillation and quantization on a workload; every run goes to MLflow.",
+        epilog=_listing(),
+    )
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--space", metavar="NAME|FILE", help="what is searched: a name below or a YAML file")
+    what.add_argument("--prune", metavar="STUDY", help="list, and remove if you agree, what a finished study can spare")
+    add("--workload", default="digits", metavar="NAME|FILE", help="on what (default: digits)")
+    add(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder with CIFAR as Hub-layout parquet, and checkpoints/",
+    )
+    add(
+        "--name",
+        metavar="STUDY",
+        help="the study's name; the same name and settings go on where they stopped",
+    )
+    _add_settings(parser.add_argument)
+    _add_place(parser.add_argument)
+    onwards = parser.add_mutually_exclusive_group()
+    onwards.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run the trials that failed, ran out of memory or diverged; no others",
+    )
+    onwards.add_argument(
+        "--extend",
+        action="store_true",
+        help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print trials, students, points, cost and disk (--prune: the list); do nothing",
+    )
+    add("--yes", action="store_true", help="with --prune: remove without being asked")
+    return parser
+
+
+def _add_settings(add: Callable[..., object]) -> None:
+    """What a study's trials are."""
+    add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
+    add("--trials", type=_count, metavar="N", help="at most this many configurations")
+    add("--searcher", metavar="NAME", help="instead of the space's: grid, random, tpe or nsga2")
+    add(
+        "--scheduler",
+        metavar="NAME",
+        help="instead of the space's: none, asha, asha_quantized, asha_pareto, halving, …",
+    )
+    add(
+        "--seeds",
+        type=_integers,
+        default=(0,),
+        metavar="0,1,2",
+        help="repeat every configuration (default: 0)",
+    )
+    add("--bits", type=_integers, metavar="2,3,4,8", help="widths at which every student is quantized")
+    add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
+    add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
+    add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=value",
+        help="change any setting, as in train.lr=0.05",
+    )
+
+
+def _add_place(add: Callable[..., object]) -> None:
+    """Where they run, and where their results go."""
+    add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
+    add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
+    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
+    add("--storage-path", metavar="DIR", help="folder for all of it, seen by all machines (default: mlruns)")
+    add(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store or server (default: $MLFLOW_TRACKING_URI, or mlflow.db in the storage path)",
+    )
+
+
+def _listing() -> str:
+    folders = {"spaces": ROOT / "search_spaces", "workloads": ROOT / "study" / "workloads"}
+    lines = []
+    for title, folder in folders.items():
+        lines += _section(title, descriptions(folder))
+    return "\n".join(lines + _section("schedulers", SCHEDULERS))
+
+
+def _section(title: str, entries: Mapping[str, str]) -> list[str]:
+    return [f"{title}:", *(f"  {name:<19}{text}" for name, text in entries.items()), ""]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas between, such as 0,1,2")
+    numbers = tuple(dict.fromkeys(int(part) for part in parts))
+    if max(numbers) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers below 2^63")
+    return numbers
+
+
+def _positive(text: str) -> float:
+    value = _share(text)
+    if value < 0.01:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be at least 0.01")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number, at least 0")
+    return value

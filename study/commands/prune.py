@@ -1,0 +1,101 @@
+"""Removes what a finished study no longer needs: students, what was kept of their training, teacher's logits.
+
+Its points stay, and by them alone its trials are known to be finished; so do data, teacher and all that MLflow has. A
+student that another study asks for later is trained again, to the same bits.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdq.distill.teacher_logits import KIND as LOGITS
+from kdq.errors import UserError, unknown
+from kdq.store.folder_store import StageStore
+from study.control.lock import alone
+from study.control.study_file import FILE, Noted
+from study.control.trial_queue import Entry
+from study.results.status import LEFT
+from study.units import size
+
+
+def prune(name: str, root: Path, agreed: bool | None) -> None:
+    """List what a finished study in `root` does not need, and remove it if that is agreed; None: the user is asked.
+
+    Raises UserError for a study that is unknown, is being run, or is not finished.
+    """
+    folders = {file.parent.name: file.parent for file in (root / "studies").glob(f"*/{FILE}")}
+    if name not in folders:
+        raise unknown("study", name, folders) if folders else UserError(f"there is no study in {root}")
+    with alone(root / "running", name):
+        study = Noted.read(folders.pop(name))
+        if study.status != "completed":
+            word = "interrupted" if study.status == "running" else study.status
+            raise UserError(f"study {name!r} is not finished ({word}): run its command again until it is")
+        store = StageStore(root / "stages")
+        found = useless(study, [Noted.read(folder) for folder in folders.values()], store)
+        for what, paths in found.items():
+            print(f"{len(paths):>7} {what}: {size(sum(map(_taken, paths)))}")
+        if not found:
+            print(f"study {name}: nothing to remove")
+        elif _agrees() if agreed is None else agreed:
+            for path in (path for paths in found.values() for path in paths):
+                store.discard(path)
+            print(f"study {name}: removed; its points, and all that MLflow has of it, are kept")
+
+
+def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[str, list[Path]]:
+    """The folders that can go, by what they are.
+
+    What a study that is not finished might want stays. Not all of its trials are known yet, so that is any student of
+    its data, architecture and seeds, and all that its teacher said about the views of these seeds.
+    """
+    unfinished = [other for other in others if other.status != "completed"]
+    wanted = {(other.data, other.student, seed) for other in unfinished for seed in other.seeds}
+    heard = {(other.data, other.teacher, seed) for other in unfinished for seed in other.seeds}
+    given = {stage for each in (study, *others) for stage in (each.teacher, each.peer)}
+    entries = study.agenda(store).entries.values()
+    trials = [*study.earlier(store), *(entry.trial for entry in entries if _needs_no_student(entry, store))]
+    specs = [spec for trial in trials if (spec := trial.spec)]
+    gone = {
+        spec.stage(epoch).id
+        for spec in specs
+        if (spec.data, spec.arch, spec.seed) not in wanted
+        for epoch in (None, *range(1, spec.train.epochs + 1))
+    } - given
+    silent = {(spec.data, spec.teacher, spec.seed) for spec in specs} - heard
+    found = {
+        "students": [folder for folder, _ in _stages(store, "student") if folder.name in gone],
+        "probes of students": [folder for folder, inputs in _stages(store, "probe") if inputs["student"] in gone],
+        "parts of the teacher's logits": [
+            folder for folder, inputs in _stages(store, LOGITS) if _shown(inputs) in silent
+        ],
+    }
+    return {what: folders for what, folders in found.items() if folders}
+
+
+def _needs_no_student(entry: Entry, store: StageStore) -> bool:
+    return entry.status in LEFT or (entry.status == "completed" and entry.trial.is_finished(store))
+
+
+def _stages(store: StageStore, kind: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Every stage of a kind: its folder and its inputs."""
+    for file in sorted((store.root / kind).glob("[0-9a-f]*/stage.json")):
+        yield file.parent, json.loads(file.read_text())["inputs"]
+
+
+def _shown(logits: Mapping[str, Any]) -> tuple[str, str, int]:
+    """The data, teacher and seed of a part of the bank."""
+    return logits["data"], logits["teacher"], logits["stream_seed"]
+
+
+def _taken(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*"))
+
+
+def _agrees() -> bool:
+    """What the user answers. Raises UserError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise UserError("nothing was removed, since there is no terminal to ask at: give --yes to remove it")
+    return input("remove them? [y/N] ").strip().lower() in ("y", "yes")

@@ -1,0 +1,1 @@
+"""What the terminal shows: the live table, the summary, the causes of failures."""

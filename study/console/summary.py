@@ -1,0 +1,82 @@
+"""The last words of a study's command: how the study ended, its front, and what one may do next."""
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from study.results.front import configurations, with_front
+from study.results.point import Point
+from study.results.status import OPEN
+from study.results.tables import as_text, front_table
+from study.tracking.uri import shown
+from study.units import duration
+
+SCRIPT = Path(__file__).parents[1] / "run.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a study's command ended. statuses: the word for where each trial is; figure: where the front's lies;
+    leaves_rest: only failed trials were run again, and others are unfinished."""
+
+    study: str
+    status: str
+    seconds: float
+    statuses: Mapping[str, str]
+    points: Sequence[Point]
+    figure: str
+    is_interrupted: bool
+    leaves_rest: bool
+
+
+def close(outcome: Outcome, uri: str, given: Sequence[str], say: Callable[[str], None]) -> None:
+    """Print them. uri: of the tracking store; given: the arguments of the command; say: breaks no line where the
+    terminal ends."""
+    ends = Counter("interrupted" if word in OPEN else word for word in outcome.statuses.values())
+    counts = ", ".join(f"{count} {word}" for word, count in ends.items())
+    say(
+        f"\nstudy {outcome.study}: {outcome.status} after {duration(outcome.seconds)}; trials: {counts or 'none ended'}"
+    )
+    if outcome.points:
+        say("\nPareto front (chosen on validation; test beside it):")
+        print(as_text(front_table(outcome.points)))
+        print(f"\nfigure: {_here(outcome.figure)}")
+        _print_commands(outcome, uri, given)
+    if outcome.is_interrupted:
+        print(interrupted(given))
+    elif outcome.leaves_rest:
+        print("\nother trials of the study are unfinished: the same command without --retry-failed runs them")
+
+
+def interrupted(given: Sequence[str]) -> str:
+    """What to say after Ctrl-C; given: the arguments of the command."""
+    command = shlex.join([_program("python"), _here(str(SCRIPT)), *given])
+    return f"\ninterrupted: nothing that was finished is lost; to go on:\n  {command}"
+
+
+def _print_commands(outcome: Outcome, uri: str, given: Sequence[str]) -> None:
+    ui = [_program("mlflow"), "ui", "--backend-store-uri", shown(uri)]
+    print(f"MLflow: {shlex.join(ui) if uri.startswith('sqlite:') else shown(uri)}")
+    best = [_program("python"), "-m", "analysis", "best", "--study", outcome.study]
+    budget = ["--max-bits", f"{_budget(outcome.points):.2g}"]
+    is_default = not any(argument.startswith(("--tracking-uri", "--storage-path")) for argument in given)
+    store = [] if is_default else ["--tracking-uri", shown(uri)]
+    print(f"best under a budget: {shlex.join([*best, *budget, *store])}")
+
+
+def _budget(points: Sequence[Point]) -> float:
+    """A budget of bits that half of the front fits, for an example."""
+    front = sorted(group.mean("total_bits") for group in configurations(with_front(points)) if group.on_front)
+    return 1.1 * front[len(front) // 2]
+
+
+def _program(name: str) -> str:
+    return str(Path(_here(sys.prefix)) / "bin" / name)
+
+
+def _here(path: str) -> str:
+    """A path as one would type it in this folder."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

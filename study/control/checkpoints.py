@@ -1,0 +1,33 @@
+"""The last checkpoint of a trial that was stopped, or diverged: it goes as soon as nobody has it in hand."""
+
+from collections.abc import Mapping
+
+from kdq.pipeline.student import forget
+from kdq.store.folder_store import StageStore
+from study.control.trial_queue import Entry
+from study.results.status import FINAL, LEFT
+
+
+class Checkpoints:
+    """Those of a study's students in a store."""
+
+    def __init__(self, store: StageStore) -> None:
+        self.store = store
+        self._removed: set[str] = set()
+        self._students: dict[str, str] = {}
+
+    def clear(self, entries: Mapping[str, Entry]) -> None:
+        """Remove those that no trial will go on from. One that a worker is about to let go of goes the next time."""
+        if left := [key for key, entry in entries.items() if entry.status in LEFT and key not in self._removed]:
+            wanted = {self._student(key, entry) for key, entry in entries.items() if entry.status not in FINAL}
+            self._removed |= {key for key in left if self._remove(key, entries[key], wanted)}
+
+    def _remove(self, key: str, entry: Entry, wanted: set[str]) -> bool:
+        spec = entry.trial.spec
+        return spec is None or (self._student(key, entry) not in wanted and forget(self.store, spec))
+
+    def _student(self, key: str, entry: Entry) -> str:
+        """The id of a trial's student, which trials that differ in their bits share."""
+        if key not in self._students:
+            self._students[key] = entry.trial.model_id
+        return self._students[key]

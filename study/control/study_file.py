@@ -1,0 +1,96 @@
+"""What stands in a study's folder beside its journal: what the study is, and how it ended."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kdq.store.files import publish
+from kdq.store.folder_store import StageStore
+from kdq.store.stage import Json, canonical
+from study.control.journal import Journal
+from study.control.trial_queue import Agenda
+from study.plan.plan import Plan, make_rule
+from study.searchers.registry import make_search
+from study.space.configuration import Configuration
+from study.space.documents import validate
+from study.space.load import read_space
+from study.space.workload import Workload
+from study.trial.inputs import make_trial
+from study.trial.trial import DataRef, ModelRef, Trial
+
+FILE = "study.json"
+
+
+def note(folder: Path, document: Mapping[str, Json], status: str) -> None:
+    """Write down what a study is, and how it ended or that it is `running`."""
+    publish(folder / FILE, canonical({**document, "status": status}).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A study by the note in its folder. inputs: the ids of the data, teacher and peer that it started from."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str | None]
+    status: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "Noted":
+        return cls(folder, **json.loads((folder / FILE).read_text()))
+
+    @property
+    def data(self) -> str:
+        return str(self.inputs["data"])
+
+    @property
+    def teacher(self) -> str | None:
+        return self.inputs["teacher"]
+
+    @property
+    def peer(self) -> str | None:
+        return self.inputs["peer"]
+
+    @property
+    def student(self) -> str:
+        """The architecture of its students."""
+        return str(self.settings["workload"]["student"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.settings["seeds"])
+
+    def agenda(self, store: StageStore) -> Agenda:
+        """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
+        plan = planned(self.settings)
+        return Agenda(make_search(plan), plan.seeds, self._make(plan, store), make_rule(plan), self._journal)
+
+    def earlier(self, store: StageStore) -> Iterator[Trial]:
+        """The trials that it would have had before it was extended, many of which it may have still.
+
+        Of `tpe` and `nsga2`, whose trials no plan knows, none.
+        """
+        for record in self._journal.read():
+            if record.get("event") == "extend":
+                plan = planned(record["settings"])
+                yield from (self._make(plan, store)(*run) for run in plan.runs)
+
+    @property
+    def _journal(self) -> Journal:
+        return Journal(self.folder / "journal.jsonl")
+
+    def _make(self, plan: Plan, store: StageStore) -> Callable[[Configuration, int], Trial]:
+        teacher, peer = (ModelRef("", stage, "") if stage else None for stage in (self.teacher, self.peer))
+        return partial(make_trial, plan, DataRef("", self.data, 0, 0), teacher, peer, store)
+
+
+def planned(settings: Mapping[str, Any]) -> Plan:
+    """The plan that `Plan.document` described; names and descriptions are not in it."""
+    space = {key: value for key, value in settings["space"].items() if key != "order" and value is not None}
+    params = {name: space["params"][name] for name in settings["space"]["order"]}
+    searched = read_space({**space, "params": params, "description": ""}, FILE)
+    workload = validate({**settings["workload"], "description": ""}, Workload, FILE)
+    return Plan("", "", searched, workload, tuple(settings["seeds"]))

@@ -1,0 +1,1 @@
+"""What a study will do, and what it costs in time, disk and machines."""

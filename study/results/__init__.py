@@ -1,0 +1,1 @@
+"""Points, fronts, tables and figures. Imports neither torch, ray nor mlflow."""

@@ -1,0 +1,118 @@
+"""Which points are worth taking: configurations over their seeds, the front, the best under a budget."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kdq.errors import UserError
+from study.results.pareto import front, hypervolume
+from study.results.point import PARAMETERS, Point
+
+# 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that all compare.
+REFERENCE = (0.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The points that differ in nothing but their seeds; accuracies and sizes are means over them."""
+
+    points: tuple[Point, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.points)
+
+    @property
+    def bits(self) -> int:
+        return self.points[0].bits
+
+    @property
+    def on_front(self) -> bool:
+        return self.points[0].on_front
+
+    @property
+    def parameters(self) -> dict[str, str | float]:
+        """The active parameters by name: method, alpha, …, options, student."""
+        values = {name: getattr(self.points[0], name) for name in PARAMETERS}
+        return {name: value for name, value in values.items() if value not in (None, "")}
+
+    def mean(self, column: str) -> float:
+        """The mean of a numeric column over the seeds; exact sums, so the order of points is irrelevant."""
+        return statistics.fmean(getattr(point, column) for point in self.points)
+
+    def deviation(self, column: str) -> float | None:
+        """The sample standard deviation of a column over the seeds; None for one seed."""
+        return statistics.stdev(getattr(point, column) for point in self.points) if self.n > 1 else None
+
+    def row(self) -> dict[str, Any]:
+        """One row of a front table, without the inactive parameters."""
+        row: dict[str, Any] = {**self.parameters, "bits": self.bits}
+        row |= {name: self.mean(name) for name in ("avg_bits", "total_bits", "packed_bytes")}
+        for name in ("val_top1", "test_top1"):
+            row |= {name: self.mean(name), f"{name}_std": self.deviation(name)}
+        return {**row, "n": self.n}
+
+
+def configurations(points: Iterable[Point]) -> list[Configuration]:
+    """The points grouped by all they were asked for except the seed, in order of first appearance.
+
+    Points that are equal but for their trial are one (where bits are searched, trials share students and so their
+    float points). Others that share the parameters, the bits *and* the seed differ in something that the columns
+    do not show; they are no repetitions of each other, so each of such a group stands alone.
+    """
+    groups: dict[tuple[object, ...], list[Point]] = {}
+    for point in {_content(point): point for point in points}.values():
+        key = (*(getattr(point, name) for name in PARAMETERS), point.bits)
+        groups.setdefault(key, []).append(point)
+    return [configuration for group in groups.values() for configuration in _repetitions(group)]
+
+
+def _content(point: Point) -> Point:
+    return replace(point, trial_id="", on_front=False)
+
+
+def _repetitions(group: Sequence[Point]) -> list[Configuration]:
+    if len({point.seed for point in group}) == len(group):
+        return [Configuration(tuple(group))]
+    return [Configuration((point,)) for point in group]
+
+
+def with_front(points: Iterable[Point]) -> list[Point]:
+    """The same points in the same order, `on_front` decided on validation accuracy and total bits.
+
+    The front is over configurations' means, so a lucky seed does not put its configuration there; all points
+    of a configuration on the front are marked.
+    """
+    points = list(points)
+    groups = configurations(points)
+    on_front = front(_pairs(groups))
+    chosen = {_content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
+    return [replace(point, on_front=_content(point) in chosen) for point in points]
+
+
+def front_hypervolume(points: Iterable[Point]) -> float:
+    """The hypervolume of the configurations' mean validation accuracies, in percent × octaves.
+
+    Bits count on a log2 scale; the reference is `REFERENCE` for every study.
+    """
+    pairs = [(accuracy, math.log2(bits)) for accuracy, bits in _pairs(configurations(points))]
+    return hypervolume(pairs, REFERENCE)
+
+
+def _pairs(groups: Iterable[Configuration]) -> list[tuple[float, float]]:
+    return [(group.mean("val_top1"), group.mean("total_bits")) for group in groups]
+
+
+def best(points: Iterable[Point], max_bits: float) -> Configuration:
+    """The configuration of the highest mean validation accuracy whose models all fit into `max_bits`.
+
+    Ties go to the smaller one. Raises UserError if nothing fits.
+    """
+    sizes = {group: max(point.total_bits for point in group.points) for group in configurations(points)}
+    fitting = [group for group, size in sizes.items() if size <= max_bits]
+    if not fitting:
+        smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"
+        raise UserError(f"no point has at most {max_bits:.10g} total bits: {smallest}")
+    return max(fitting, key=lambda group: (group.mean("val_top1"), -sizes[group]))

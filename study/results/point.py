@@ -1,0 +1,124 @@
+"""Points: what a study measures, how they are stored as text, and which of them are worth taking."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from kdq.bits import BIT_WIDTHS
+from kdq.distill.methods import options
+from kdq.errors import UserError
+from study.units import exact
+
+PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "options", "student")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One student at one bit allocation. The fields are the columns of a points table, in order.
+
+    Accuracies are percent, `total_bits` counts everything stored, `bits` is 1 to 8, or 32 for float. A
+    parameter that the method does not have is None. `options` names the parameters without a column that are
+    not at their defaults, as in `handover=1 label_smoothing=0.1`. Raises ValueError for a value outside these.
+    """
+
+    trial_id: str
+    method: str
+    alpha: float | None
+    beta: float | None
+    temperature: float | None
+    mixup_alpha: float | None
+    seed: int
+    student: str
+    bits: int
+    avg_bits: float
+    total_bits: int
+    packed_bytes: int
+    val_top1: float
+    test_top1: float
+    on_front: bool = False
+    options: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("trial_id", "method", "student", "options"):
+            if not getattr(self, name).isprintable():
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be printable, on one line")
+        if self.bits not in BIT_WIDTHS:
+            raise ValueError(f"bits = {self.bits}: must be 1 to 8, or 32 for float")
+        for name in ("avg_bits", "total_bits", "packed_bytes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be positive and finite")
+        for name in ("val_top1", "test_top1"):
+            if not 0 <= getattr(self, name) <= 100:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be a percentage, 0 to 100")
+        for name in ("alpha", "beta", "temperature", "mixup_alpha"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ValueError(f"{name} = {getattr(self, name)}: must be finite, or None")
+
+
+COLUMNS = tuple(field.name for field in fields(Point))
+
+
+def from_row(row: Mapping[str, object]) -> Point:
+    """A point from values by column name, as text or numbers.
+
+    A parameter that is absent or empty is None. Without a value of that name, `options` is put together from the
+    parameters that are among the other keys. Raises UserError naming the column that is missing or wrong.
+    """
+    values: dict[str, Any] = {}
+    if row.get("options") is None:
+        row = {**row, "options": _options(row)}
+    for field in fields(Point):
+        parse = _PARSERS[field.type]
+        try:
+            values[field.name] = parse(row.get(field.name))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{field.name} = {row.get(field.name)!r}: must be {parse.__doc__}") from None
+    try:
+        return Point(**values)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _options(row: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={exact(value)}" for name, value in options(str(row.get("method")), row).items())
+
+
+def _text(value: Any) -> str:
+    """text"""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _integer(value: Any) -> int:
+    """a whole number"""
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    """a number"""
+    return float(value)
+
+
+def _optional(value: Any) -> float | None:
+    """a number, or empty"""
+    return None if value is None or value == "" else float(value)
+
+
+def _boolean(value: Any) -> bool:
+    """True or False"""
+    if value not in (None, True, False, "True", "False"):
+        raise ValueError
+    return value is True or value == "True"
+
+
+_PARSERS: dict[object, Callable[[Any], object]] = {
+    str: _text,
+    int: _integer,
+    float: _float,
+    float | None: _optional,
+    bool: _boolean,
+}

@@ -1,0 +1,96 @@
+"""Points and fronts as tables, CSV, JSON and text."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from kdq.errors import UserError
+from study.results.front import configurations, with_front
+from study.results.point import COLUMNS, PARAMETERS, Point, from_row
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def as_table(points: Iterable[Point]) -> "pandas.DataFrame":
+    """One row a point, the columns of `Point`; an inactive parameter is NaN, and no options are None."""
+    return _table([asdict(point) for point in points], COLUMNS)
+
+
+def front_table(points: Iterable[Point]) -> "pandas.DataFrame":
+    """The configurations on the front, smallest first: parameters, means, deviations (`_std`), seeds `n`."""
+    rows = [group.row() for group in configurations(with_front(points)) if group.on_front]
+    return _table(sorted(rows, key=lambda row: float(row["total_bits"])), FRONT_COLUMNS)
+
+
+FRONT_COLUMNS = (
+    *PARAMETERS,
+    *("bits", "avg_bits", "total_bits", "packed_bytes"),
+    *("val_top1", "val_top1_std", "test_top1", "test_top1_std", "n"),
+)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
+    import pandas
+
+    optional = ("alpha", "beta", "temperature", "mixup_alpha", "val_top1_std", "test_top1_std")
+    told = [{**row, "options": row.get("options") or None} for row in rows]
+    table = pandas.DataFrame(told, columns=list(columns))
+    return table.astype({name: float for name in optional if name in table})
+
+
+def as_text(table: "pandas.DataFrame") -> str:
+    """A table for the terminal: empty columns left out, sizes as whole numbers, accuracies to 0.01."""
+    if table.empty:
+        return "no points"
+    shown = table.dropna(axis="columns", how="all")
+    return shown.to_string(index=False, na_rep="", formatters=[_FORMATS.get(str(name), str) for name in shown])
+
+
+_FORMATS: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(("alpha", "beta", "temperature", "mixup_alpha"), "{:g}".format),
+    **dict.fromkeys(("total_bits", "packed_bytes"), "{:,.0f}".format),
+    **dict.fromkeys(("avg_bits", "val_top1", "val_top1_std", "test_top1", "test_top1_std"), "{:.2f}".format),
+}
+
+
+def to_csv(points: Iterable[Point]) -> str:
+    """The points as CSV with a header line; floats so that they come back bit for bit, None as nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(point, name) for name in COLUMNS] for point in points)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Point]:
+    """The points of a CSV text. Raises UserError naming the line."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise UserError(f"header {reader.fieldnames}: a points table has the columns {', '.join(COLUMNS)}")
+    points = []
+    for row in reader:
+        try:
+            points.append(from_row(row))
+        except UserError as error:
+            raise UserError(f"line {reader.line_num}: {error}") from None
+    return points
+
+
+def to_json(points: Iterable[Point]) -> str:
+    """The points as a JSON array of objects, one a line."""
+    return "[" + ",\n ".join(json.dumps(asdict(point), allow_nan=False) for point in points) + "]"
+
+
+def from_json(text: str) -> list[Point]:
+    """The points of a JSON array. Raises UserError for what is not one."""
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"not JSON: {error}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError("not a points table: must be a JSON array of objects")
+    return [from_row(row) for row in rows]

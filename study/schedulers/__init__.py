@@ -1,0 +1,1 @@
+"""Early stopping: which trials go on from a rung."""

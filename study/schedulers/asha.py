@@ -1,0 +1,43 @@
+"""Asynchronous successive halving: each trial is compared with those that came to the rung before it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from study.schedulers.priorities import Values, dominates
+from study.schedulers.scheduler import Decision, Rungs
+
+
+@dataclass
+class Asynchronous(Rungs):
+    """A trial goes on from a rung if it is at least as good as the 1 − 1/reduction_factor quantile of those before it.
+
+    This is the stopping variant of ASHA (Li et al. 2018, arXiv:1810.05934), as in Ray Tune, so the first at a rung
+    always goes on, and a trial that went on when little was known is not called back. In addition a trial
+    that is dominated by one that this rung has stopped is stopped too, where the priority is ordinal.
+    """
+
+    def _judge(self, trial: str, epoch: int, values: Values) -> Decision:
+        for level in self.levels:
+            if level <= epoch and trial not in self.rungs[level] and not self._survives(trial, level, values):
+                self.stops[trial] = level
+                return Decision.STOP
+        return Decision.CONTINUE
+
+    def _survives(self, trial: str, level: int, values: Values) -> bool:
+        rung = self.rungs[level]
+        rung[trial] = values
+        scores = self.priority.scores(rung)
+        own = scores.pop(trial)
+        if not scores:
+            return True
+        others = np.array(list(scores.values()))
+        if self.priority.ordinal:
+            own, others = 0.0, np.sign(others - own)
+        cutoff = np.percentile(others, (1 - 1 / self.reduction_factor) * 100)
+        return bool(own >= cutoff) and not self._is_outdone(level, values)
+
+    def _is_outdone(self, level: int, values: Values) -> bool:
+        """Whether this rung has stopped a trial that dominates these values."""
+        lost = (self.rungs[level][trial] for trial, last in self.stops.items() if last == level)
+        return self.priority.ordinal and any(dominates(other, values) for other in lost)

@@ -1,0 +1,85 @@
+"""Synchronous successive halving: all trials of a rung are compared before any goes on."""
+
+from dataclasses import dataclass, field
+
+from study.schedulers.priorities import Priority, Rung, Values
+from study.schedulers.scheduler import Decision, Rungs
+
+
+@dataclass
+class Synchronous(Rungs):
+    """All trials of a rung are compared before any goes on (successive halving, Jamieson and Talwalkar 2016).
+
+    trials: how many meet at the first rung. One in reduction_factor of those expected at a rung survives it,
+    rounded down but at least one; those that failed or diverged on the way are expected but cannot survive.
+    Who survives does not depend on the order of arrival.
+    """
+
+    trials: int
+    promoted: list[frozenset[str]] = field(init=False, default_factory=list)  # the survivors of each decided rung
+    paused: dict[str, int] = field(init=False, default_factory=dict)  # trial -> the epoch after which it paused
+
+    def leave(self, trial: str) -> None:
+        super().leave(trial)
+        self._settle()
+
+    def resumable(self) -> list[str]:
+        gone = self.stops.keys() | self.diverged | self.left
+        waiting = ((trial, epoch) for trial, epoch in self.paused.items() if trial not in gone)
+        return sorted(trial for trial, epoch in waiting if self._standing(trial, epoch) is Decision.CONTINUE)
+
+    def _told(self, trial: str, epoch: int) -> Decision:
+        told = super()._told(trial, epoch)
+        return self._standing(trial, epoch) if told is Decision.PAUSE else told
+
+    def _diverge(self, trial: str) -> None:
+        super()._diverge(trial)
+        self._settle()
+
+    def _judge(self, trial: str, epoch: int, values: Values) -> Decision:
+        self.paused.pop(trial, None)
+        while (decision := self._standing(trial, epoch)) is Decision.PAUSE and trial not in self._open_rung():
+            self._open_rung()[trial] = values
+            self._settle()
+        if decision is Decision.PAUSE:
+            self.paused[trial] = epoch
+        elif decision is Decision.STOP and trial not in self.stops:  # it came to a rung that was decided without it
+            self.stops[trial] = next(
+                n for n, best in zip(self.levels, self.promoted, strict=False) if trial not in best
+            )
+        return decision
+
+    def _standing(self, trial: str, epoch: int) -> Decision:
+        """What the rungs up to this epoch say of a trial."""
+        due = [level for level in self.levels if level <= epoch]
+        if not all(trial in best for best in self.promoted[: len(due)]):
+            return Decision.STOP
+        return Decision.CONTINUE if len(due) <= len(self.promoted) else Decision.PAUSE
+
+    def _open_rung(self) -> dict[str, Values]:
+        """The first rung that is not decided; no trial is beyond it."""
+        return self.rungs[self.levels[len(self.promoted)]]
+
+    def _settle(self) -> None:
+        """Decide every rung at which all have arrived."""
+        while len(self.promoted) < len(self.levels) and self._is_full():
+            level, gone = self.levels[len(self.promoted)], self.left | self.diverged
+            present = {trial: values for trial, values in self._open_rung().items() if trial not in gone}
+            expected = len(self.promoted[-1]) if self.promoted else self.trials
+            best = survivors(self.priority, present, self.reduction_factor, expected)
+            self.stops |= dict.fromkeys(sorted(self._open_rung().keys() - best - self.diverged), level)
+            self.promoted.append(best)
+
+    def _is_full(self) -> bool:
+        arrived = self._open_rung().keys() | self.left | self.diverged
+        return self.promoted[-1] <= arrived if self.promoted else len(arrived) >= self.trials
+
+
+def survivors(priority: Priority, rung: Rung, reduction_factor: float, expected: int | None = None) -> frozenset[str]:
+    """The best 1/reduction_factor of a full rung, at least one; ties go to the lower trial id.
+
+    expected: the number of trials that the share is of, if some of them are not in the rung.
+    """
+    count = max(1, int((len(rung) if expected is None else expected) / reduction_factor))
+    scores = priority.scores(rung)
+    return frozenset(sorted(rung, key=lambda trial: (-scores[trial], trial))[:count])

@@ -1,0 +1,126 @@
+"""What the trials at a rung are compared by: float accuracy, quantized accuracy, or all their (accuracy, bits) pairs.
+
+A priority is a function of the set of reports at a rung. It knows nothing of the order in which they arrived.
+"""
+
+import statistics
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.results.front import REFERENCE
+from study.results.pareto import front, hypervolume, ranks
+
+Values = Sequence[tuple[float, float]]
+"""What a trial shows at an epoch: for each of its models (validation accuracy in percent, total bits).
+
+The float model comes first, then one model for each width of the study. Total bits are positive and known
+before the first epoch. Only the float model is needed for a priority that compares no quantized accuracy.
+"""
+
+Rung = Mapping[str, Values]
+"""What the trials (by their ids) showed at a rung; all finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priority:
+    """A way to compare trials.
+
+    scores: a rung -> a score for each trial; more is better, equals are ties. needs_widths: trials must show
+    their quantized models too, which costs a probe at each rung. ordinal: a score is a place among the trials of
+    the rung; only its order means something, and `dominates` is meant by it.
+    """
+
+    scores: Callable[[Rung], dict[str, float]]
+    needs_widths: bool
+    ordinal: bool = False
+
+
+def float_accuracy(rung: Rung) -> dict[str, float]:
+    """The accuracy of each trial's float model."""
+    return {trial: values[0][0] for trial, values in rung.items()}
+
+
+def quantized_accuracy(rung: Rung) -> dict[str, float]:
+    """The mean over the widths of each trial's quantized accuracy.
+
+    Every width counts the same, as every width was asked for. Trials are comparable if they have the same widths.
+    """
+    assert all(len(values) > 1 for values in rung.values()), "a trial shows no quantized accuracy"
+    return {trial: statistics.fmean(accuracy for accuracy, _ in values[1:]) for trial, values in rung.items()}
+
+
+def pareto_standing(rung: Rung) -> dict[str, float]:
+    """How many trials of the rung are worse than each, by all its pairs; ties are equal.
+
+    All pairs of all trials are pooled and sorted by non-domination. Trials compare by, in this order,
+
+    1. the rank of their best pair: 0 if it is on the front of the pool;
+    2. among equal ranks, the hypervolume (percent × octaves, reference as in `study.results.point`) that the trials of
+       this rank and the lower ones together lose without the trial;
+    3. the number of trials that dominate it.
+
+    So a trial stands above every trial that it dominates: its best rank is no worse; what the other adds to a
+    set with both is nothing; and if both add nothing, whatever dominates it dominates the other too, as it does.
+    And a trial that improves, the others being equal, never falls behind one that it was ahead of. (It might, if
+    its hypervolume were taken among the trials of its rank alone: by outdoing one of them, it may remove the
+    rival of a third.)
+    """
+    if not rung:
+        return {}
+    trials = sorted(rung)
+    pairs = [np.asarray(rung[trial], dtype=np.float64) for trial in trials]
+    pooled = ranks(np.concatenate(pairs))
+    rank = [int(part.min()) for part in np.split(pooled, np.cumsum([len(pair) for pair in pairs])[:-1])]
+    added = _contributions(pairs, rank)
+    covered = _covers(pairs)
+    dominators = (covered & ~covered.T).sum(axis=0).tolist()
+    keys = [(-r, a, -d) for r, a, d in zip(rank, added, dominators, strict=True)]
+    worst_first = sorted(keys)
+    return {trial: float(bisect_left(worst_first, key)) for trial, key in zip(trials, keys, strict=True)}
+
+
+def dominates(a: Values, b: Values) -> bool:
+    """Whether every pair of b is equalled or bettered by one of a, and not the other way round."""
+    covered = _covers([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
+    return bool(covered[0, 1] and not covered[1, 0])
+
+
+def _covers(pairs: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """bool[n, n]: whether every pair of the second trial is equalled or bettered by one of the first."""
+    starts = np.cumsum([0, *(len(pair) for pair in pairs[:-1])])
+    accuracy, bits = np.concatenate(pairs).T
+    better = (accuracy[:, None] >= accuracy) & (bits[:, None] <= bits)
+    by_trial = np.logical_or.reduceat(better, starts, axis=0)
+    return np.logical_and.reduceat(by_trial, starts, axis=1)
+
+
+def _contributions(pairs: Sequence[NDArray[np.float64]], rank: Sequence[int]) -> list[float]:
+    """The hypervolume that each trial alone adds to the others of its rank and lower ones.
+
+    Rounded, since equal contributions of different shape must be equal; to add nothing is exactly 0. Where no
+    other has the same rank, none is compared by it, and it is left at 0.
+    """
+    added = [0.0] * len(pairs)
+    for i, own_rank in enumerate(rank):
+        if rank.count(own_rank) > 1:
+            others = [pair for j, pair in enumerate(pairs) if rank[j] >= own_rank and j != i]
+            added[i] = round(max(0.0, _area([pairs[i], *others]) - _area(others)), 9)
+    return added
+
+
+def _area(pairs: Sequence[NDArray[np.float64]]) -> float:
+    """The hypervolume of a set, the same float for all sets with the same front."""
+    if not pairs:
+        return 0.0
+    accuracy, bits = np.concatenate(pairs).T
+    points = np.unique(np.stack([accuracy, np.log2(bits)], axis=1), axis=0)
+    return hypervolume(points[front(points)], REFERENCE)
+
+
+FLOAT = Priority(float_accuracy, needs_widths=False)
+QUANTIZED = Priority(quantized_accuracy, needs_widths=True)
+PARETO = Priority(pareto_standing, needs_widths=True, ordinal=True)

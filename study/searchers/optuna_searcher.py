@@ -1,0 +1,94 @@
+"""Optuna's samplers as searchers."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from study.results.status import FAILED
+from study.searchers.searcher import Objectives
+from study.space.configuration import Configuration
+from study.space.space import Space
+
+if TYPE_CHECKING:
+    import optuna
+
+REPEATS = 20
+"""So many suggestions in a row of what was tried already show that a sampler has settled."""
+
+
+class Adaptive:
+    """Optuna's TPE or NSGA-II on two objectives: accuracy up, total bits down.
+
+    A configuration whose trials were not all completed is pruned if one was stopped, and failed if not; it is never
+    complete with made-up values. One that is proposed again, which only discrete spaces see, is not tried
+    again: Optuna is told what came of it the first time.
+    """
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self.space, self.seed = space, seed
+        self._study = _optuna_study(space, seed)
+        self._trials: dict[str, list[optuna.trial.Trial]] = {}
+        self._known: dict[str, tuple[optuna.trial.TrialState, Objectives | None]] = {}
+
+    def ask(self) -> Configuration | None:
+        if len(self._trials) >= min(self.space.trials or 0, self.space.size):
+            return None
+        for _ in range(REPEATS):
+            trial = self._study.ask()
+            configuration = self.space.suggest(trial)
+            identity = configuration.identity
+            self._trials.setdefault(identity, []).append(trial)
+            if len(self._trials[identity]) == 1:
+                return configuration
+            if identity in self._known:
+                self._tell(trial, *self._known[identity])
+        return self._untried()
+
+    def again(self, identity: str) -> Configuration | None:
+        configuration = self.ask()
+        return configuration if configuration and configuration.identity == identity else None
+
+    def _untried(self) -> Configuration | None:
+        """One at random, for a sampler that has settled on what is known; Optuna does not hear of it."""
+        count = int(min(len(self._trials) + 1, self.space.size))
+        drawn = self.space.samples(self.seed, count)
+        left = next((one for one in drawn if one.identity not in self._trials), None)
+        if left:
+            self._trials[left.identity] = []
+        return left
+
+    def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
+        identity = configuration.identity
+        self._known[identity] = (_state(ends), objectives)
+        for trial in self._trials[identity]:
+            self._tell(trial, *self._known[identity])
+
+    def _tell(
+        self, trial: "optuna.trial.Trial", state: "optuna.trial.TrialState", objectives: Objectives | None
+    ) -> None:
+        self._study.tell(trial, objectives, state=state)
+
+
+def _state(ends: Sequence[str]) -> "optuna.trial.TrialState":
+    from optuna.trial import TrialState
+
+    if any(end in FAILED for end in ends):
+        return TrialState.FAIL
+    return TrialState.PRUNED if "stopped" in ends else TrialState.COMPLETE
+
+
+def _optuna_study(space: Space, seed: int) -> "optuna.Study":
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler: optuna.samplers.BaseSampler
+    if space.searcher == "tpe":
+        # Trials that run at the same time are taken for bad ones, so that the next is not a copy of them.
+        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    else:
+        sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=population(space.trials or 0))
+    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def population(trials: int) -> int:
+    """Of NSGA-II: four generations at least, since with Optuna's 50 a search of fewer trials would be a random one."""
+    return max(4, min(50, trials // 4))

@@ -1,0 +1,38 @@
+"""One configuration of a space."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kdq.distill.methods import COMMON, options
+from kdq.store.stage import canonical
+from study.space.declaration import Widths, measured
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A distillation method with its complete parameters, and the widths at which its student is quantized.
+
+    axis: the widths were searched, so a name without them would not tell two configurations apart.
+    """
+
+    method: str
+    parameters: Mapping[str, float]
+    bits: Widths
+    axis: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people: `dkd alpha=1 beta=8 temperature=4`; other parameters where they are not at their defaults."""
+        common = {key: value for key, value in self.parameters.items() if key in COMMON and value}
+        shown = common | options(self.method, self.parameters)
+        bits = [f"bits={','.join(map(str, self.bits))}"] if self.axis else []
+        return " ".join([self.method, *(f"{key}={value:g}" for key, value in shown.items()), *bits])
+
+    @property
+    def student(self) -> str:
+        """What all configurations have in common that distill the same student, whatever their bits."""
+        return canonical({"method": self.method, "parameters": dict(self.parameters)})
+
+    @property
+    def identity(self) -> str:
+        return canonical([self.student, measured(self.bits)])

@@ -1,0 +1,82 @@
+"""A space from its YAML file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdq.errors import UserError, unknown
+from kdq.params import is_count
+from study.schedulers.config import SchedulerConfig
+from study.space.checks import check_conditions, check_search, check_values, in_order, usage
+from study.space.declaration import METHOD
+from study.space.documents import Problems, locate, read
+from study.space.read import read_bits, read_params, read_scheduler
+from study.space.space import DEFAULT_BITS, SEARCHERS, Space
+
+FOLDER = Path(__file__).parents[2] / "search_spaces"
+KEYS = ("description", "params", "bits", "searcher", "trials", "scheduler")
+SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler")
+
+
+def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
+    """A shipped space by name or a user's own by path.
+
+    overrides: `bits`, `searcher`, `trials`, `scheduler`, or a parameter by its name, each as the file would have
+    it. An override may leave conditions that can no longer hold; the file alone may not. A grid asked for in the
+    place of another searcher is a whole one: the file's `trials` were for the other.
+    Raises UserError with a line for every mistake.
+    """
+    path = locate("space", name, FOLDER)
+    document = read(path)
+    if overrides.get("searcher") == "grid":
+        document.pop("trials", None)
+    params = {key: value for key, value in overrides.items() if key not in SEARCH_KEYS}
+    if params and not isinstance(document.get("params"), dict):
+        raise UserError(f"{path}: params: must be a mapping of parameters to values")
+    document |= {key: value for key, value in overrides.items() if key in SEARCH_KEYS}
+    if params:
+        document["params"] = document["params"] | params
+    source = f"{path}{' with the options given' if overrides else ''}"
+    return read_space(document, source, conditions_must_hold=not params)
+
+
+def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold: bool = True) -> Space:
+    """The space that a document describes. Raises UserError with a line for every mistake: source, path, rule."""
+    problems = Problems(source)
+    problems.add_unknown("", document, KEYS)
+    if not isinstance(document.get("description"), str):
+        problems.add("description", "is required, and must be a text that says what the space is for")
+    params = in_order(read_params(document.get("params"), problems), problems)
+    space = Space(
+        description=str(document.get("description")),
+        params=params,
+        bits=read_bits(document["bits"], problems) if "bits" in document else (DEFAULT_BITS,),
+        searcher=_read_searcher(document, problems),
+        trials=_read_trials(document, problems),
+        scheduler=read_scheduler(document["scheduler"], problems) if "scheduler" in document else SchedulerConfig(),
+    )
+    if METHOD in params:
+        found = usage(space)
+        check_values(space, found, problems)
+        if conditions_must_hold:
+            check_conditions(space, found, problems)
+        if space.searcher:
+            check_search(space, found, problems)
+    problems.raise_all()
+    return space
+
+
+def _read_searcher(document: Mapping[str, Any], problems: Problems) -> str:
+    searcher = document.get("searcher", "grid")
+    if not isinstance(searcher, str) or searcher not in SEARCHERS:
+        problems.add("searcher", str(unknown("searcher", str(searcher), SEARCHERS)))
+        return ""
+    return searcher
+
+
+def _read_trials(document: Mapping[str, Any], problems: Problems) -> int | None:
+    trials = document.get("trials")
+    if "trials" in document and not is_count(trials):
+        problems.add_value("trials", trials, "must be a whole number, at least 1")
+        return 1
+    return trials

@@ -1,0 +1,75 @@
+"""A workload says on what a space is searched: data set, teacher, student, training recipe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kdq.data.sources import DATASETS
+from kdq.distill.peers import parse_peer
+from kdq.distill.recipe import TrainConfig
+from kdq.errors import UserError, unknown
+from kdq.models.classifier import check_architecture
+from kdq.quantize.config import QuantizerSpec
+from study.space.documents import locate, read, validate
+
+FOLDER = Path(__file__).parents[1] / "workloads"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one trial works on.
+
+    teacher: a teacher's specification (see kdq.distill.teachers); teacher_train: the recipe of a `train:ARCH` teacher;
+    train_images: how many training images are used, all of them if None; val_images: how many images are
+    held out of the training set to decide; quantizer: how students are quantized; calibration_images: how many
+    training images it sees; teacher_normalization: what weights that were not trained here expect where their
+    source does not say so itself, `dataset` (the data set's own mean and deviation) or `imagenet`; peer_init: where
+    the second of two students starts under a method that trains two (see kdq.distill.peers), at random weights if None.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    description: str
+    dataset: str
+    teacher: str
+    student: str
+    train: TrainConfig
+    val_images: int
+    train_images: int | None = None
+    quantizer: QuantizerSpec = field(default_factory=QuantizerSpec)
+    calibration_images: int = 512
+    teacher_normalization: str = "dataset"
+    teacher_train: TrainConfig | None = None
+    peer_init: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise unknown("data set", self.dataset, DATASETS)
+        check_architecture(self.student)
+        if self.peer_init is not None:
+            parse_peer(self.peer_init, self.student)
+        if self.teacher_normalization not in ("dataset", "imagenet"):
+            raise unknown("teacher_normalization", self.teacher_normalization, ("dataset", "imagenet"))
+        for name in ("val_images", "train_images", "calibration_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} = {value}: must be at least 1")
+
+
+def load_workload(name: str, overrides: Mapping[str, Any]) -> Workload:
+    """A shipped workload by name or a user's own by path, with dotted overrides such as `train.epochs`.
+
+    Raises UserError with every error of the document.
+    """
+    path = locate("workload", name, FOLDER)
+    document = read(path)
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        target = document
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {key}: {parent!r} is a single value in {path}, it has no parts")
+        target[last] = value
+    return validate(document, Workload, f"{path}{' with the options given' if overrides else ''}")

@@ -1,0 +1,354 @@
+"""What a study logs to MLflow: study run -> trial runs -> point runs, written by the driver alone.
+
+A run is found again by its tags, so a study that is run a second time adds what is missing and doubles nothing.
+A trial that is not in its study's space any more, and its points, are of the kinds `former trial` and `former point`.
+Tags: `kdq.kind` (study, trial, point), `kdq.study`, `kdq.trial_id`, `kdq.point_id`, `kdq.status`.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from requests import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from kdq.errors import UserError, first_line
+from kdq.store.files import system_lock
+from kdq.store.stage import canonical
+from study.results.figure import draw_front
+from study.results.front import with_front
+from study.results.point import Point
+from study.results.tables import front_table, to_csv
+from study.tracking.uri import shown
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
+# None of MLflow's own retries: a run would be made twice if the answer to the first try was lost. Ours look first.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
+FIGURE_SHARE = 0.02  # of the driver's time at most, since trials that report meanwhile wait
+PATIENCE = 600.0  # seconds for which a study waits for a server that was there and is gone
+ATTEMPTS = 5  # at one and the same work, while the server comes and goes
+PAUSE = 2.0  # seconds between two looks whether it is back
+P = ParamSpec("P")
+T = TypeVar("T")
+Say = Callable[[str], None]
+ENDED = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
+"""Our word for how a run ended -> MLflow's; every other word is `FAILED`."""
+
+
+def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
+    """A method that, if the server is gone, waits for it and is done again, as by a driver that has just started."""
+
+    @wraps(work)
+    def persistent(self: "Tracker", /, *args: P.args, **options: P.kwargs) -> T:
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return work(self, *args, **options)
+            except (MlflowException, RequestException) as error:
+                self.wait(error)
+        return work(self, *args, **options)
+
+    return persistent
+
+
+class Tracker:
+    """The MLflow runs of one study. `kdq.status` holds our own word for how each trial ended."""
+
+    def __init__(
+        self, uri: str, study: str, artifacts: Path | None, say: Say, is_interrupted: Callable[[], bool]
+    ) -> None:
+        """Open the study's experiment, made if it is not there.
+
+        uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own);
+        say: tells the user; is_interrupted: a server that is gone is not waited for (any longer).
+        """
+        self.client = MlflowClient(tracking_uri=uri)
+        self.uri, self.study, self.say, self.is_interrupted = uri, study, say, is_interrupted
+        self.experiment = self._experiment(artifacts)
+        self._draw_next = 0.0
+        self._finished: set[str] = set()  # by this driver
+        self._gave_up = False
+        self._look()
+
+    def _look(self) -> None:
+        """Learn what is there."""
+        self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
+        self._last_epoch: dict[str, int] = {}
+
+    def wait(self, error: MlflowException | RequestException) -> None:
+        """Return when a server that failed with this error answers again; says so unless it does at once.
+
+        Raises the error if there is no server, its answer was no, or it stays away: until the study is interrupted,
+        for too long, or when it was waited for before.
+        """
+        until = time.monotonic() + PATIENCE
+        if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or _http_status(error) < 500:
+            raise error
+        if self._answers():  # a connection that was left idle for too long, say
+            return
+        self.say(
+            f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {PATIENCE / 60:.0f} min at most"
+        )
+        while not self._answers():
+            if self.is_interrupted() or time.monotonic() > until:
+                self._gave_up = True
+                raise error
+            time.sleep(PAUSE)
+        self.say(f"the MLflow server {shown(self.uri)} is back; the study goes on")
+
+    def _answers(self) -> bool:
+        """Whether the server does; what is there is then learnt anew."""
+        try:
+            self._look()
+        except (MlflowException, RequestException):
+            return False
+        return True
+
+    def _experiment(self, artifacts: Path | None) -> str:
+        found = self.client.get_experiment_by_name(self.study)
+        if found is not None:
+            if "kdq.study" not in found.tags:
+                raise UserError(f"the MLflow experiment {self.study!r} is no study: choose another --name")
+            if found.lifecycle_stage != "active":
+                raise UserError(
+                    f"the study {self.study!r} was deleted in the MLflow UI: restore it there, or choose another --name"
+                )
+            return str(found.experiment_id)
+        location = (artifacts / self.study).as_uri() if artifacts else None
+        # The kind opens the UI on the run table, not on pages for language models.
+        tags = {"mlflow.experimentKind": "custom_model_development", "kdq.study": self.study}
+        return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
+
+    def _search(self) -> list[Run]:
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
+            )
+            runs += page
+            token = page.token
+            if not token:
+                return [run for run in runs if "kdq.kind" in run.data.tags]
+
+    @staticmethod
+    def _key(run: Run) -> str:
+        tags = run.data.tags
+        return str(tags.get("kdq.point_id") or tags.get("kdq.trial_id") or "study")
+
+    def _open(
+        self,
+        key: str,
+        kind: str,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        parent: str = "",
+        metrics: Sequence[Metric] = (),
+    ) -> str:
+        """The id of the run with this key, running and with its flat parameters; made if it is not there.
+
+        The tags come with the run's creation, and all is given again to a run that has not finished, so a driver
+        killed in between leaves nothing that is half described.
+        """
+        again: list[RunTag] = []
+        if key not in self.runs:
+            own = {"kdq.kind": kind, "kdq.study": self.study, MLFLOW_RUN_NAME: name, **tags}
+            if parent:
+                own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), "kdq.trial_id": key.partition("/")[0]}
+            self.runs[key] = self.client.create_run(self.experiment, tags=own, run_name=name)
+            self._last_epoch[key] = 0
+        elif not self.is_finished(key):
+            self.client.update_run(self._run_id(key), status="RUNNING")
+            again = [RunTag(k, v) for k, v in tags.items()]
+        run_id = self._run_id(key)
+        if not self.is_finished(key):
+            given = self.runs[key].data.params  # MLflow lets none change, as the name of an extended space may
+            flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
+            self.client.log_batch(run_id, params=flat, metrics=metrics, tags=again)
+        return run_id
+
+    def _claim(self, key: str, kind: str) -> None:
+        """A run is one of the study's: it may have been made a former one by an extension that was cut off."""
+        if key in self.runs and self.runs[key].data.tags["kdq.kind"] != kind:
+            self._set_tags(self._run_id(key), {"kdq.kind": kind})
+            self.runs[key] = self.client.get_run(self._run_id(key))
+
+    def is_finished(self, key: str) -> bool:
+        """Whether this trial or point is logged to its end, as the study itself may be from an earlier time."""
+        return key in self._finished or (key in self.runs and self.runs[key].info.status == "FINISHED")
+
+    def _finish(self, key: str, status: str = "FINISHED") -> None:
+        self.client.set_terminated(self._run_id(key), status)
+        if status == "FINISHED":
+            self._finished.add(key)
+
+    def document(self) -> dict[str, Any] | None:
+        """What the study was when it was first started, or None for a new study."""
+        run = self.runs.get("study")
+        return json.loads(run.data.tags["kdq.document"]) if run else None
+
+    @patient
+    def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
+        """The study's run: its document decides what it is, the command makes it again."""
+        described = {"kdq.document": canonical(dict(document)), "kdq.command": command}
+        # This tag shows an artifact in the UI as a table.
+        table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
+        run_id = self._open("study", "study", self.study, params, {**described, **table})
+        self._set_tags(run_id, {"kdq.status": "running"})
+
+    @patient
+    def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
+        """Make the study what the document says; trials: all that it has now, None if it lost none.
+
+        Runs of others become former ones, those that are back are no longer. Returns how many trials' runs are kept,
+        and how many are former. The document comes last: until then the study is what it was, and claims its runs back.
+        """
+        standing = Counter[bool]()
+        for key in self.runs.keys() - {"study"}:
+            trial, _, width = key.partition("/")
+            is_kept = trials is None or trial in trials
+            kind = ("" if is_kept else "former ") + ("point" if width else "trial")
+            if self.runs[key].data.tags["kdq.kind"] != kind:
+                self._set_tags(self._run_id(key), {"kdq.kind": kind})
+            standing[is_kept] += not width
+        run_id = self._run_id("study")
+        self.client.update_run(run_id, status="RUNNING")
+        self._set_tags(run_id, {"kdq.document": canonical(dict(document)), "kdq.command": command})
+        self.runs["study"] = self.client.get_run(run_id)
+        return standing[True], standing[False]
+
+    @patient
+    def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
+        """A trial's run; one that ended badly before is opened again."""
+        self._claim(trial_id, "trial")
+        self._open(trial_id, "trial", name, params, {"kdq.status": "running"}, parent="study")
+
+    @patient
+    def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
+        """One point on each of the trial's curves, unless an earlier run of the study has logged this epoch."""
+        if self.is_finished(trial_id) or epoch <= self._logged_epochs(trial_id):
+            return
+        now = int(time.time() * 1000)
+        batch = [Metric(key, float(value), now, epoch) for key, value in metrics.items()]
+        self.client.log_batch(self._run_id(trial_id), metrics=batch)
+        self._last_epoch[trial_id] = epoch
+
+    def _logged_epochs(self, trial_id: str) -> int:
+        if trial_id not in self._last_epoch:
+            history = self.client.get_metric_history(self._run_id(trial_id), "val_top1")
+            self._last_epoch[trial_id] = max((metric.step for metric in history), default=0)
+        return self._last_epoch[trial_id]
+
+    @patient
+    def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
+        """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
+        key = f"{point.trial_id}/{point.bits}"
+        self._claim(key, "point")
+        if self.is_finished(key):
+            return
+        now = int(time.time() * 1000)
+        names = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
+        metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in names]
+        tags = {"kdq.point_id": key}
+        run_id = self._open(key, "point", name, params, tags, parent=point.trial_id, metrics=metrics)
+        for file in files:
+            self.client.log_artifact(run_id, file)
+        self._finish(key)
+
+    @patient
+    def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
+        """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials.
+
+        One that a former run of the study has brought to its end keeps its end.
+        """
+        if self.is_finished(trial_id):
+            return
+        run_id = self._run_id(trial_id)
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, 0) for key, value in best.items()]
+        tags = [RunTag("kdq.status", status), RunTag("kdq.reason", reason)]
+        self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        self._finish(trial_id, ENDED.get(status, "FAILED"))
+
+    @patient
+    def log_front(self, points: Sequence[Point], always: bool = False) -> None:
+        """The front on the study run: table, CSV and figure. Drawn now and then while trials finish."""
+        began = time.monotonic()
+        if not points or (not always and began < self._draw_next):
+            return
+        marked = with_front(points)
+        run_id = self._run_id("study")
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "points.csv").write_text(to_csv(marked))
+            front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
+            draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
+            self.client.log_artifacts(run_id, folder)
+        self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
+        now = time.monotonic()
+        self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
+
+    @patient
+    def end_study(self, status: str, metrics: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        run_id = self._run_id("study")
+        before = self.runs["study"].data.metrics
+        batch = [Metric(key, float(value), now, 0) for key, value in metrics.items() if before.get(key) != value]
+        self.client.log_batch(run_id, metrics=batch, tags=[RunTag("kdq.status", status)])
+        self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
+
+    def figure_path(self) -> str:
+        """Where the front's figure lies: a path for a local store, else the run's artifact URI."""
+        uri = urlsplit(str(self.runs["study"].info.artifact_uri))
+        return (url2pathname(uri.path) if uri.scheme in ("", "file") else uri.geturl()) + "/front.png"
+
+    def _run_id(self, key: str) -> str:
+        return str(self.runs[key].info.run_id)
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _http_status(error: MlflowException | RequestException) -> int:
+    """What a server answered; 503 if it gave no answer. (Of artifacts it speaks in the words of HTTP.)"""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
+    return 503 if error.response is None else error.response.status_code
+
+
+def open_tracker(uri: str, study: str, root: Path, say: Say, is_interrupted: Callable[[], bool]) -> Tracker:
+    """A Tracker, or UserError when the store or server cannot be used.
+
+    root: the folder for the artifacts of a local store, and for the lock under which such a store is made:
+    two that are making it at the same time would ruin it; say: tells the user that a server is gone, and back;
+    is_interrupted: it is not waited for any longer.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    local = uri.startswith("sqlite:")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with system_lock(root / "store.lock"):
+            return Tracker(uri, study, root / "artifacts" if local else None, say, is_interrupted)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UserError(f"MLflow store {shown(uri)} cannot be used: {first_line(error)}") from None
+
+
+def _mlflow_table(table: Any) -> dict[str, Any]:
+    """A data frame in the layout in which MLflow's UI shows an artifact as a table."""
+    plain = table.astype(object).where(table.notna(), None)
+    return dict(plain.to_dict(orient="split", index=False))

@@ -1,0 +1,1 @@
+"""One trial: its description, its events, and the worker that runs it."""

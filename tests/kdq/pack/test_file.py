@@ -1,0 +1,200 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kdq.errors import UserError
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.evaluate import logits
+from kdq.pack.bitstream import pack_codes, unpack_codes
+from kdq.pack.file import load, pack, payload_bytes
+from kdq.pack.size import packed_bytes, total_bits
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import layer_names, quantize_many
+from kdq.quantize.result import Quantized
+
+NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+def test_a_worked_example() -> None:
+    # 3 bits, lowest first: 1 → 100, 2 → 010, 7 → 111, 4 → 001; as bytes 10001011 | 1001…., lowest bit first.
+    codes = torch.tensor([1, 2, 7, 4], dtype=torch.uint8)
+    packed = pack_codes(codes, 3)
+    assert packed.tolist() == [0b11010001, 0b00001001]
+    assert unpack_codes(packed, 3, 4).tolist() == [1, 2, 7, 4]
+
+
+@settings(deadline=None)
+@given(bits=st.integers(1, 9), data=st.data())
+def test_codes_of_any_width_and_number_come_back(bits: int, data: st.DataObject) -> None:
+    values = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=50))
+    packed = pack_codes(torch.tensor(values, dtype=torch.int16), bits)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == packed_bytes(len(values), bits)
+    assert unpack_codes(packed, bits, len(values)).tolist() == values
+
+
+def images(count: int = 8) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 8, 8), generator=generator).to(torch.uint8)
+
+
+def model(arch: str = "resnet8", classes: int = 7) -> Classifier:
+    return build(arch, classes=classes, normalization=NORMALIZATION, seed=0)
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Quantized]:
+    """Widths 1 to 8, float, and a mixture; quantized inputs, float32 scales, the papers' alphabets at all widths."""
+    mixture = dict(zip(layer_names(model()), (8, 3, 32, 1, 5, 7, 2, 32), strict=True))
+    configs = [QuantizeConfig(bits) for bits in (*range(1, 9), 32, mixture)]
+    configs += [QuantizeConfig(mixture, activation_bits=bits, stored="float32") for bits in (4, 8)]
+    configs += [QuantizeConfig(bits, method) for bits in range(1, 9) for method in ("gpfq_paper", "gpfq_l0")]
+    return quantize_many(model(), images(), configs)
+
+
+@pytest.mark.parametrize("index", range(28))
+def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
+    made: list[Quantized], index: int, tmp_path: Path
+) -> None:
+    pack(made[index], tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    assert torch.equal(logits(loaded, images(20)), logits(made[index].model, images(20)))
+    assert 8 * payload_bytes(tmp_path / "model.safetensors") == total_bits(made[index])
+    assert (loaded.arch, loaded.classes, loaded.normalization) == ("resnet8", 7, NORMALIZATION)
+    assert not loaded.training
+
+
+def test_an_architecture_without_a_name_is_refused(made: list[Quantized], tmp_path: Path) -> None:
+    strange = Classifier("mine", made[0].model.net, 7, NORMALIZATION)
+    with pytest.raises(UserError, match="unknown architecture 'mine'"):
+        pack(replace(made[0], model=strange), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: cannot be read"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"cannot be read|not a packed model"):
+        load(tmp_path)
+    for content in (b"", b"x" * 100, b"\xff" * 8 + b"{}"):
+        (tmp_path / "junk").write_bytes(content)
+        with pytest.raises(UserError, match="not a packed model"):
+            load(tmp_path / "junk")
+    save_file({"weight": torch.ones(3)}, tmp_path / "other")
+    with pytest.raises(UserError, match="not a packed model"):
+        load(tmp_path / "other")
+
+
+def test_a_header_nested_too_deep_is_refused(made: list[Quantized], tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(3)}, tmp_path / "deep", metadata={"kdq": "[" * 200_000})
+    with pytest.raises(UserError, match="damaged, or not a packed model"):
+        load(tmp_path / "deep")
+
+
+def test_truncated_files_are_refused(made: list[Quantized], tmp_path: Path) -> None:
+    pack(made[1], tmp_path / "whole")
+    content = (tmp_path / "whole").read_bytes()
+    for keep in (4, 8, 100, len(content) // 2, len(content) - 1):
+        (tmp_path / "cut").write_bytes(content[:keep])
+        with pytest.raises(UserError, match="damaged"):
+            load(tmp_path / "cut")
+
+
+def _set(*path: Any, value: Any) -> Callable[[dict[str, Any], dict[str, Tensor]], None]:
+    def change(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        place: Any = header
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+
+    return change
+
+
+def _tensor(key: str, change: Callable[[Tensor], Tensor | None]) -> Any:
+    def apply(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        value = change(tensors.pop(key))
+        if value is not None:
+            tensors[key] = value
+
+    return apply
+
+
+HOSTILE = {
+    "format": _set("format", value=99),
+    "architecture": _set("arch", value="resnet9000"),
+    "architecture type": _set("arch", value=["resnet8"]),
+    "classes": _set("classes", value=10**12),
+    "classes type": _set("classes", value="7"),
+    "classes fit not": _set("classes", value=8),
+    "std": _set("std", value=[1, 0, 1]),
+    "mean": _set("mean", value="abc"),
+    "channels": _set("mean", value=[]),
+    "bits of nothing": _set("alphabets", value=None),
+    "layer unknown": _set("alphabets", "conv9", value=[2, 0, 1.0]),
+    "layer is no layer": _set("alphabets", "bn1", value=[2, 0, 1.0]),
+    "bits too many": _set("alphabets", "conv1", value=[9, 0, 1.0]),
+    "bits wrong": _set("alphabets", "conv1", value=[3, 0, 1.0]),
+    "bits type": _set("alphabets", "conv1", value=["2", 0, 1.0]),
+    "alphabet": _set("alphabets", "conv1", value=[2]),
+    "levels": _set("alphabets", "conv1", value=[1, 1, 1.0]),
+    "gap": _set("alphabets", "conv1", value=[2, 0, float("nan")]),
+    "inputs missing": _set("activation_bits", value=8),
+    "inputs width": _set("activation_bits", value=99),
+    "inputs type": _set("activation_bits", value="8"),
+    "codes missing": _tensor("conv1.codes", lambda t: None),
+    "codes short": _tensor("conv1.codes", lambda t: t[:-1].clone()),
+    "codes type": _tensor("conv1.codes", lambda t: t.float()),
+    "scale type": _tensor("conv1.scale", lambda t: t.float()),
+    "scale NaN": _tensor("conv1.scale", lambda t: t * float("nan")),
+    "scale double": _tensor("conv1.scale", lambda t: t.double()),
+    "scale short": _tensor("conv1.scale", lambda t: t[:-1].clone()),
+    "bias short": _tensor("conv1.bias", lambda t: t[:-1].clone()),
+    "bias infinite": _tensor("conv1.bias", lambda t: t + float("inf")),
+    "tensor too many at a layer": lambda header, tensors: tensors.update({"conv1.junk": torch.ones(1)}),
+    "gap beyond floats": _set("alphabets", "conv1", value=[2, 0, 10**400]),
+    "mean beyond floats": _set("mean", value=[10**400] * 3),
+    "tensor too many": lambda header, tensors: tensors.update(extra=torch.ones(1)),
+}
+
+
+HOSTILE_INPUTS = {
+    "scale zero": _tensor("conv1.input_scale", lambda t: t * 0),
+    "scale NaN": _tensor("conv1.input_scale", lambda t: t * float("nan")),
+    "scale type": _tensor("conv1.input_scale", lambda t: t.half()),
+    "scales": _tensor("conv1.input_scale", lambda t: t.repeat(2)),
+    "zero point beyond the levels": _tensor("conv1.input_zero_point", lambda t: t * 0 + 16),
+    "zero point type": _tensor("conv1.input_zero_point", lambda t: t.float()),
+    "zero point missing": _tensor("conv1.input_zero_point", lambda t: None),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_INPUTS)
+def test_hostile_inputs_are_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
+    _refused(made[10], HOSTILE_INPUTS[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
+    _refused(made[1], HOSTILE[name], tmp_path)
+
+
+def _refused(quantized: Quantized, change: Any, tmp_path: Path) -> None:
+    pack(quantized, tmp_path / "good")
+    load(tmp_path / "good")
+    with safe_open(tmp_path / "good", framework="pt") as file:
+        header = json.loads(file.metadata()["kdq"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    change(header, tensors)
+    save_file(tensors, tmp_path / "bad", metadata={"kdq": json.dumps(header)})
+    with pytest.raises(UserError, match="damaged, or not a packed model"):
+        load(tmp_path / "bad")

@@ -1,0 +1,461 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdq.errors import UserError
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.evaluate import logits, top1
+from kdq.models.graph import fold, network
+from kdq.quantize import stream
+from kdq.quantize.algorithms import QUANTIZERS
+from kdq.quantize.alphabet import Alphabet
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.layout import matrix, outputs, patches, unmatrix
+from kdq.quantize.model import choose_calibration, layer_names, quantize, quantize_many
+from kdq.quantize.moments import WIDTH, Moments, gram, triangle
+from kdq.quantize.result import Quantized
+
+NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+def images(count: int = 24, size: int = 12, seed: int = 0) -> Tensor:
+    """Smooth random images: neighbours are correlated, as in photographs."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=generator)
+    return (F.interpolate(coarse, size=size, mode="bilinear") * 255).to(torch.uint8)
+
+
+class Net(nn.Module):
+    """One of everything: groups, depth-wise, strides, dilation, padding modes, a residual, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding="same", padding_mode="reflect", bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, (3, 1), stride=(2, 1), padding=(1, 0), groups=2)
+        self.shortcut = nn.Conv2d(8, 8, 1, stride=(2, 1))
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=2, dilation=2, groups=8)
+        self.act = nn.ReLU(inplace=True)
+        self.hidden = nn.Linear(16, 6)
+        self.late = nn.BatchNorm1d(6)
+        self.out = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.stem(x)))
+        y = self.grouped(x)
+        y += self.shortcut(x)
+        y = self.act(self.depthwise(self.act(y))).mean((2, 3))
+        out: Tensor = self.out(self.late(torch.relu(self.hidden(y))))
+        return out
+
+
+def net(seed: int = 0) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier("one-of-everything", Net(), 4, NORMALIZATION)
+        _randomise_norms(model)
+    return model
+
+
+def resnet(arch: str = "resnet8") -> Classifier:
+    model = build(arch, classes=10, normalization=NORMALIZATION, seed=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        _randomise_norms(model)
+    return model
+
+
+def _randomise_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+
+
+@pytest.mark.parametrize("make", [net, resnet, lambda: resnet("resnet18"), lambda: resnet("resnet50")])
+def test_folding_keeps_the_outputs(make: Callable[[], Classifier]) -> None:
+    model = make()
+    with torch.no_grad():
+        model(torch.rand(16, 3, 12, 12))  # training mode: running statistics that fit, not a blow-up
+    before = logits(model, images())
+    after = logits(fold(model), images())
+    assert (after - before).abs().max() < 1e-4 * before.abs().max()
+
+
+def test_folding_keeps_a_norm_that_no_layer_feeds() -> None:
+    kinds = [type(module) for module in fold(net()).modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.BatchNorm1d) == 1
+
+
+def test_norm_with_two_readers_of_its_layer_stays() -> None:
+    class Two(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            stem = self.stem(x)
+            return self.out((self.norm(stem) + stem)[:, :6].mean((2, 3)))  # type: ignore[no-any-return]
+
+    model = Classifier("two", Two(), 4, NORMALIZATION)
+    _randomise_norms(model)
+    assert torch.allclose(logits(fold(model), images()), logits(model, images()), atol=1e-5)
+
+
+LAYERS = {
+    "plain": nn.Conv2d(4, 6, 3, padding=1),
+    "stride, dilation": nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(2, 3)),
+    "groups": nn.Conv2d(4, 6, 3, groups=2),
+    "depth-wise": nn.Conv2d(4, 8, 3, groups=4, padding=1),
+    "same, circular": nn.Conv2d(4, 6, (2, 5), padding="same", padding_mode="circular"),
+    "1x1": nn.Conv2d(4, 6, 1, stride=2),
+    "linear": nn.Linear(7, 5),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_patches_times_matrix_is_the_layer(name: str) -> None:
+    layer = LAYERS[name].double()
+    x = torch.rand(3, *((4, 9, 7) if isinstance(layer, nn.Conv2d) else (7,)), dtype=torch.float64)
+    W = matrix(layer.weight, layer)
+    product = patches(x, layer) @ W.mT + layer.bias.view(W.shape[0], 1, -1)
+    assert torch.allclose(product, outputs(layer(x), layer))
+    assert torch.equal(unmatrix(W, layer), layer.weight)
+
+
+@pytest.mark.parametrize("d", [1, WIDTH, 2 * WIDTH + 5, 5 * WIDTH - 1])
+def test_products_of_which_half_is_known(d: int) -> None:
+    generator = torch.Generator().manual_seed(d)
+    X, Y = torch.randn(2, 2, 30, d, generator=generator, dtype=torch.float64)
+    assert torch.allclose(triangle(X, Y).triu(), (X.mT @ Y).triu())
+    assert torch.allclose(gram(X), X.mT @ X)
+
+
+def test_moments_of_batches_add_up_to_those_of_the_samples() -> None:
+    X, Y = torch.rand(1, 30, 5) + 3, torch.rand(1, 30, 2) - 7
+    moments = Moments.of(X[:, :11], Y[:, :11]).plus(None)
+    moments = Moments.of(X[:, 11:], Y[:, 11:]).plus(moments).centred()
+    x, y = (z[0].double() - z[0].double().mean(0) for z in (X, Y))
+    assert torch.allclose(moments.G[0], x.T @ x, atol=1e-3)
+    assert torch.allclose(moments.T[0], y.T @ x, atol=1e-3)
+    assert torch.allclose(moments.yy[0], y.square().sum(0), atol=1e-3)
+
+
+EXTRA_LEVELS = {"gpfq_paper": 1, "sgpfq": 1, "gpfq_l1": 1, "gpfq_l0": 3}
+"""Quantizers that reproduce papers whose alphabets are larger than 2^b; all others keep to the promise."""
+
+
+@pytest.mark.parametrize("method", QUANTIZERS)
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_method_gives_every_layer_its_levels(method: str, bits: int) -> None:
+    model = net()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    made = quantize(model, images(), QuantizeConfig(bits, method))
+    assert [row.name for row in made.report] == list(layer_names(model))
+    assert sorted(made.layers) == ["depthwise", "grouped", "hidden", "out", "shortcut", "stem"]
+    for row in made.report:
+        weight = made.model.net.get_submodule(row.name).weight
+        assert max(len(neuron.unique()) for neuron in weight.flatten(1)) <= row.levels
+        assert row.levels == 2**bits + EXTRA_LEVELS.get(method, 0)
+        assert (row.shape, row.bits) == (tuple(weight.shape), bits)
+        assert row.scales == (1 if method in EXTRA_LEVELS else len(weight))
+        assert torch.equal(weight, made.layers[row.name].weight())
+        assert row.nonzero == weight.count_nonzero() / weight.numel()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not made.model.training
+    assert torch.isfinite(logits(made.model, images())).all()
+
+
+@pytest.mark.parametrize("method", QUANTIZERS)
+def test_more_bits_bring_the_outputs_closer(method: str) -> None:
+    model = resnet()
+    made = quantize_many(model, images(), [QuantizeConfig(bits, method) for bits in (2, 4, 8)])
+    truth = logits(model, images())
+    errors = [(logits(q.model, images()) - truth).norm().item() for q in made]
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_default_beats_round_to_nearest() -> None:
+    model, fresh = resnet(), images(64, seed=9)
+    truth = logits(model, fresh)
+    for bits in (1, 2, 3, 4):
+        made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("gpfq", "rtn")]
+        errors = [(logits(q.model, fresh) - truth).norm() for q in made]
+        assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_gptq_lies_between_the_default_and_round_to_nearest(bits: int) -> None:
+    model, fresh = resnet(), images(64, seed=9)
+    truth = logits(model, fresh)
+    made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("gpfq", "gptq", "rtn")]
+    errors = [(logits(q.model, fresh) - truth).norm() for q in made]
+    assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("method", ["gpfq_l0", "gpfq_l1"])
+def test_thresholds_leave_fewer_weights(method: str) -> None:
+    shares = []
+    for threshold in (0.1, 0.4, 0.8):
+        made = quantize(resnet(), images(), QuantizeConfig(3, method, {"threshold": threshold}))
+        shares.append(sum(row.nonzero for row in made.report))
+    assert shares[0] > shares[1] > shares[2]
+
+
+def test_the_authors_radius() -> None:
+    """scalar · mean over the neurons of the percentile of |w|, K steps of it, one for the layer."""
+    params = {"scalar": 1.5, "percentile": 0.75}
+    made = quantize(net(), images(), QuantizeConfig(3, "gpfq_paper", params, stored="float32"))
+    W = fold(net()).net.stem.weight.flatten(1)
+    wanted = 1.5 * W.abs().quantile(0.75, dim=1).mean() / 4
+    assert made.layers["stem"].scale.tolist() == pytest.approx([wanted.item()], rel=1e-6)
+    largest = made.layers["stem"].weight().abs().max() / made.layers["stem"].scale
+    assert largest.item() == pytest.approx(4)
+
+
+def test_random_quantizers_follow_the_seed() -> None:
+    made = [quantize(resnet(), images(), QuantizeConfig(3, "sgpfq", seed=seed)) for seed in (0, 0, 1)]
+    assert same(made[0], made[1])
+    assert not same(made[0], made[2])
+
+
+def test_float64_products_give_the_codes_of_the_recursion_on_the_samples() -> None:
+    model, pictures = net(), images()
+    made = quantize(model, pictures, QuantizeConfig(3, "gpfq_plain", accumulate="float64"))
+    x = (pictures.float() / 255 - model.mean) / model.std
+    stem = fold(model).net.stem
+    X, W = patches(x, stem)[0].double(), matrix(stem.weight, stem)[0].double()
+    scale = made.layers["stem"].scale.double()
+    u = torch.zeros(len(X), len(W), dtype=torch.float64)
+    for t in range(W.shape[1]):
+        u += torch.outer(X[:, t], W[:, t])
+        code = Alphabet(3).nearest(X[:, t] @ u / (X[:, t] @ X[:, t]), scale)
+        u -= torch.outer(X[:, t], Alphabet(3).values(code, scale))
+        assert torch.equal(matrix(made.layers["stem"].codes, stem)[0, :, t], code)
+
+
+def test_float32_scales_are_not_rounded() -> None:
+    halves, singles = (quantize(resnet(), images(), QuantizeConfig(4, stored=s)) for s in ("float16", "float32"))
+    assert halves.layers["conv1"].scale.dtype == torch.float16
+    assert singles.layers["conv1"].scale.dtype == torch.float32
+    assert not torch.equal(singles.layers["conv1"].scale, singles.layers["conv1"].scale.half().float())
+
+
+def test_a_bias_beyond_float16_is_kept_in_float32() -> None:
+    model = net()
+    model.net.hidden.bias.data[0] = 1e6
+    made = quantize(model, images(), QuantizeConfig(4))
+    dtypes = {name: (layer.scale.dtype, layer.bias.dtype) for name, layer in made.layers.items()}
+    assert dtypes.pop("hidden") == (torch.float32, torch.float32)
+    assert set(dtypes.values()) == {(torch.float16, torch.float16)}
+    assert made.model.net.hidden.bias[0].item() == pytest.approx(1e6, rel=0.01)
+
+
+def test_reported_error_is_that_of_the_layer() -> None:
+    model = net()
+    made = quantize(model, images(), QuantizeConfig(3))
+    x = (images().float() / 255 - model.mean) / model.std
+    wanted, given = fold(model).net.stem(x), made.model.net.stem(x)
+    centre = [y - y.mean((0, 2, 3), keepdim=True) for y in (wanted, given)]
+    assert made.report[0].error == pytest.approx(((centre[0] - centre[1]).norm() / centre[0].norm()).item(), rel=1e-3)
+    assert torch.allclose(wanted.mean((0, 2, 3)), given.mean((0, 2, 3)), atol=1e-3)  # what the bias is for
+
+
+def test_many_at_once_are_the_same_as_one_by_one() -> None:
+    configs = [QuantizeConfig(bits, method) for bits in (2, 32, 5) for method in QUANTIZERS]
+    for config, made in zip(configs, quantize_many(resnet(), images(), configs), strict=True):
+        alone = quantize(resnet(), images(), config)
+        assert same(made, alone)
+        assert made.config == config
+
+
+def same(a: Quantized, b: Quantized) -> bool:
+    states = a.model.state_dict(), b.model.state_dict()
+    rows = [[replace(row, seconds=0) for row in q.report] for q in (a, b)]
+    return rows[0] == rows[1] and all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_32_bits_are_the_folded_float_model() -> None:
+    model = resnet()
+    made = quantize(model, images(), QuantizeConfig(32))
+    assert not made.layers
+    assert not made.report
+    assert torch.equal(logits(made.model, images()), logits(fold(model), images()))
+
+
+def test_a_mapping_gives_each_layer_its_width() -> None:
+    model = net()
+    widths = dict(zip(layer_names(model), (8, 1, 32, 4, 3, 2), strict=True))
+    made = quantize(model, images(), QuantizeConfig(widths))
+    assert {row.name: row.bits for row in made.report} == {n: b for n, b in widths.items() if b != 32}
+    kept = next(name for name, bits in widths.items() if bits == 32)
+    assert torch.equal(made.model.net.get_submodule(kept).weight, fold(model).net.get_submodule(kept).weight)
+
+
+def test_the_deep_branch_knows_the_error_of_the_shortcut() -> None:
+    plan = network(fold(net()))
+    order = [site.name.removeprefix("net.") for site in plan.sites]
+    partners = {site.name.removeprefix("net."): site.partner for site in plan.sites}
+    assert {order.index("grouped"), order.index("shortcut")} == {1, 2}
+    assert [name for name, partner in partners.items() if partner is not None] == [order[2]]
+
+    plan = network(fold(resnet("resnet18")))
+    order = [site.name.removeprefix("net.") for site in plan.sites]
+    assert order.index("layer2.0.downsample.0") < order.index("layer2.0.conv1")
+    corrected = [site.name.removeprefix("net.") for site in plan.sites if site.partner is not None]
+    assert corrected == [f"layer{stage}.{block}.conv2" for stage in (1, 2, 3, 4) for block in (0, 1)]
+
+
+def test_torchvision_resnet_is_quantized_whole() -> None:
+    model = resnet("resnet18")
+    names = layer_names(model)
+    assert len(names) == 21  # 16 in blocks, the stem, 3 downsamplings, the classifier
+    quick = ("layer1", "layer2.0.conv1", "layer2.0.downsample")
+    widths = {name: 4 if name.startswith(quick) else 32 for name in names}
+    configs = QuantizeConfig(4, "rtn"), QuantizeConfig(widths)
+    whole, part = quantize_many(model, images(4, 8), configs)
+    assert set(whole.layers) == set(names)
+    assert len(part.report) == 6
+    assert all(0 < row.error < 0.5 for row in part.report)
+
+
+def test_spilling_to_files_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, many = resnet(), images(80)
+    kept = quantize(model, many, QuantizeConfig(2))
+    monkeypatch.setattr(stream, "RESIDENT", 100_000)
+    assert same(kept, quantize(model, many, QuantizeConfig(2)))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_degenerate_layers(bits: int) -> None:
+    class Odd(nn.Module):
+        """A channel of zeros, a channel of one value, dead ReLUs, one output channel, d ≫ N."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 3)
+            self.narrow = nn.Conv2d(8, 1, 1)
+            self.last = nn.Linear(100, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.narrow(self.first(x).relu()).relu().flatten(1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    odd = Odd().requires_grad_(False)
+    odd.first.weight[0], odd.first.bias[0] = 0, 0
+    odd.first.weight[1] = 0.25
+    odd.first.bias[2:7] = -1000
+    dead = Odd().requires_grad_(False)
+    dead.first.bias[:] = -1000
+    for module in (odd, dead):
+        model = Classifier("odd", module, 4, NORMALIZATION)
+        for method in QUANTIZERS:
+            made = quantize(model, images(1, 12), QuantizeConfig(bits, method))
+            assert torch.isfinite(logits(made.model, images(1, 12))).all()
+            assert module is dead or not made.layers["first"].weight()[0].any()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_weights_are_refused_with_the_layers_name(bad: float) -> None:
+    model = net()
+    model.net.depthwise.weight.data[0, 0, 0, 0] = bad
+    with pytest.raises(UserError, match="layer depthwise: its weight: NaN or infinite values"):
+        quantize(model, images(), QuantizeConfig(4))
+    with pytest.raises(UserError, match="layer depthwise"):
+        quantize(model, images(), QuantizeConfig(32))
+
+
+def test_bad_statistics_of_a_norm_are_refused_with_the_name_of_its_layer() -> None:
+    model = net()
+    model.net.norm.running_var[0] = float("nan")
+    with pytest.raises(UserError, match="layer stem: its"):
+        quantize(model, images(), QuantizeConfig(4))
+
+
+def test_nan_in_calibration_images_is_refused_with_the_layers_name() -> None:
+    pictures = images().float() / 255
+    pictures[3, 0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match="layer stem: its inputs from the calibration images: NaN"):
+        quantize(net(), pictures, QuantizeConfig(4))
+
+
+def test_no_calibration_images_are_refused() -> None:
+    with pytest.raises(UserError, match="0 calibration images"):
+        quantize(net(), images(0 + 1)[:0], QuantizeConfig(4))
+
+
+def test_wrong_configurations_are_refused() -> None:
+    for bits in (0, 9, 16, -2):
+        with pytest.raises(UserError, match=f"bits = {bits}: must be a whole number from 1 to 8, or 32"):
+            QuantizeConfig(bits)
+    with pytest.raises(UserError, match=r"bits\['stem'\] = 12"):
+        QuantizeConfig({"stem": 12})
+    with pytest.raises(UserError, match="did you mean 'gpfq'"):
+        QuantizeConfig(4, "gpfqq")
+    with pytest.raises(UserError, match="unknown parameter of quantizer 'rtn' 'scalar'"):
+        QuantizeConfig(4, "rtn", {"scalar": 1})
+    with pytest.raises(UserError, match="scalar = nan: for quantizer 'sgpfq' it must be a number above 0"):
+        QuantizeConfig(4, "sgpfq", {"scalar": float("nan")})
+    with pytest.raises(UserError, match="activation_bits = 3: must be a whole number from 4 to 8"):
+        QuantizeConfig(4, activation_bits=3)
+    with pytest.raises(UserError, match="unknown stored 'float64': did you mean"):
+        QuantizeConfig(4, stored="float64")
+    with pytest.raises(UserError, match="unknown accumulate 'half'"):
+        QuantizeConfig(4, accumulate="half")
+    with pytest.raises(UserError, match="did you mean 'stem'"):
+        quantize(net(), images(), QuantizeConfig(dict.fromkeys([*layer_names(net()), "stemm"], 4)))
+    with pytest.raises(UserError, match="no width for out: must name every layer"):
+        quantize(net(), images(), QuantizeConfig(dict.fromkeys(layer_names(net())[:-1], 4)))
+
+
+def test_a_network_that_cannot_be_traced_is_refused() -> None:
+    class Branch(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.sum() > 0 else -x)
+
+    with pytest.raises(UserError, match="cannot be traced"):
+        quantize(Classifier("branch", Branch(), 4, NORMALIZATION), images(), QuantizeConfig(4))
+
+
+def test_calibration_images_are_drawn_by_the_seed() -> None:
+    many = images(50)
+    chosen = choose_calibration(many, seed=3, count=20)
+    assert torch.equal(chosen, choose_calibration(many, seed=3, count=20))
+    assert not torch.equal(chosen, choose_calibration(many, seed=4, count=20))
+    rows = {row.numpy().tobytes() for row in chosen}
+    assert len(rows) == 20
+    assert rows <= {row.numpy().tobytes() for row in many}
+    assert torch.equal(choose_calibration(many, seed=0, count=512), many)
+
+
+def test_published_resnet20_keeps_its_accuracy(shared_data: Path) -> None:
+    """On 500 test images, with 64 for calibration. The full measurement is a benchmark."""
+    pixels, labels = cifar(shared_data, "test", 500)
+    calibration, _ = cifar(shared_data, "train", 64)
+    path = shared_data / "checkpoints" / "resnet20-12fca82f.th"
+    state = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+    norm = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    model = build("resnet20", classes=10, normalization=norm, seed=0)
+    model.net.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    truth = top1(model, pixels, labels)
+    made = quantize_many(model, calibration, [QuantizeConfig(3), QuantizeConfig(4)])
+    assert top1(made[0].model, pixels, labels) > truth - 2.5
+    assert top1(made[1].model, pixels, labels) > truth - 1.5
+
+
+def cifar(folder: Path, split: str, count: int) -> tuple[Tensor, Tensor]:
+    import io
+
+    import numpy as np
+    import pyarrow.parquet
+    from PIL import Image
+
+    file = pyarrow.parquet.ParquetFile(folder / "cifar10" / "plain_text" / f"{split}-00000-of-00001.parquet")
+    rows = next(file.iter_batches(batch_size=count)).to_pylist()
+    pixels = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB")) for row in rows]
+    tensor = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+    return tensor, torch.tensor([row["label"] for row in rows])

@@ -1,0 +1,274 @@
+"""A study on a Ray cluster, here on one machine: what is refused before it starts, and a node that dies."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+import study.backends.ray_cluster
+from kdq.errors import UserError
+from study.backends.ray_cluster import Task, code_version, look, preflight
+from study.plan.resources import Machine, Resources
+from study.run import main
+
+SCRIPT = Path(__file__).parents[3] / "study" / "run.py"
+PATIENCE = 240  # seconds: much more than anything takes
+SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
+SETTINGS = {
+    "teacher": "train:resnet8",
+    "teacher_train.epochs": 10,
+    "teacher_train.batch_size": 8,
+    "train_images": 400,
+    "val_images": 20,
+    "train.epochs": 30,
+    "calibration_images": 8,
+    "quantizer.method": "rtn",
+}
+STUDY = ["--space", "space.yaml", "--name", "s", *(f"--set={key}={value}" for key, value in SETTINGS.items())]
+
+
+@dataclass
+class Node:
+    """A node of a cluster: its `ray start`, which has all its processes below it."""
+
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            for each in self._processes():
+                with suppress(psutil.NoSuchProcess):
+                    each.kill()
+            self.process.wait()
+
+    def is_training(self, store: Path) -> bool:
+        """Whether one of its processes has the lock of a student in hand."""
+        opened: list[str] = []
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                opened += [file.path for file in process.open_files()]
+        return any(Path(path).is_relative_to(store / "stages" / "student") for path in opened)
+
+    def _processes(self) -> list[psutil.Process]:
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+
+@dataclass
+class Cluster:
+    """A head that runs no trials, and two nodes with a core each. address: HOST:PORT."""
+
+    address: str
+    head: Node
+    nodes: list[Node]
+
+    def in_training(self, store: Path) -> Node | None:
+        return next((node for node in self.nodes if node.is_training(store)), None)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else those who have a token of Ray's could not join
+    with tempfile.TemporaryDirectory(prefix="kdq-ray-") as folder, ExitStack() as started:  # sockets need a short path
+        head = _start(
+            started, "--head", "--port=0", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"
+        )
+        written = Path(folder) / "ray_current_cluster"
+        _wait(written.exists, "the head of the cluster")
+        address = written.read_text().strip()
+        yield Cluster(address, head, [_start(started, f"--address={address}", "--num-cpus=1") for _ in range(2)])
+
+
+def _start(started: ExitStack, *arguments: str) -> Node:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus=0", "--disable-usage-stats"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+    command += ["--object-store-memory=100000000"]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    node = Node(started.enter_context(process))
+    started.callback(node.kill)
+    assert process.stdout
+    assert any(b"Ray runtime started" in line for line in process.stdout), "it has ended"
+    return node
+
+
+def _wait(until: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not until():
+        assert time.monotonic() < end, f"no sign of {what} in {PATIENCE} s"
+        time.sleep(0.05)
+
+
+def _points(store: Path) -> str:
+    command = [sys.executable, "-m", "analysis", "points", "--study", "s", "--format", "csv"]
+    command += ["--tracking-uri", f"sqlite:///{store}/mlflow.db"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@contextmanager
+def _driver(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The study's command in a folder, which has what it prints in `output`."""
+    command = [sys.executable, "-u", str(SCRIPT), *STUDY, *arguments]
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.timeout(900)
+def test_a_study_loses_nothing_with_a_node(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serially: Callable[..., None]
+) -> None:
+    """A node killed in mid-training: its trial goes on at the other, to the same points as on one machine alone."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there, there / "store"):
+        folder.mkdir()
+        (folder / "space.yaml").write_text(SPACE)
+
+    def output() -> str:
+        return (there / "output").read_text()
+
+    def is_under_way() -> bool:
+        return "epoch 6/30" in output() and cluster.in_training(there / "store") is not None
+
+    with _driver(there, "--address", cluster.address, "--storage-path", "store") as driver:
+        _wait(lambda: driver.poll() is not None or is_under_way(), "a trial in mid-training")
+        node = cluster.in_training(there / "store")
+        assert node, output()
+        node.kill()
+        status = driver.wait(PATIENCE)
+    assert status == 0, output()
+    assert "its worker died, and another goes on with it" in output()
+    assert "2 completed" in output()
+    assert list((there / "store" / "ray").iterdir()) == []
+
+    monkeypatch.chdir(here)
+    serially()
+    assert main(STUDY) == 0
+    assert _points(there / "store") == _points(here / "mlruns")
+
+
+@pytest.mark.timeout(600)
+def test_a_study_whose_head_dies_says_so(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "space.yaml").write_text(SPACE)
+    output = tmp_path / "output"
+    with _driver(tmp_path, "--address", cluster.address, "--storage-path", "store") as driver:
+        _wait(lambda: driver.poll() is not None or "epoch 6/30" in output.read_text(), "a trial in mid-training")
+        cluster.head.kill()
+        assert driver.wait(PATIENCE) == 2, output.read_text()
+    assert f"Ray's head at {cluster.address} died" in output.read_text()
+    assert "the same command goes on" in output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--address", "somewhere"], "--address somewhere: must be auto, HOST:PORT"),
+        (["--address", "http://127.0.0.1:8265"], "--address http://127.0.0.1:8265: must be auto, HOST:PORT"),
+        (["--address", "127.0.0.1:many"], "--address 127.0.0.1:many: must be auto, HOST:PORT"),
+        (["--address", "127.0.0.1:1"], "nothing answers there"),
+        (["--address", "ray://127.0.0.1:1"], "nothing answers there"),
+        (["--storage-path", "s3://bucket/kdq"], "must be a folder"),
+        (["--storage-path", "missing"], "there is no such folder"),
+    ],
+)
+def test_what_is_no_cluster_and_no_storage_is_refused(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--space", "dkd_grid", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Iterator[Task]:
+    """What a node is asked to find, all of it there."""
+    desk, data = tmp_path / "desk", tmp_path / "data"
+    for folder in (desk, data):
+        folder.mkdir()
+    (desk / "driver").write_text("token")
+    (data / "data.json").write_text("{}")
+    with FileLock(desk / "lock"):
+        yield Task("node", desk, "token", data, code_version(), "cpu")
+
+
+def test_a_node_that_lacks_nothing(task: Task) -> None:
+    assert look(task) == []
+    assert (task.desk / "node").read_text() == "token"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda task: replace(task, token="another"), "does not see what the driver writes"),
+        (lambda task: replace(task, desk=task.desk / "elsewhere"), "does not see what the driver writes"),
+        (lambda task: replace(task, node="no/such/folder"), "cannot use"),
+        (lambda task: replace(task, data=task.data / "elsewhere"), "does not see the data"),
+        (lambda task: replace(task, code="another"), "imports other code than the driver's"),
+        (lambda task: replace(task, device="cuda"), "PyTorch sees none"),
+    ],
+)
+def test_a_node_says_what_it_lacks(
+    change: Callable[[Task], Task], message: str, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (problem,) = look(change(task))
+    assert message in problem
+    assert "; " in problem  # the remedy
+
+
+def test_a_node_that_does_not_see_locks(task: Task) -> None:
+    (task.desk / "lock").unlink()
+    (problem,) = look(task)
+    assert "locks" in problem
+
+
+def preflight_says(root: Path, answer: Callable[[Task], list[str]]) -> str:
+    """What is wrong with a head that runs no trials and nodes `1` and `2`, which answer so; empty if nothing is."""
+    machines = [Machine("head", 0, 0, "0"), Machine("node one", 1, 0, "1"), Machine("node two", 1, 0, "2")]
+    (root / "data.json").write_text("{}")
+    before = set(root.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study.backends.ray_cluster, "_ask", lambda tasks: [answer(task) for task in tasks])
+        try:
+            preflight(machines, Resources(1, 0), root, root)
+        except UserError as error:
+            return str(error)
+        finally:
+            assert set(root.iterdir()) == before
+    return ""
+
+
+def test_a_cluster_that_is_ready(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(task: Task) -> list[str]:
+        asked.append(task.node)
+        return look(task)
+
+    assert preflight_says(tmp_path, answer) == ""
+    assert asked == ["1", "2"]
+
+
+def test_a_cluster_says_of_each_node_what_it_lacks(tmp_path: Path) -> None:
+    said = preflight_says(tmp_path, lambda task: look(replace(task, code="another")) if task.node == "2" else [])
+    first, one, two = said.splitlines()
+    assert first == "the cluster is not ready, and nothing was started:"
+    assert one.startswith(f"  node one: what it writes to {tmp_path} does not arrive here at once; ")
+    assert two.startswith("  node two: imports other code than the driver's")

@@ -1,0 +1,163 @@
+"""What a finished study can spare goes, after it was listed; what others may want, and all results, stay."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdq.errors import UserError
+from study.commands.options import ROOT
+from study.commands.prune import prune
+from study.control.lock import alone
+from study.control.study_file import FILE, planned
+from study.plan.plan import Plan
+from study.run import main
+from study.space.load import load_space
+from study.space.workload import load_workload
+
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def folder(finished: tuple[Path, Result], tmp_path: Path) -> Path:
+    """A finished study of two students, to be spoilt."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+def stages(folder: Path) -> dict[str, int]:
+    """How many there are of each kind."""
+    kinds = (folder / "mlruns" / "stages").iterdir()
+    return {kind.name: count for kind in kinds if (count := len(list(kind.glob("[0-9a-f]*/stage.json"))))}
+
+
+def renote(folder: Path, name: str, **changes: Any) -> None:
+    """Another study, as its folder would have it if it were the finished one but for these changes."""
+    note = json.loads((folder / "mlruns" / "studies" / "small" / FILE).read_text())
+    path = folder / "mlruns" / "studies" / name / FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(note | changes))
+
+
+def test_a_pruned_study_has_its_results_and_its_command_does_nothing(
+    folder: Path, run: Callable[..., Result], small_study: list[str], finished: tuple[Path, Result]
+) -> None:
+    assert stages(folder) == {"accuracy": 1, "data": 1, "logits": 2, "point": 6, "student": 3}
+    listed = run(folder, "--prune", "small")
+    assert listed.returncode == 2
+    assert "give --yes" in listed.stderr
+    assert stages(folder)["student"] == 3
+    done = run(folder, "--prune", "small", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(listed.stdout)
+    assert "2 students: 6" in done.stdout
+    assert "2 parts of the teacher's logits: " in done.stdout
+    left = {"accuracy": 1, "data": 1, "point": 6, "student": 1}  # the teacher was trained here, as a student is
+    assert stages(folder) == left
+    again = run(folder, *small_study)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "2 completed" in again.stdout
+    assert front(again) == front(finished[1])
+    assert stages(folder) == left
+    assert run(folder, "--prune", "small").stdout == "study small: nothing to remove\n"
+
+
+def front(result: Result) -> list[str]:
+    lines = result.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Pareto front"))
+    return lines[start : start + 3]
+
+
+def test_what_a_study_that_is_not_finished_may_want_stays(folder: Path) -> None:
+    root = folder / "mlruns"
+    renote(folder, "other", status="running")
+    prune("small", root, agreed=True)
+    assert stages(folder)["student"] == 3
+    assert stages(folder)["logits"] == 2
+    settings = json.loads((root / "studies" / "small" / FILE).read_text())["settings"]
+    renote(folder, "other", status="failed", settings={**settings, "seeds": [1]})
+    prune("small", root, agreed=True)
+    assert stages(folder)["student"] == 1
+    assert "logits" not in stages(folder)
+
+
+def test_the_teacher_of_another_study_stays(folder: Path) -> None:
+    inputs = json.loads((folder / "mlruns" / "studies" / "small" / FILE).read_text())["inputs"]
+    first = json.loads(next((folder / "mlruns" / "stages" / "logits").glob("*/stage.json")).read_text())["inputs"]
+    assert first["teacher"] == inputs["teacher"]
+    students = {file.parent.name for file in (folder / "mlruns" / "stages" / "student").glob("*/stage.json")}
+    taught = min(students - {inputs["teacher"]})
+    renote(folder, "other", status="completed", inputs={**inputs, "peer": taught})
+    prune("small", folder / "mlruns", agreed=True)
+    left = {file.parent.name for file in (folder / "mlruns" / "stages" / "student").glob("*/stage.json")}
+    assert left == {inputs["teacher"], taught}
+
+
+def test_asked_at_a_terminal_only_yes_removes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for answer, students in {"": 3, "n": 3, "Y": 1}.items():
+        monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
+        assert main(["--prune", "small"]) == 0
+        assert stages(folder)["student"] == students
+    assert "removed; its points" in capsys.readouterr().out
+
+
+def test_a_dry_run_lists_and_removes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["--prune", "small", "--yes", "--dry-run"]) == 0
+    assert "2 students: " in capsys.readouterr().out
+    assert stages(folder)["student"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--prune", "small", "--seeds", "1", "--extend"],
+            "--prune: not with --seeds, --extend; it takes --yes, --dry",
+        ),
+        (["--prune", "small", "--set", "train.lr=1"], "--prune: not with --set; "),
+        (["--space", "dkd_grid", "--yes"], "--yes: only with --prune"),
+    ],
+)
+def test_options_that_mean_nothing_there_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "word"), [("running", "interrupted"), ("failed", "failed")])
+def test_a_study_that_is_not_finished_is_refused(folder: Path, status: str, word: str) -> None:
+    renote(folder, "small", status=status)
+    with pytest.raises(UserError, match=rf"'small' is not finished \({word}\): run its command again"):
+        prune("small", folder / "mlruns", agreed=True)
+    assert stages(folder)["student"] == 3
+
+
+def test_a_study_that_runs_or_is_unknown_is_refused(folder: Path, tmp_path: Path) -> None:
+    root = folder / "mlruns"
+    with alone(root / "running", "small"), pytest.raises(UserError, match="'small' is being run by"):
+        prune("small", root, agreed=True)
+    with pytest.raises(UserError, match="unknown study 'smal': did you mean 'small'"):
+        prune("smal", root, agreed=True)
+    with pytest.raises(UserError, match="there is no study in"):
+        prune("small", tmp_path / "nowhere", agreed=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("space", sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")))
+def test_a_plan_is_read_back_from_what_it_was_noted_as(space: str) -> None:
+    for workload in (ROOT / "study" / "workloads").glob("*.yaml"):
+        plan = Plan(space, workload.stem, load_space(space, {}), load_workload(workload.stem, {}), (0, 3))
+        assert planned(plan.document()).document() == plan.document()
+        assert [one.identity for one in planned(plan.document()).expected] == [one.identity for one in plan.expected]

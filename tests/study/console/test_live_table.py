@@ -1,0 +1,112 @@
+"""What a running study shows."""
+
+import io
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+from rich.console import Console
+
+from study.commands.run import Study
+from study.console.live_table import Progress
+from study.run import main
+from study.units import duration
+
+
+def progress(terminal: bool = False) -> tuple[Progress, io.StringIO]:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=120, color_system=None)
+    shown = Progress("s", slots=1, total=3, console=console)
+    for number in range(3):
+        shown.add(f"t{number}", f"dkd beta={number}", epochs=2, points=2)
+    return shown, output
+
+
+def point(val: float, bits: int = 4) -> dict[str, float]:
+    return {"bits": bits, "val_top1": val, "total_bits": 1000 * bits}
+
+
+def test_a_pipe_gets_a_whole_line_an_event() -> None:
+    shown, output = progress()
+    with shown:
+        shown.start("t0")
+        shown.epoch("t0", {"epoch": 1, "val_top1": 50.0})
+        shown.end("t0", "failed", "x" * 200, "/a/log")
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("dkd beta=0: epoch 1/2, val 50.00 %")
+    assert f"[1/3] dkd beta=0: failed: {'x' * 200} (log: /a/log)" in lines[1]
+
+
+def test_the_table_shows_states_the_best_and_the_time_left() -> None:
+    shown, output = progress(terminal=True)
+    shown.start("t0")
+    assert "known after the first trial" in shown.time_left()
+    shown.point("t0", point(90.0, bits=8))
+    shown.point("t0", point(89.0))
+    shown.end("t0", "completed", "", None)
+    shown.start("t1")
+    shown.console.print(shown.render())
+    _, head, text = output.getvalue().partition("s: 1/3 trials")
+    assert head
+    assert "best so far: dkd beta=0, 8 bits: val 90.00 %, 8,000 bits" in text
+    assert text.index("running") < text.index("completed") < text.index("waiting")
+    assert "left" in text
+
+
+def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:
+    shown, output = progress(terminal=True)
+    with shown:
+        shown.start("t0")
+        shown.end("t0", "failed", "ValueError: " + "x" * 200, "/a/log")
+        shown.start("t1")
+        shown.again("t1", "out of memory; once more")
+        shown.end("t2", "stopped", "by asha", None)
+    above, _, last = output.getvalue().rpartition("s: 2/3 trials")
+    assert f"dkd beta=0: failed: ValueError: {'x' * 200} (log: /a/log)\n" in above.replace("\r", "")
+    assert "dkd beta=1: out of memory; once more\n" in above.replace("\r", "")
+    assert "by asha" not in above.partition("trials")[0]
+    rows = {line.split()[1]: line for line in last.splitlines() if line.startswith("dkd")}
+    assert rows["beta=0"].split()[2:6] == ["failed", "0/2", "0/2", "ValueError:"]
+    assert rows["beta=1"].split()[2] == "waiting"
+    assert rows["beta=2"].split()[2:] == ["stopped", "0/2", "0/2", "by", "asha"]
+
+
+def test_the_estimate_counts_only_trials_that_ran_here() -> None:
+    shown, _ = progress()
+    shown.end("t0", "completed", "", None)  # finished by a former run: it took no time
+    assert "known after the first trial" in shown.time_left()
+    for trial in ("t1", "t2"):
+        shown.start(trial)
+        shown.end(trial, "completed", "", None)
+    assert shown.time_left() == "all trials ended"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (MlflowException("API request to http://host:1/api failed"), "start it again, or mend --tracking-uri"),
+        (OSError(28, "No space left on device"), "make room"),
+        (OSError("what?"), "none of the usual ones"),
+    ],
+)
+def test_a_store_or_disk_that_fails_in_mid_study_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, remedy: str
+) -> None:
+    def fail(study: Study) -> None:
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Study, "_open", fail)
+    assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
+    message = capsys.readouterr().err
+    assert str(error) in message
+    assert remedy in message
+    assert "nothing that was finished is lost" in message

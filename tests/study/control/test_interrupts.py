@@ -1,0 +1,97 @@
+"""Ctrl-C as a terminal sends it: to the driver and all that it started."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+Result = subprocess.CompletedProcess[str]
+Finished = tuple[Path, Result]
+
+SCRIPT = Path(__file__).parents[3] / "study" / "run.py"
+MARK = "KDQ_TEST_INTERRUPT"
+
+
+def press(folder: Path, arguments: list[str], presses: int) -> tuple[int, list[str]]:
+    """Run a study, press Ctrl-C as it trains, and again as soon as it says so. Returns status and lines of output."""
+    command = [sys.executable, "-u", str(SCRIPT), *arguments]
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, MARK: str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as driver:
+        assert driver.stdout
+        cues = iter([": epoch ", "stopping"][:presses])
+        cue, lines = next(cues), []
+        for line in driver.stdout:
+            lines.append(line.rstrip("\n"))
+            if cue and cue in line and not line.startswith("teacher"):
+                os.killpg(driver.pid, signal.SIGINT)
+                cue = next(cues, "")
+    return driver.returncode, lines
+
+
+def left(folder: Path) -> list[str]:
+    """What still runs, after a while, of all that studies in this folder have started."""
+    deadline = time.monotonic() + 60
+    while (found := [*filter(None, (_marked(one, folder) for one in psutil.process_iter()))]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.2)
+    return found
+
+
+def _marked(process: psutil.Process, folder: Path) -> str:
+    try:
+        return " ".join(process.cmdline()) if process.environ().get(MARK) == str(folder) else ""
+    except psutil.Error:
+        return ""
+
+
+def rows(folder: Path, study: str) -> set[tuple[str, ...]]:
+    """The points of a study, but for whether they are on its front."""
+    command = [sys.executable, "-m", "analysis", "points", "--study", study, "--format", "csv"]
+    text = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    return {
+        tuple(value for key, value in row.items() if key != "on_front") for row in csv.DictReader(io.StringIO(text))
+    }
+
+
+@pytest.mark.timeout(600)
+def test_once_and_twice_and_the_command_that_is_printed_goes_on(
+    finished: Finished, run: Callable[..., Result], small_study: list[str], tmp_path: Path
+) -> None:
+    arguments = [*small_study, "--trials", "4"]
+    status, lines = press(tmp_path, arguments, presses=1)
+    assert status == 130, lines
+    assert "to go on:" in lines[-2]
+    assert lines[-1].split() == [sys.executable, str(SCRIPT), *arguments]
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    assert "RUNNING" not in {found.info.status for found in client.search_runs([experiment.experiment_id])}
+    assert left(tmp_path) == []
+
+    status, lines = press(tmp_path, arguments, presses=2)
+    assert status == 130, lines
+    assert lines[-1].split() == [sys.executable, str(SCRIPT), *arguments]
+    assert not any("study small:" in line for line in lines), "it waited for its end"
+    assert left(tmp_path) == []
+
+    result = run(tmp_path, *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert rows(tmp_path, "small") >= rows(finished[0], "small")
+    assert len(rows(tmp_path, "small")) == 12

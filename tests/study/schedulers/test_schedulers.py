@@ -1,0 +1,449 @@
+"""The conformance suite of early stopping rules: whatever joins RULES must pass it."""
+
+import copy
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from kdq.errors import UserError
+from study.control.journal import leave_record, replay, report_record
+from study.schedulers.halving import Synchronous, survivors
+from study.schedulers.priorities import dominates
+from study.schedulers.registry import RULES, make_rule
+from study.schedulers.scheduler import Decision, RungConfig
+
+CONTINUE, STOP, PAUSE = Decision
+NAMES = sorted(RULES)
+SYNCHRONOUS = [name for name in NAMES if isinstance(make_rule(name, RungConfig(2, 1)), Synchronous)]
+ASYNCHRONOUS = [name for name in NAMES if name not in SYNCHRONOUS]
+
+sizes = st.sampled_from([1e5, 2e5, 4e5]) | st.floats(1e3, 1e8)
+accuracies = st.sampled_from([0.0, 10.0, 50.0, 90.0, 100.0]) | st.floats(0, 100)
+shows = st.lists(st.tuples(accuracies, sizes), min_size=3, max_size=3).map(tuple)
+
+
+@dataclass(frozen=True)
+class Race:
+    """What every trial would show at each of its epochs, were it not stopped."""
+
+    config: RungConfig
+    curves: dict[str, tuple]
+
+
+@st.composite
+def races(draw, healthy=False):
+    """Of few distinct values, so that ties and dominance are common; drawn by a seed, which is fast."""
+    epochs = draw(st.integers(2, 10))
+    trials = draw(st.integers(1, 9))
+    config = RungConfig(epochs, trials, draw(st.integers(1, min(3, epochs - 1))), draw(st.sampled_from([2, 2.5, 3, 4])))
+    random = Random(draw(st.integers(0, 2**32)))
+    levels, sizes = random.choice(([0, 10, 50, 90, 100], range(1000))), random.choice(([1, 2, 4], range(1, 1000)))
+
+    def show():
+        if not healthy and random.random() < 0.03:
+            return ((50.0, 1e6), (random.choice([math.nan, math.inf, -math.inf]), 1e5))
+        return tuple((random.choice(levels) / 10, random.choice(sizes) * 1e5) for _ in range(3))
+
+    return Race(config, {f"t{i}": tuple(show() for _ in range(epochs)) for i in range(trials)})
+
+
+random_orders = st.integers(0, 2**32).map(Random)
+
+
+def run(rule, race, random, journal=(), steps=10**9, failing=()):
+    """Drive a rule as a study does, at most so many steps; returns its journal.
+
+    Trials take turns at random. One in `failing` leaves at its second epoch. A journal is what happened before.
+    """
+    journal = list(journal)
+    epoch = dict.fromkeys(race.curves, 0)
+    waiting, over = set(), set()
+    for record in journal:
+        _take(record, race, epoch, waiting, over)
+    while steps > 0:
+        waiting -= set(rule.resumable())
+        running = [trial for trial in race.curves if trial not in waiting | over | rule.stopped().keys()]
+        if not running:
+            break
+        trial = random.choice(running)
+        if trial in failing and epoch[trial] == 1:
+            rule.leave(trial)
+            journal.append(leave_record(trial))
+        else:
+            now = epoch[trial] + 1
+            shown = race.curves[trial][now - 1]
+            journal.append(report_record(trial, now, shown, rule.report(trial, now, shown)))
+        _take(journal[-1], race, epoch, waiting, over)
+        steps -= 1
+    return journal
+
+
+def _take(record, race, epoch, waiting, over):
+    trial = record["trial"]
+    epoch[trial] = record["epoch"] or epoch[trial]
+    waiting.discard(trial)
+    if record["decision"] == "pause":
+        waiting.add(trial)
+    elif record["decision"] != "continue" or epoch[trial] == race.config.epochs:
+        over.add(trial)
+
+
+def finished(journal, race):
+    return {
+        record["trial"]
+        for record in journal
+        if record["epoch"] == race.config.epochs and record["decision"] == "continue"
+    }
+
+
+def has_diverged(race, trial):
+    return not all(math.isfinite(n) for show in race.curves[trial] for pair in show for n in pair)
+
+
+@cache
+def priority_of(name):
+    return make_rule(name, RungConfig(2, 1)).priority
+
+
+# every rule ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders)
+def test_every_trial_ends_finished_stopped_or_diverged(name, race, random):
+    rule = make_rule(name, race.config)
+    journal = run(rule, race, random)
+    done = finished(journal, race)
+    assert done | rule.stopped().keys() | rule.diverged == set(race.curves)
+    assert not done & (rule.stopped().keys() | rule.diverged)
+    assert not rule.resumable()
+    if not any(has_diverged(race, trial) for trial in race.curves):
+        assert done
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders)
+def test_what_is_not_finite_stops_and_is_compared_with_nothing(name, race, random):
+    rule = make_rule(name, race.config)
+    for record in run(rule, race, random):
+        if any(n is None for pair in record["values"] for n in pair):
+            assert record["decision"] == "stop"
+            assert record["trial"] in rule.diverged
+    assert all(math.isfinite(n) for rung in rule.rungs.values() for v in rung.values() for pair in v for n in pair)
+    assert not rule.diverged & rule.stopped().keys()
+    for trial in rule.diverged:
+        assert rule.report(trial, race.config.epochs + 1, ((90.0, 1e6),) * 3) is STOP
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders)
+def test_decisions_are_made_at_rungs_and_never_at_the_last_epoch(name, race, random):
+    levels = race.config.levels
+    for record in run(make_rule(name, race.config), race, random):
+        healthy = not any(n is None for pair in record["values"] for n in pair)
+        if healthy and (record["epoch"] not in levels or record["epoch"] == race.config.epochs):
+            assert record["decision"] == "continue"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders, st.integers(0, 60), random_orders)
+def test_a_journal_restores_the_rule_and_what_it_decides_next(name, race, random, steps, later):
+    """A study that is killed after some steps goes on as the undisturbed one does."""
+    rule = make_rule(name, race.config)
+    journal = run(rule, race, random, steps=steps, failing={"t0"})
+    restored = make_rule(name, race.config)
+    replay(restored, json.loads(json.dumps(journal, allow_nan=False)))
+    assert restored == rule
+    twin = copy.deepcopy(later)
+    rest = run(rule, race, later, journal, failing={"t0"})
+    assert run(restored, race, twin, journal, failing={"t0"}) == rest
+    assert restored == rule
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders, st.integers(0, 60))
+def test_a_worker_that_starts_again_changes_nothing(name, race, random, steps):
+    """It tells all its epochs once more. Only a wait that is over is told to be over."""
+    rule = make_rule(name, race.config)
+    journal = run(rule, race, random, steps=steps)
+    before = copy.deepcopy(rule)
+    for record in journal:
+        trial, epoch = record["trial"], record["epoch"]
+        again = rule.report(trial, epoch, ((1.0, 1.0),) * 3)
+        if record["decision"] != "pause":
+            assert again.value == record["decision"]
+        elif trial in rule.resumable() or (trial, epoch + 1) in rule.told:
+            assert again is CONTINUE
+        else:
+            assert again is (STOP if rule.stopped().get(trial) == epoch else PAUSE)
+    assert rule == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), st.integers())
+def test_equal_inputs_give_equal_decisions(name, race, seed):
+    first, second = (run(make_rule(name, race.config), race, Random(seed)) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(healthy=True), random_orders)
+def test_a_trial_whose_pairs_dominate_all_others_is_never_stopped(name, race, random):
+    """At every epoch one trial shows more accuracy for fewer bits than anybody, at every width."""
+    best = tuple((100.5, 500.0 + width) for width in range(3))
+    race.curves["t0"] = (best,) * race.config.epochs
+    assert "t0" in finished(run(make_rule(name, race.config), race, random), race)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.dictionaries(st.sampled_from("abcdefgh"), shows, min_size=1), random_orders, st.sampled_from([2, 2.5, 3]))
+def test_survivors_of_a_full_rung_depend_on_no_order(name, rung, random, factor):
+    priority = priority_of(name)
+    names = list(rung)
+    random.shuffle(names)
+    best = survivors(priority, rung, factor)
+    assert survivors(priority, {trial: rung[trial] for trial in names}, factor) == best
+    assert len(best) == max(1, int(len(rung) / factor))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(st.lists(shows, min_size=1, max_size=8), shows, st.lists(st.floats(0, 20), min_size=3, max_size=3), st.data())
+def test_where_the_better_would_be_stopped_the_worse_is_too(name, others, better, losses, data):
+    """The same rung before it, the one or the other arrives. Less accuracy at the same bits."""
+    worse = tuple((max(a - loss, 0.0), bits) for (a, bits), loss in zip(better, losses, strict=True))
+    config = RungConfig(10, len(others) + 1, 1, data.draw(st.sampled_from([2, 3, 4])))
+    ended = {}
+    for kind, shown in {"better": better, "worse": worse}.items():
+        rule = make_rule(name, config)
+        for i, other in enumerate(others):
+            rule.report(f"t{i}", 1, other)
+        rule.report("new", 1, shown)
+        ended[kind] = "new" in rule.stopped()
+    assert ended["worse"] or not ended["better"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_trial_alone_runs_to_its_end(name):
+    rule = make_rule(name, RungConfig(epochs=9, trials=1))
+    for epoch in range(1, 10):
+        assert rule.report("only", epoch, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float_model_is_enough_between_the_rungs(name):
+    rule = make_rule(name, RungConfig(epochs=9, trials=1))
+    assert rule.report("only", 1, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
+    assert rule.report("only", 2, ((10.0, 1e6),)) is CONTINUE
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(healthy=True), random_orders)
+def test_a_trial_that_missed_a_rung_is_compared_there_later(name, race, random):
+    """Every second report is lost."""
+    rule = make_rule(name, race.config)
+    for epoch in range(2, race.config.epochs + 1, 2):
+        for trial in random.sample(list(race.curves), len(race.curves)):
+            rule.report(trial, epoch, race.curves[trial][epoch - 1])
+    reached = [level for level in race.config.levels if level < race.config.epochs - race.config.epochs % 2]
+    for level in reached[:1]:
+        assert rule.rungs[level].keys() == race.curves.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_rules_journal_is_refused(name):
+    rule = make_rule(name, RungConfig(epochs=9, trials=9))
+    record = report_record("t", 2, ((10.0, 1e6), (9.0, 1e5)), STOP)
+    with pytest.raises(UserError, match=r"journal record 1: trial t was told 'stop' after epoch 2"):
+        replay(rule, [record])
+
+
+# Pareto -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if priority_of(name).ordinal])
+@given(races(), random_orders)
+def test_nothing_survives_a_rung_that_stopped_what_dominates_it(name, race, random):
+    """Of a whole race: at the rung where a trial was stopped, none that it dominates there goes on after it."""
+    rule = make_rule(name, race.config)
+    journal = run(rule, race, random)
+    at = {(record["trial"], record["epoch"]): i for i, record in enumerate(journal)}
+    for stopped, level in rule.stopped().items():
+        for trial, shown in rule.rungs[level].items():
+            if trial in rule.diverged or not dominates(rule.rungs[level][stopped], shown):
+                continue
+            came_first = at[trial, level] < at[stopped, level]
+            if isinstance(rule, Synchronous) or not came_first:
+                assert rule.stopped()[trial] == level
+
+
+def test_a_dominating_latecomer_goes_on():
+    """Where Syne Tune's NonDominatedPriority stops it: (0, 0) after (1, 1), (2, 2), (3, 3), both to minimise."""
+    rule = make_rule("asha_pareto", RungConfig(epochs=9, trials=4, reduction_factor=3))
+    for i in (1, 2, 3):
+        rule.report(f"t{i}", 1, ((100.0 - i, 1e6 * 2**i),))
+    assert rule.report("t0", 1, ((100.0, 1e6),)) is CONTINUE
+
+
+def test_a_trial_that_a_stopped_one_dominates_is_stopped_whatever_came_between():
+    """Weak ones lower the quantile; the second would pass it, but the rung has stopped a better one already."""
+    rules = [make_rule(name, RungConfig(epochs=9, trials=99, reduction_factor=2)) for name in ("asha_pareto", "asha")]
+    told = []
+    for rule in rules:
+        for i in range(3):
+            assert rule.report(f"strong{i}", 1, ((90.0 + i, 1e6),)) is CONTINUE
+        assert rule.report("good", 1, ((89.0, 1e6),)) is STOP
+        for i in range(9):
+            rule.report(f"weak{i}", 1, ((10.0 - i, 1e6),))
+        told.append(rule.report("worse", 1, ((88.0, 1e6),)))
+    assert told == [STOP, CONTINUE]
+
+
+# synchronous --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@given(races(), st.lists(random_orders, min_size=2, max_size=2))
+def test_survivors_do_not_depend_on_the_order_of_trials(name, race, orders):
+    rules = [make_rule(name, race.config) for _ in orders]
+    ends = [finished(run(rule, race, random), race) for rule, random in zip(rules, orders, strict=True)]
+    assert ends[0] == ends[1]
+    assert rules[0].stopped() == rules[1].stopped()
+    assert rules[0].promoted == rules[1].promoted
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@given(races(), random_orders)
+def test_no_trial_passes_a_rung_before_all_have_come(name, race, random):
+    rule = make_rule(name, race.config)
+    journal = run(rule, race, random)
+    first = race.config.levels[0]
+    past = next((i for i, record in enumerate(journal) if record["epoch"] > first), len(journal))
+    here = {r["trial"] for r in journal[:past] if r["epoch"] == first or r["decision"] == "stop"}
+    assert past == len(journal) or here == set(race.curves)
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_halving_by_hand(name):
+    """9 trials, 3, 1: rungs after epochs 1 and 3; every epoch is worth what the trial's number is."""
+    rule = make_rule(name, RungConfig(epochs=9, trials=9))
+
+    def report(i, epoch):
+        return rule.report(f"t{i}", epoch, ((10.0 * i, 1e6), (10.0 * i, 1e5)))
+
+    assert [report(i, 1) for i in range(8)] == [PAUSE] * 8
+    assert (rule.resumable(), rule.stopped()) == ([], {})
+    assert report(8, 1) is CONTINUE
+    assert rule.resumable() == ["t6", "t7"]
+    assert rule.stopped() == dict.fromkeys([f"t{i}" for i in range(6)], 1)
+    assert report(5, 2) is STOP
+    assert [report(8, 2), report(8, 3), report(7, 2)] == [CONTINUE, PAUSE, CONTINUE]
+    assert rule.resumable() == ["t6"]
+    rule.leave("t6")
+    assert rule.resumable() == []
+    assert report(7, 3) is STOP
+    assert rule.resumable() == ["t8"]
+    assert [report(8, epoch) for epoch in range(4, 10)] == [CONTINUE] * 6
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@given(races(healthy=True), random_orders)
+def test_a_rung_does_not_wait_for_trials_that_failed(name, race, random):
+    """They count among those of whom a share survives, but do not survive themselves."""
+    assume(len(race.curves) > 1 and race.config.levels[0] > 1)
+    rule = make_rule(name, race.config)
+    journal = run(rule, race, random, failing={"t0", "t1"})
+    assert rule.left >= {"t0", "t1"}
+    assert len(finished(journal, race)) >= min(1, len(race.curves) - 2)
+    share = max(1, int(race.config.trials / race.config.reduction_factor))
+    assert len(rule.promoted[0]) == min(share, race.config.trials - 2)
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_one_that_failed_may_come_back_while_its_rung_waits(name):
+    rule = make_rule(name, RungConfig(epochs=9, trials=3))
+    good, weak = ((90.0, 1e6), (90.0, 1e5)), ((10.0, 1e6), (10.0, 1e5))
+    assert rule.report("a", 1, good) is PAUSE
+    rule.leave("a")
+    assert rule.report("b", 1, weak) is PAUSE
+    assert rule.report("a", 1, good) is PAUSE  # it is started again, and tells what it told
+    assert rule.report("c", 1, weak) is STOP
+    assert rule.resumable() == ["a"]
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_one_that_comes_back_too_late_is_stopped(name):
+    rule = make_rule(name, RungConfig(epochs=9, trials=3, grace_period=2))
+    good, weak = ((90.0, 1e6), (90.0, 1e5)), ((10.0, 1e6), (10.0, 1e5))
+    assert rule.report("a", 1, good) is CONTINUE
+    rule.leave("a")
+    rule.report("b", 2, weak)
+    assert rule.report("c", 2, weak) is STOP
+    assert rule.report("a", 1, good) is CONTINUE
+    assert rule.report("a", 2, good) is STOP
+    assert rule.stopped() == {"a": 2, "c": 2}
+    assert rule.resumable() == ["b"]
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_where_all_failed_nobody_goes_on(name):
+    rule = make_rule(name, RungConfig(epochs=9, trials=2))
+    rule.leave("a")
+    assert rule.report("b", 1, ((math.nan, 1e6), (1.0, 1e5))) is STOP
+    assert (rule.resumable(), rule.stopped()) == ([], {})
+
+
+# asynchronous -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+@given(races(), random_orders)
+def test_no_trial_is_ever_paused(name, race, random):
+    assert all(record["decision"] != "pause" for record in run(make_rule(name, race.config), race, random))
+
+
+# settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "levels"),
+    [
+        ((10, 1, 1, 3), (1, 3, 9)),
+        ((9, 1, 1, 3), (1, 3)),  # none at the last epoch
+        ((28, 1, 2, 3), (2, 6, 18)),
+        ((20, 1, 1, 2.5), (1, 3, 7, 16)),
+        ((2, 1, 1, 4), (1,)),
+        ((1025, 1, 1, 2), tuple(2**k for k in range(11))),
+    ],
+)
+def test_levels(arguments, levels):
+    assert RungConfig(*arguments).levels == levels
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0: must be a whole number"),
+        ({"trials": 0}, "trials = 0: must be a whole number"),
+        ({"grace_period": 1.5}, "grace_period = 1.5: must be a whole number"),
+        ({"grace_period": True}, "grace_period = True: must be a whole number"),
+        ({"grace_period": 10}, "must be below the number of epochs"),
+        ({"reduction_factor": 1}, "reduction_factor = 1: must be a number, at least 2"),
+        ({"reduction_factor": math.nan}, "reduction_factor = nan: must be"),
+        ({"reduction_factor": math.inf}, "reduction_factor = inf: must be"),
+        ({"reduction_factor": "3"}, "reduction_factor = '3': must be"),
+    ],
+)
+def test_settings_that_compare_nothing_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        RungConfig(**{"epochs": 10, "trials": 4} | changes)
+
+
+def test_an_unknown_rule_is_told_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'asha_pareto'"):
+        make_rule("asha_parto", RungConfig(9, 9))

@@ -1,0 +1,68 @@
+from statistics import fmean
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from study.searchers.optuna_searcher import Adaptive
+from study.searchers.searcher import Listed, Objectives, Search
+from study.space.configuration import Configuration
+from study.space.load import read_space
+from study.space.space import ADAPTIVE, SEARCHERS, Space
+
+DOCUMENT: dict[str, Any] = {
+    "description": "nine configurations",
+    "params": {"method": "dkd", "alpha": {"grid": [0.5, 1, 2]}, "beta": {"grid": [2, 4, 8]}},
+    "bits": {"grid": [2, 4]},
+    "trials": 18,
+}
+
+
+def space(searcher: str, **changes: Any) -> Space:
+    return read_space({**DOCUMENT, "searcher": searcher, **changes}, "here")
+
+
+def search(searcher: str, own: Space, seed: int = 0) -> Search:
+    if searcher in ADAPTIVE:
+        return Adaptive(own, seed)
+    return Listed(list(own) if searcher == "grid" else own.samples(seed, 18))
+
+
+def reached(configuration: Configuration) -> Objectives:
+    bits = fmean(configuration.bits)
+    return 90 - abs(configuration.parameters["alpha"] - 1) - configuration.parameters["beta"] / 4 - 4 / bits, bits * 1e5
+
+
+def drain(one: Search) -> list[str]:
+    asked = []
+    while configuration := one.ask():
+        asked.append(configuration.identity)
+        one.tell(configuration, ["completed"], reached(configuration))
+    return asked
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
+    asked = drain(search(searcher, space(searcher)))
+    assert asked == drain(search(searcher, space(searcher)))
+    assert len(set(asked)) == len(asked)
+    everything = {c.identity for c in list(space(searcher))}
+    assert set(asked) <= everything
+    assert set(asked) == everything
+
+
+@pytest.mark.parametrize("searcher", ADAPTIVE)
+def test_optuna_is_told_the_truth(searcher: str) -> None:
+    one = Adaptive(space(searcher, trials=4), 0)
+    ends = [["completed", "completed"], ["completed", "stopped"], ["diverged", "completed"], ["failed", "stopped"]]
+    for each in ends:
+        configuration = one.ask()
+        assert configuration is not None
+        one.tell(configuration, each, (80.0, 1e5) if set(each) == {"completed"} else None)
+    assert one.ask() is None
+    first = {trial.number: trial for trial in one._study.trials}
+    told = [first[trials[0].number] for trials in one._trials.values()]
+    wanted = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert [trial.state for trial in told] == wanted
+    assert told[0].values == [80.0, 1e5]
+    assert all(trial.state.is_finished() for trial in one._study.trials)

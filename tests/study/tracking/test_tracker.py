@@ -1,0 +1,333 @@
+"""The tracker against a real store: found again, never doubled, whole after a kill between any two calls."""
+
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
+from requests import ConnectionError as RequestsConnectionError
+from requests import HTTPError, Response
+
+from kdq.errors import UserError
+from study.results.point import Point
+from study.tracking import tracker as tracking_module
+from study.tracking.tracker import Tracker, open_tracker
+
+TRIAL = "0123456789abcdef"
+POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200, 90.0, 89.0)
+PARAMS = {"method": "dkd", "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+def opened(store: Path, study: str) -> Tracker:
+    """As a driver that has just started sees the study."""
+    return open_tracker(f"sqlite:///{store}/mlflow.db", study, store, print, lambda: False)
+
+
+def start(tracker: Tracker) -> None:
+    tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command")
+    tracker.start_trial(TRIAL, "trial", PARAMS)
+
+
+def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+    for _ in range(2):
+        tracker = opened(store, "twice")
+        start(tracker)
+        tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
+        tracker.log_epoch(TRIAL, 2, {"val_top1": 60.0})
+        for _ in range(2):  # a worker that was started again tells all it has
+            tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+            tracker.end_trial(TRIAL, "completed", "", {"val_top1_4bit": 90.0})
+        tracker.log_front([POINT], always=True)
+        tracker.end_study("completed", {"points": 1})
+    client, runs = tracker.client, opened(store, "twice").runs
+    assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    trial = runs[TRIAL].info.run_id
+    assert [m.step for m in client.get_metric_history(trial, "val_top1")] == [1, 2]
+    assert len(client.get_metric_history(trial, "val_top1_4bit")) == 1
+    assert len(client.get_metric_history(runs[f"{TRIAL}/4"].info.run_id, "val_top1")) == 1
+    assert len(client.get_metric_history(runs["study"].info.run_id, "points")) == 1
+
+
+def test_curves_go_on_where_a_killed_driver_left_them(store: Path) -> None:
+    first = opened(store, "curves")
+    start(first)
+    first.log_epoch(TRIAL, 1, {"val_top1": 50.0})
+    second = opened(store, "curves")
+    start(second)
+    for epoch in (1, 2):
+        second.log_epoch(TRIAL, epoch, {"val_top1": 50.0})
+    history = second.client.get_metric_history(second.runs[TRIAL].info.run_id, "val_top1")
+    assert [m.step for m in history] == [1, 2]
+
+
+@pytest.mark.parametrize("calls", range(1, 9))
+def test_a_kill_after_any_call_leaves_what_the_next_driver_completes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+    name = f"killed-{calls}"
+
+    class Killed(BaseException):
+        pass
+
+    def work(tracker: Tracker) -> None:
+        start(tracker)
+        tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+        tracker.end_trial(TRIAL, "completed", "", {})
+        tracker.end_study("completed", {"points": 1})
+
+    tracker = opened(store, name)
+    left = calls
+    for method in ("create_run", "log_batch", "update_run", "set_terminated", "log_artifact"):
+        original = getattr(MlflowClient, method)
+
+        def counted(self: MlflowClient, *args: object, _original: object = original, **options: object) -> object:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return _original(self, *args, **options)  # type: ignore[operator]
+
+        monkeypatch.setattr(MlflowClient, method, counted)
+    with pytest.raises(Killed):
+        work(tracker)
+    monkeypatch.undo()
+    work(opened(store, name))
+    runs = opened(store, name).runs
+    assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs[f"{TRIAL}/4"].data.params == {"method": "dkd", "seed": "0"}
+    assert runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
+    assert runs[TRIAL].data.params == {"method": "dkd", "seed": "0"}
+    assert runs[TRIAL].data.tags["kdq.status"] == "completed"
+
+
+def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last answers before it went are lost: what they were about is done, and must not be done twice."""
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "gone", store, said.append, lambda: False)
+    tracker.uri = "http://server"
+    monkeypatch.setattr(tracking_module, "PAUSE", 0)
+    lost = {"create_run", "log_batch", "set_terminated"}
+    for method in lost.copy():
+        original = getattr(MlflowClient, method)
+
+        def gone(
+            self: MlflowClient, *args: object, _method: str = method, _original: Any = original, **options: object
+        ) -> object:
+            result = _original(self, *args, **options)
+            if _method in lost:
+                lost.remove(_method)
+                raise MlflowException("no answer")
+            return result
+
+        monkeypatch.setattr(MlflowClient, method, gone)
+    start(tracker)
+    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.end_trial(TRIAL, "completed", "", {})
+    found = opened(store, "gone")
+    assert len(found.client.search_runs([found.experiment])) == 3
+    assert found.runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
+    assert {found.runs[key].info.status for key in (TRIAL, f"{TRIAL}/4")} == {"FINISHED"}
+    assert said == [], "it was back at once"
+
+
+def test_a_server_that_stays_away_for_a_while_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "a while", store, said.append, lambda: False)
+    tracker.uri = "http://server"
+    monkeypatch.setattr(tracking_module, "PAUSE", 0)
+    answers = iter([False, False, True])
+    look, work = tracker._look, iter([False, True])
+
+    def away(*_: object, **__: object) -> None:
+        if not next(answers):
+            raise MlflowException("no answer")
+        look()
+
+    def create(self: MlflowClient, *args: Any, _original: Any = MlflowClient.create_run, **options: Any) -> Run:
+        if not next(work, True):
+            raise MlflowException("no answer")
+        return cast(Run, _original(self, *args, **options))
+
+    monkeypatch.setattr(tracker, "_look", away)
+    monkeypatch.setattr(MlflowClient, "create_run", create)
+    start(tracker)
+    assert ["is gone" in line for line in said] == [True, False]
+    assert opened(store, "a while").runs.keys() == {"study", TRIAL}
+
+
+def test_a_server_that_takes_a_request_and_does_not_answer_gets_it_once(store: Path) -> None:
+    """A second one would make a second run: whether the first was heeded is looked for, not guessed."""
+    taken: list[bytes] = []
+
+    class Mute(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = MlflowClient(tracking_uri=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(MlflowException):
+            client.create_run("0")
+        server.shutdown()
+    assert len(taken) == 1
+
+
+def test_an_extension_that_was_cut_off_takes_no_run_from_the_study(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs become former ones before the document says so; the command of before then has them back."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    first = opened(store, "cut off")
+    start(first)
+    first.log_point(POINT, "point", PARAMS, [])
+    first.end_trial(TRIAL, "completed", "", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "update_run", killed)
+        with pytest.raises(Killed):
+            opened(store, "cut off").extend({"settings": {}, "trials": []}, "another command", trials=[])
+    kinds = {key: run.data.tags["kdq.kind"] for key, run in opened(store, "cut off").runs.items()}
+    assert kinds == {"study": "study", TRIAL: "former trial", f"{TRIAL}/4": "former point"}
+    again = opened(store, "cut off")
+    start(again)
+    again.log_point(POINT, "point", PARAMS, [])
+    kinds = {key: run.data.tags["kdq.kind"] for key, run in opened(store, "cut off").runs.items()}
+    assert kinds == {"study": "study", TRIAL: "trial", f"{TRIAL}/4": "point"}
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "waits"),
+    [
+        ("http://server", INTERNAL_ERROR, True),
+        ("http://server", PERMISSION_DENIED, False),
+        ("sqlite:///file", INTERNAL_ERROR, False),
+    ],
+)
+def test_a_server_is_waited_for_with_a_bound_and_not_at_all_if_it_refuses(
+    store: Path, monkeypatch: pytest.MonkeyPatch, address: str, error: int, waits: bool
+) -> None:
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "patience", store, said.append, lambda: False)
+    tracker.uri = address
+    monkeypatch.setattr(tracking_module, "PAUSE", 0)
+    monkeypatch.setattr(tracking_module, "PATIENCE", 0.1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("no answer", error)
+
+    monkeypatch.setattr(MlflowClient, "search_runs", fail)
+    monkeypatch.setattr(MlflowClient, "create_run", fail)
+    with pytest.raises(MlflowException, match="no answer"):
+        start(tracker)
+    assert len(said) == waits
+
+
+def test_a_server_is_not_waited_for_by_a_study_that_is_interrupted(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "interrupted", store, said.append, lambda: len(said) > 0)
+    tracker.uri = "http://server"
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("no answer")
+
+    monkeypatch.setattr(MlflowClient, "search_runs", fail)
+    monkeypatch.setattr(MlflowClient, "create_run", fail)
+    with pytest.raises(MlflowException, match="no answer"):
+        start(tracker)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize(("status", "waits"), [(None, True), (503, True), (403, False)])
+def test_a_server_that_takes_no_artifact_is_waited_for_unless_it_refuses(
+    store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int | None, waits: bool
+) -> None:
+    """Of artifacts MLflow's client speaks in the errors of requests."""
+    tracker = opened(store, f"artifacts {status}")
+    start(tracker)
+    tracker.uri = "http://server"
+    response = Response()
+    response.status_code = status or 0
+    left = iter([HTTPError(response=response) if status else RequestsConnectionError()])
+    original = MlflowClient.log_artifact
+
+    def log(self: MlflowClient, *args: Any) -> None:
+        for error in left:
+            raise error
+        original(self, *args)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", log)
+    (tmp_path / "packed").touch()
+    with nullcontext() if waits else pytest.raises(HTTPError):
+        tracker.log_point(POINT, "point", PARAMS, [str(tmp_path / "packed")])
+    found = opened(store, f"artifacts {status}").runs[f"{TRIAL}/4"]
+    assert found.info.status == ("FINISHED" if waits else "RUNNING")
+
+
+def test_one_that_failed_is_opened_again(store: Path) -> None:
+    first = opened(store, "again")
+    start(first)
+    first.end_trial(TRIAL, "failed", "a reason", {})
+    assert opened(store, "again").runs[TRIAL].info.status == "FAILED"
+    second = opened(store, "again")
+    start(second)
+    assert opened(store, "again").runs[TRIAL].info.status == "RUNNING"
+    second.end_trial(TRIAL, "completed", "", {})
+    run = opened(store, "again").runs[TRIAL]
+    assert (run.info.status, run.data.tags["kdq.status"], run.data.tags["kdq.reason"]) == ("FINISHED", "completed", "")
+
+
+def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) -> None:
+    tracker = opened(store, "deleted")
+    tracker.client.delete_experiment(tracker.experiment)
+    with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
+        opened(store, "deleted")
+    with pytest.raises(UserError, match="'Default' is no study"):
+        opened(store, "Default")
+
+
+def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(UserError, match="cannot be used"):
+        opened(tmp_path, "s")
+
+
+def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = opened(store, "front")
+    start(tracker)
+    drawn: list[int] = []
+    monkeypatch.setattr("study.tracking.tracker.draw_front", lambda points, path, title: drawn.append(len(points)))
+    tracker.log_front([])
+    tracker.log_front([POINT])
+    tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)])
+    assert drawn == [1]
+    tracker.log_front([POINT], always=True)
+    assert drawn == [1, 1]

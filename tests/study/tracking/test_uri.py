@@ -1,0 +1,117 @@
+import contextlib
+import socket
+import sqlite3
+import threading
+
+import pytest
+
+from kdq.errors import UserError
+from study.tracking import uri
+from study.tracking.uri import require_store, shown, tracking_uri
+
+
+@contextlib.contextmanager
+def server(answer):
+    """A server on a free port that takes one connection and answers with these bytes; None: it hangs."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asked = []
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(1000))
+                if answer is not None:
+                    connection.sendall(answer)
+                else:
+                    connection.recv(1)  # until the client gives up
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1], asked
+        thread.join(timeout=5)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(uri, "TIMEOUT_SECONDS", 0.3)
+
+
+def test_the_default_is_the_store_in_the_current_folder(tmp_path):
+    assert tracking_uri(None) == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_variable_comes_before_the_default_and_after_the_argument(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///theirs.db")
+    assert tracking_uri(None) == f"sqlite:///{tmp_path}/theirs.db"
+    assert tracking_uri("sqlite:///mine.db") == f"sqlite:///{tmp_path}/mine.db"
+    assert tracking_uri(f"sqlite:///{tmp_path}/absolute.db") == f"sqlite:///{tmp_path}/absolute.db"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "mlruns",
+        "file:///x",
+        "databricks",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "http://",
+        "http://h:x",
+    ],
+)
+def test_addresses_that_cannot_be_used(bad):
+    with pytest.raises(UserError, match="use sqlite:///FILE"):
+        tracking_uri(bad)
+
+
+def test_a_server_that_answers():
+    with server(b"HTTP/1.1 200 OK\r\n\r\nOK") as (port, asked):
+        uri = f"http://127.0.0.1:{port}/prefix/"
+        assert tracking_uri(uri) == uri
+    assert asked[0].startswith(b"GET /prefix/health HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH\r\n"])
+def test_a_server_that_does_not_answer(answer):
+    with server(answer) as (port, _), pytest.raises(UserError, match=f"127.0.0.1:{port} does not answer"):
+        tracking_uri(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "mysql+pymysql"])
+def test_no_server_at_all_and_no_password_in_the_message(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(UserError, match="does not answer") as caught:
+        tracking_uri(f"{scheme}://me:secret@127.0.0.1:{port}/x?password=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_host_name_that_is_none():
+    with pytest.raises(UserError, match="does not answer"):
+        tracking_uri("http://a..b")
+
+
+def test_shown_hides_secrets():
+    assert shown("postgresql://me:secret@host:1/db?password=x") == "postgresql://me@host:1/db"
+    assert shown("http://host/x") == "http://host/x"
+    assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path):
+    with pytest.raises(UserError, match="no tracking store at"):
+        require_store(tracking_uri("sqlite:///no/store.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_are_no_store(tmp_path):
+    (tmp_path / "text.db").write_text("no database, " * 100)
+    with pytest.raises(UserError, match="cannot be read as a tracking store"):
+        require_store(tracking_uri("sqlite:///text.db"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE recipes (name TEXT)")
+    with pytest.raises(UserError, match="not an MLflow tracking store"):
+        require_store(tracking_uri("sqlite:///other.db"))

@@ -1,0 +1,215 @@
+"""What trials share: teachers of the transformers library in a study, and the bank that all trials look into."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, ResNetConfig, ViTImageProcessor
+
+from kdq.data.dataset import Dataset
+from kdq.distill.methods import MethodConfig
+from kdq.distill.recipe import TrainConfig
+from kdq.distill.teachers import parse_spec
+from kdq.distill.trainer import Trainer
+from kdq.errors import UserError
+from kdq.models.checkpoint import save as kdq_save
+from kdq.models.classifier import Classifier, build
+from kdq.models.evaluate import logits
+from kdq.models.huggingface import Pretrained, load_pretrained
+from kdq.store.folder_store import StageStore
+from study.plan.plan import Plan
+from study.space.load import load_space
+from study.space.workload import load_workload
+from study.trial import worker as trial_module
+from study.trial.inputs import (
+    check_quantizable,
+    evaluate_teacher,
+    make_trial,
+    prepare_data,
+    prepare_peer,
+    prepare_teacher,
+)
+from study.trial.trial import DataRef, ModelRef, Probing, Trial
+from study.trial.worker import load_teacher, run_trial
+
+Prepared = tuple[StageStore, DataRef, Dataset]
+
+
+def plan(space: str = "dkd_grid", **settings: Any) -> Plan:
+    small = {"train.epochs": 2, "train.warmup_epochs": 0, "train_images": 300, **settings}
+    return Plan(space, "digits", load_space(space, {"bits": (4,), "trials": 3}), load_workload("digits", small), (0,))
+
+
+def make_trials(
+    plan: Plan, data: DataRef, teacher: ModelRef | None, peer: ModelRef | None, store: StageStore
+) -> dict[str, Trial]:
+    made = [make_trial(plan, data, teacher, peer, store, *run) for run in plan.runs]
+    return {trial.id: trial for trial in made}
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    store = StageStore(tmp_path_factory.mktemp("study") / "stages")
+    return store, *prepare_data(plan().workload, None, store, quiet)
+
+
+def save(folder: Path, names: Mapping[int, str]) -> Path:
+    config = ResNetConfig(
+        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", id2label=dict(names)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.3], image_std=[0.4]).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ResNet of the library, trained on the digits, whose labels stand in another order."""
+    _, _, data = prepared
+    folder = save(tmp_path_factory.mktemp("model"), {i: str(9 - i) for i in range(10)})
+    model = load_pretrained(folder, data.class_names, 1)
+    config = TrainConfig(epochs=4, batch_size=25, lr=0.05)
+    trainer = Trainer(config, MethodConfig.parse({"method": "ce"}), model, None, data, stream_seed=0)
+    for _ in range(config.epochs):
+        trainer.run_epoch()
+    assert isinstance(model.net, Pretrained)
+    model.net.model.save_pretrained(folder)  # type: ignore[operator]
+    return folder
+
+
+def prepare(prepared: Prepared, folder: Path, said: list[str] | None = None) -> ModelRef:
+    store, reference, data = prepared
+    spec = parse_spec(f"transformers:{folder}")
+    say = quiet if said is None else said.append
+    return prepare_teacher(plan().workload, spec, reference, data, store, say)
+
+
+def test_a_transformers_teacher_is_a_stage_of_its_own_files(
+    prepared: Prepared, fine_tuned: Path, tmp_path: Path
+) -> None:
+    _, _, data = prepared
+    elsewhere = Path(shutil.copytree(fine_tuned, tmp_path / "copy"))
+    (elsewhere / "modeling.py").write_text("raise SystemExit")
+    said: list[str] = []
+    teacher = prepare(prepared, elsewhere, said)
+    assert (teacher.arch, teacher.pretrained, said) == ("transformers:resnet", True, [])
+    names = {file.name for file in Path(teacher.folder).iterdir()}
+    assert names == {"config.json", "preprocessor_config.json", "model.safetensors", "stage.json"}
+    shutil.rmtree(elsewhere)
+    expected = load_pretrained(fine_tuned, data.class_names, 1)
+    images = data.val_images[:20]
+    assert torch.equal(logits(load_teacher(teacher, data), images), logits(expected, images))
+    assert prepare(prepared, fine_tuned) == teacher
+
+
+def test_it_is_evaluated_once(prepared: Prepared, fine_tuned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, reference, data = prepared
+    teacher = prepare(prepared, fine_tuned)
+    accuracy = evaluate_teacher(teacher, reference, data, store, quiet)
+    assert accuracy[0] > 50
+
+    def never(*_: object) -> Classifier:
+        raise AssertionError
+
+    monkeypatch.setattr("study.trial.inputs.load_teacher", never)
+    assert evaluate_teacher(teacher, reference, data, store, quiet) == accuracy
+
+
+def test_a_random_one_stops_the_study(prepared: Prepared, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    said: list[str] = []
+    teacher = prepare(prepared, save(tmp_path, {i: f"LABEL_{i}" for i in range(10)}), said)
+    assert said == ["teacher: its 10 labels have no names; they are taken to be in the data set's order"]
+    with pytest.raises(UserError, match=r"on digits, where guessing gives 10\.00 %"):
+        evaluate_teacher(teacher, reference, data, store, quiet)
+
+
+def test_it_cannot_itself_be_quantized(tmp_path: Path) -> None:
+    spec = parse_spec(f"transformers:{tmp_path}")
+    with pytest.raises(UserError, match="'teacher_ptq' quantizes the teacher itself"):
+        check_quantizable(plan("teacher_ptq"), spec)
+    check_quantizable(plan(), spec)
+    check_quantizable(plan("teacher_ptq"), parse_spec("train:resnet20"))
+
+
+def run(trial: Trial, log: Path) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    run_trial(trial, "cpu", log, events.append, Probing())
+    assert events[-1]["status"] == "completed", events[-1]
+    return events
+
+
+def test_its_trials_ask_it_once_about_a_view(
+    prepared: Prepared, fine_tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three trials of two epochs on 300 images: 600 views, whoever asks; each reports its curve and its points."""
+    store, reference, _ = prepared
+    asked = []
+    real = trial_module.forward_teacher
+
+    def counting(*arguments: Any) -> Any:
+        answer = real(*arguments)
+        return lambda view: asked.append(len(view.images)) or answer(view)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(trial_module, "forward_teacher", counting)
+    trials = make_trials(plan(), reference, prepare(prepared, fine_tuned), None, store)
+    for number, trial in enumerate(trials.values(), 1):
+        events = run(trial, tmp_path / "log")
+        assert [event["event"] for event in events] == ["epoch", "epoch", "point", "point", "end"]
+        assert sum(asked) == 600
+        assert len(list((store.root / "logits").glob("*/logits.npy"))) == 2
+        assert Trial.of(trial.document()) == trial
+        assert number <= 3
+    other_seed = dataclasses.replace(trial, seed=1)
+    run(other_seed, tmp_path / "log")
+    assert sum(asked) == 1200
+
+
+@pytest.mark.parametrize("source", ["train", "file"])
+def test_a_peer_starts_from_what_the_workload_names(prepared: Prepared, source: str, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    if source == "file":
+        kdq_save(build("resnet8", classes=10, normalization=data.normalization, seed=5), tmp_path / "w.safetensors")
+    mutual = plan("dml", peer_init="train" if source == "train" else f"resnet8:{tmp_path / 'w.safetensors'}")
+    assert mutual.needs_peer
+    assert not plan("dkd_grid", peer_init="train").needs_peer
+    said: list[str] = []
+    peer = prepare_peer(mutual.workload, reference, data, store, said.append)
+    assert said
+    again = prepare_peer(mutual.workload, reference, data, store, quiet)
+    assert again == peer
+    with_peer, without = (make_trials(mutual, reference, None, which, store) for which in (peer, None))
+    assert not with_peer.keys() & without.keys()
+    trial = next(iter(with_peer.values()))
+    events = run(trial, tmp_path / "log")
+    assert events[-1]["status"] == "completed", events[-1]
+    assert Trial.of(trial.document()) == trial
+    # Weights that were trained on this data are ahead of random ones after the first epoch.
+    first = events[0]
+    assert (first["val_top1_peer"] > first["val_top1_student"]) == (source == "train")
+
+
+def test_a_method_without_a_peer_is_the_same_trial_whatever_a_peer_would_start_from(prepared: Prepared) -> None:
+    store, reference, _ = prepared
+    teacher, peer = ModelRef("t", "t", "resnet20"), ModelRef("p", "p", "resnet8")
+    assert make_trials(plan(), reference, teacher, peer, store).keys() == (
+        make_trials(plan(), reference, teacher, None, store).keys()
+    )
+
+
+def test_a_peer_that_does_not_fit_is_said_before_the_study_starts(prepared: Prepared, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    kdq_save(build("resnet14", classes=10, normalization=data.normalization, seed=5), tmp_path / "w.safetensors")
+    mutual = plan("dml", peer_init=f"resnet8:{tmp_path / 'w.safetensors'}")
+    with pytest.raises(UserError, match="does not fit resnet8"):
+        prepare_peer(mutual.workload, reference, data, store, quiet)
