@@ -12,6 +12,7 @@ from analysis.store import Store, Study
 from kdq.bits import FLOAT_BITS
 from study.results.front import Configuration, best, front_hypervolume
 from study.results.point import Point
+from study.results.status import TrialStatus
 from study.results.tables import as_table, as_text, front_table, to_csv, to_json
 from study.units import exact
 
@@ -147,7 +148,7 @@ def _study_row(store: Store, study: Study) -> dict[str, Any]:
         "study": study.name,
         "state": study.status,
         "trials": states.total(),
-        "completed": states["completed"],
+        "completed": states[TrialStatus.COMPLETED],
         "points": len(points),
         "best_val_top1": max((point.val_top1 for point in points), default=None),
     }

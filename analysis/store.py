@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.record import Row
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS
 from kdq.errors import UserError, first_line, unknown
-from kdq.store.stage import digest
 from study.results.front import with_front
 from study.results.point import Point, from_row
+from study.results.status import StudyStatus, TrialStatus
+from study.tracking import schema
+from study.tracking.schema import RunKind
 from study.tracking.uri import require_store, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PAGE = 1000
+Word = TypeVar("Word", TrialStatus, StudyStatus)
 # MLflow by itself retries for minutes; and it reports its use over the network unless told not to.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -31,11 +34,11 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's own run. status: `running`, `completed`, `interrupted` or `failed`; command: what ran it."""
+    """A study's own run. command: what ran it."""
 
     name: str
     experiment_id: str
-    status: str
+    status: StudyStatus
     command: str | None
 
 
@@ -51,7 +54,7 @@ class Store:
         with _answers(self.uri):
             experiments = _paged(lambda token: self.client.search_experiments(max_results=PAGE, page_token=token))
         names = {experiment.experiment_id: experiment.name for experiment in experiments}
-        runs = self._runs(list(names), "study")
+        runs = self._runs(list(names), RunKind.STUDY)
         studies = {names[run.info.experiment_id]: _study(names[run.info.experiment_id], run) for run in runs}
         return [studies[name] for name in sorted(studies)]
 
@@ -64,13 +67,15 @@ class Store:
 
     def points(self, study: Study) -> dict[Point, str]:
         """The finished points, sorted by trial and bits, the front marked; each with the id of its run."""
-        logged = {_point(run): run.info.run_id for run in self._runs([study.experiment_id], "point", finished=True)}
+        logged = {
+            _point(run): run.info.run_id for run in self._runs([study.experiment_id], RunKind.POINT, finished=True)
+        }
         points = sorted(logged, key=lambda point: (point.trial_id, point.bits, point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
 
-    def trial_states(self, study: Study) -> Counter[str]:
+    def trial_states(self, study: Study) -> Counter[TrialStatus]:
         """How many trials ended how, or still run."""
-        return Counter(run.data.tags.get("kdq.status", "running") for run in self._runs([study.experiment_id], "trial"))
+        return Counter(_status(run) for run in self._runs([study.experiment_id], RunKind.TRIAL))
 
     def record(self, study: Study) -> list[Row]:
         """What every trial showed at every width after every epoch, sorted by trial, epoch and bits.
@@ -78,31 +83,31 @@ class Store:
         The epoch after the last of a trial that diverged has NaN. Raises UserError for a trial that ended
         otherwise before its end, or was not measured at every width.
         """
-        runs = self._runs([study.experiment_id], "trial")
+        runs = self._runs([study.experiment_id], RunKind.TRIAL)
         sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
         return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
 
     def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, int], int]) -> list[Row]:
         """sizes: total bits by student and bits, of some point; a model that has hardly learnt may take a few more."""
-        trial, status = _trial_id(run), run.data.tags.get("kdq.status", "running")
-        if status not in ("completed", "diverged"):
+        trial, status = _trial_id(run), _status(run)
+        if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
             raise UserError(
                 f"trial {trial} is {status}: a replay needs every trial run to its last epoch, so a study with "
                 f"--scheduler record that is complete"
             )
         student = run.data.params.get("student", "")
-        measured = [bits for bits in BIT_WIDTHS if _probe(bits) in run.data.metrics]
-        if status == "diverged" and not measured:  # in its first epoch: it is NaN at every width
+        measured = [bits for bits in BIT_WIDTHS if schema.probe_metric(bits) in run.data.metrics]
+        if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: it is NaN at every width
             measured = [int(bits) for bits in run.data.params.get("widths", "").split(",") if bits]
         widths = {bits: sizes.get((student, bits)) for bits in measured}
         known = {bits: size for bits, size in widths.items() if size is not None}
         if FLOAT_BITS not in known:
             raise UserError(
-                f"trial {trial} was not measured at every width after every epoch ({_probe(FLOAT_BITS)}, …): a replay "
-                f"needs a study with --scheduler record"
+                f"trial {trial} was not measured at every width after every epoch "
+                f"({schema.probe_metric(FLOAT_BITS)}, …): a replay needs a study with --scheduler record"
             )
         rows = [row for bits, size in known.items() for row in self._curve(run, bits, size)]
-        if status == "diverged":
+        if status is TrialStatus.DIVERGED:
             after = 1 + max((row.epoch for row in rows), default=0)
             rows += [Row(trial, _student_id(run), after, bits, size, math.nan) for bits, size in known.items()]
         return sorted(rows, key=lambda row: (row.epoch, row.bits))
@@ -110,7 +115,7 @@ class Store:
     def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
         """One width of a trial. A metric's step is the epoch."""
         with _answers(self.uri):
-            history = self.client.get_metric_history(run.info.run_id, _probe(bits))
+            history = self.client.get_metric_history(run.info.run_id, schema.probe_metric(bits))
         accuracies = {metric.step: metric.value for metric in history}
         return [
             # A share of whole images, in percent: what is beyond is rounding, such as the end of 19.900000000000002.
@@ -125,8 +130,8 @@ class Store:
             files = self.client.list_artifacts(run_id)
         return [f"{root}/{file.path}".removeprefix("file://") for file in files if not file.is_dir]
 
-    def _runs(self, experiment_ids: list[str], kind: str, finished: bool = False) -> list["Run"]:
-        condition = f"tags.`kdq.kind` = '{kind}'" + (" and attributes.status = 'FINISHED'" if finished else "")
+    def _runs(self, experiment_ids: list[str], kind: RunKind, finished: bool = False) -> list["Run"]:
+        condition = f"tags.`{schema.KIND}` = '{kind}'" + (" and attributes.status = 'FINISHED'" if finished else "")
         with _answers(self.uri):
             return _paged(
                 lambda token: self.client.search_runs(
@@ -168,26 +173,39 @@ def _paged(search: Callable[[str | None], Any]) -> list[Any]:
 
 
 def _study(name: str, run: "Run") -> Study:
-    tags = run.data.tags
-    return Study(name, run.info.experiment_id, tags.get("kdq.status", "running"), tags.get("kdq.command"))
-
-
-def _probe(bits: int) -> str:
-    """The metric of a trial that holds, by epoch, what its student was worth at a width."""
-    return f"probe_top1_{bits}bit"
+    status = _word(StudyStatus, run, StudyStatus.RUNNING)
+    return Study(name, run.info.experiment_id, status, run.data.tags.get(schema.COMMAND))
 
 
 def _trial_id(run: "Run") -> str:
-    return str(run.data.tags["kdq.trial_id"])
+    return str(run.data.tags[schema.TRIAL])
+
+
+def _status(run: "Run") -> TrialStatus:
+    return _word(TrialStatus, run, TrialStatus.RUNNING)
+
+
+def _word(words: type[Word], run: "Run", default: Word) -> Word:
+    """What a run's status tag says. Raises UserError for a word that no study logs."""
+    word = run.data.tags.get(schema.STATUS, default)
+    try:
+        return words(word)
+    except ValueError:
+        raise UserError(f"run {run.info.run_id} has {schema.STATUS} = {word!r}: must be {', '.join(words)}") from None
 
 
 def _student_id(run: "Run") -> str:
-    """The same for trials whose parameters differ in nothing but the widths of their points."""
-    return digest({name: value for name, value in run.data.params.items() if name not in ("widths", "trial_id")})[:16]
+    """The student of a trial, the same for all trials that share it. Raises UserError if an old version logged it."""
+    if schema.STUDENT not in run.data.tags:
+        raise UserError(
+            f"trial {_trial_id(run)} has no tag {schema.STUDENT}: an older version of this program logged it; run the "
+            f"study again under another --name, which reuses its students"
+        )
+    return str(run.data.tags[schema.STUDENT])[:16]
 
 
 def _point(run: "Run") -> Point:
     try:
-        return from_row({**run.data.params, **run.data.metrics, "trial_id": run.data.tags.get("kdq.trial_id")})
+        return from_row({**run.data.params, **run.data.metrics, "trial_id": run.data.tags.get(schema.TRIAL)})
     except UserError as error:
         raise UserError(f"run {run.info.run_id} is not a point as a study logs it: {error}") from None

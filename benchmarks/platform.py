@@ -11,7 +11,7 @@ what a trial does is replaced where it says so:
   its first trial until one has had its last; `on a core` is the share in which it computes (the driver and Ray want
   cores, too); and between what the first and the last slot begin. For two kinds of trials of 30 s: ResNet-56 with
   epochs of about a second, and ResNet-8 with epochs of a tenth, after each of which it reports;
-- trivial: trials that report an epoch and a point, and do nothing else, through Ray, agenda and MLflow: time a trial
+- trivial: trials that report an epoch and a point, and do nothing else, through Ray, the queue and MLflow: time a trial
   and memory of the driver in the first and in the last quarter;
 - tune.Tuner: the same through Ray's own Tuner and MLflowLoggerCallback, as they are, and with workers that are used
   again, as ours are. They log the same metrics and no point, file or front.
@@ -28,11 +28,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir, contextmanager, redirect_stdout
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
-from threading import Event
+from threading import Event as Signal
 from typing import Any
 from unittest.mock import patch
 
@@ -48,7 +47,9 @@ from kdq.bits import FLOAT_BITS
 from study.backends import ray_tune
 from study.plan.resources import cores
 from study.results.point import Point
+from study.results.status import TrialStatus
 from study.run import main as run_study
+from study.trial.events import EpochEnded, Event, PointMeasured, TrialEnded
 from study.trial.trial import Trial
 
 Row = dict[str, Any]
@@ -161,44 +162,31 @@ def timed(folder: Path, config: Mapping[str, Any]) -> None:
     waited = 0.0
     hand_on = ray_tune.report_to_ray
 
-    def report(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+    def report(config: Mapping[str, Any], event: Event) -> bool:
         nonlocal waited
         began = time.time()
-        hand_on(config, event)
+        goes_on = hand_on(config, event)
         waited += time.time() - began
+        return goes_on
 
     start, processor = time.time(), time.thread_time()
     with patch.object(ray_tune, "report_to_ray", report):
         ray_tune.trainable(config)
     times = {"start": start, "end": time.time(), "waited": waited, "processor": time.thread_time() - processor}
-    (folder / Trial.of(config["trial"]).id).write_text(json.dumps(times))
+    (folder / config["trial"].id).write_text(json.dumps(times))
 
 
 def trivial(config: Mapping[str, Any]) -> None:
     """A trial that does nothing but report, as a real one does."""
-    trial = Trial.of(config["trial"])
-    ray_tune.report_to_ray(config, {"event": "epoch", "epoch": 1, **EPOCH})
+    trial: Trial = config["trial"]
+    ray_tune.report_to_ray(config, EpochEnded(1, EPOCH))
     file = Path(config["logs"]) / "packed"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
-    point = Point(
-        trial.id,
-        trial.method,
-        None,
-        None,
-        None,
-        None,
-        0,
-        trial.student,
-        FLOAT_BITS,
-        32,
-        8,
-        1,
-        random.uniform(10, 90),
-        50.0,
-    )
-    ray_tune.report_to_ray(config, {"event": "point", "point": asdict(point), "files": [str(file)]})
-    ray_tune.report_to_ray(config, {"event": "end", "status": "completed", "reason": "", "log": None, "error": ""})
+    own = (trial.id, trial.method, None, None, None, None, 0, config["inputs"].arch(trial))
+    point = Point(*own, FLOAT_BITS, 32, 8, 1, random.uniform(10, 90), 50.0)
+    ray_tune.report_to_ray(config, PointMeasured(point, (str(file),)))
+    ray_tune.report_to_ray(config, TrialEnded(TrialStatus.COMPLETED))
 
 
 EPOCH = {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "seconds": 1.0, "images_per_s": 1.0}
@@ -254,7 +242,7 @@ Samples = list[tuple[float, float]]
 def memory() -> Iterator[Samples]:
     """What this process takes, twice a second."""
     samples: Samples = []
-    done = Event()
+    done = Signal()
 
     def watch() -> None:
         process = psutil.Process(os.getpid())

@@ -1,7 +1,7 @@
 """Students as stages: a student at epoch e is found, gone on from, or trained."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,16 @@ STUDENT_VERSION = 2
 MODEL_FILE = "model.safetensors"
 HISTORY_FILE = "history.json"
 STATE_FILE = "state.pt"
-Model = Callable[[], Classifier]
-Report = Callable[[Mapping[str, float], Model | None], None]
-"""Takes an epoch of a student's history, and how to get the student as it was after it, if it is there still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """An epoch of a student's history. metrics: losses, accuracies, seconds; model: gives the student as it is after
+    this epoch, None for an epoch of an earlier run or of another trial."""
+
+    number: int
+    metrics: Mapping[str, float]
+    model: Callable[[], Classifier] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +85,39 @@ def distill(
     spec: StudentSpec,
     data: Callable[[], Dataset],
     teacher: Callable[[], TeacherLogits | None],
-    report: Report,
     peer: Callable[[], Classifier] | None = None,
-) -> Path:
-    """The folder of the finished student, trained if it is not there, from the last epoch that is.
+) -> Iterator[Epoch]:
+    """Every epoch of the student's history, once; the student is trained if it is not there, from its last kept epoch.
 
     data, teacher, peer: called only if something has to be trained; the student is trained on the data's device.
-    peer: what `spec.peer_init` names. report: told every epoch of the student's history once, those of an
-    earlier run too; it may raise, which ends the training, and the epochs that were told are kept. Of two students
-    the one better on the validation images is kept. A training that does not look ahead leaves its last state, for
-    a longer one to go on from. Raises Diverged.
+    peer: what `spec.peer_init` names. Of two students the one better on the validation images is kept. When the
+    generator ends, the student's stage is in the store; if it is closed before, the epochs that it gave are kept. A
+    training that does not look ahead leaves its last state, for a longer one to resume from. Raises Diverged.
     """
     assert (spec.peer_init is None) == (peer is None)
-    told = 0
-
-    def tell(history: list[Json], model: Model | None) -> None:
-        nonlocal told
-        for epoch in history[told:]:
-            report(epoch, model if epoch is history[-1] else None)
-        told = len(history)
-
-    def train(folder: Path) -> None:
-        trainer = _trainer(spec, data(), teacher(), peer)
-        history = _go_on(store, spec, trainer)
-        tell(history, lambda: trainer.best)
-        while trainer.epoch < spec.train.epochs:
-            history.append(trainer.run_epoch())
-            if trainer.epoch < spec.train.epochs or not spec.looks_ahead:
-                _keep(store, spec, trainer, history)
-            tell(history, lambda: trainer.best)
-        save(trainer.best, folder / MODEL_FILE)
-        (folder / HISTORY_FILE).write_text(json.dumps(history))
-
-    folder = store.make(spec.stage(), train)
+    history: list[Json] = []
+    with store.building(spec.stage()) as folder:
+        if folder:
+            trainer = _trainer(spec, data(), teacher(), peer)
+            history = _go_on(store, spec, trainer)
+            yield from _epochs(history, lambda: trainer.best)
+            while trainer.epoch < spec.train.epochs:
+                history.append(trainer.run_epoch())
+                if trainer.epoch < spec.train.epochs or not spec.looks_ahead:
+                    _keep(store, spec, trainer, history)
+                yield from _epochs(history[-1:], lambda: trainer.best)
+            save(trainer.best, folder / MODEL_FILE)
+            (folder / HISTORY_FILE).write_text(json.dumps(history))
     store.remove(spec.stage(spec.train.epochs - 1))
-    tell(json.loads((folder / HISTORY_FILE).read_text()), None)
-    return folder
+    whole: list[Json] = json.loads((store.path(spec.stage()) / HISTORY_FILE).read_text())
+    yield from _epochs(whole[len(history) :], None)
+
+
+def _epochs(history: list[Json], model: Callable[[], Classifier] | None) -> Iterator[Epoch]:
+    """model: gives the student after the last of these epochs."""
+    for entry in history:
+        metrics = {name: value for name, value in entry.items() if name != "epoch"}
+        yield Epoch(int(entry["epoch"]), metrics, model if entry is history[-1] else None)
 
 
 def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:

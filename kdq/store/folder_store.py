@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,28 +33,41 @@ class StageStore:
         return path if path.is_dir() else None
 
     def make(self, stage: Stage, build: Callable[[Path], None]) -> Path:
-        """The folder of the stage; `build` fills a new one if it is not there yet.
+        """The folder of the stage; `build` fills a new one if the stage is not there yet: see `building`."""
+        with self.building(stage) as folder:
+            if folder:
+                build(folder)
+        return self.path(stage)
 
-        `build` writes into a temporary folder that is flushed to the disk and renamed in one step, so a crash
-        leaves either nothing that `find` can see or the whole. An error in `build` is raised and leaves nothing.
+    @contextmanager
+    def building(self, stage: Stage) -> Iterator[Path | None]:
+        """A new folder to fill, which is the stage's when the block ends; None if the stage is there already.
+
+        The folder is temporary, flushed to the disk and renamed in one step, so a crash leaves either nothing that
+        `find` can see or the whole. An error in the block, or its generator being closed, is raised and leaves nothing.
         """
-        if found := self.find(stage):
-            return found
+        if self.find(stage):
+            yield None
+            return
         path = self.path(stage)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.lock(stage) as lock:
-            if self.find(stage) is None:
-                self._publish(stage, path, build)
+            if self.find(stage):
+                yield None
+            else:
+                with self._temporary(stage, path) as folder:
+                    yield folder
             # Whoever waited on this file, or makes a new one, finds the stage: the lock has done its work.
             Path(lock.lock_file).unlink(missing_ok=True)
-        return path
 
-    def _publish(self, stage: Stage, path: Path, build: Callable[[Path], None]) -> None:
+    @contextmanager
+    def _temporary(self, stage: Stage, path: Path) -> Iterator[Path]:
+        """A folder that becomes `path`."""
         for left in path.parent.glob(f".making-{stage.id}-*"):
             shutil.rmtree(left)  # of a builder that was killed: the lock is ours, nobody else is at it
         temporary = Path(tempfile.mkdtemp(prefix=f".making-{stage.id}-", dir=path.parent))
         try:
-            build(temporary)
+            yield temporary
             description = {"kind": stage.kind, "version": stage.version, "inputs": dict(stage.inputs)}
             (temporary / "stage.json").write_text(json.dumps(description, indent=1, sort_keys=True))
             for file in (*temporary.rglob("*"), temporary):

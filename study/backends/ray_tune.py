@@ -1,13 +1,12 @@
 """Runs the trials of a study on Ray Tune and hands on what they report."""
 
-import json
 import logging
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,8 +26,9 @@ from kdq.errors import UserError
 from study.console import failures
 from study.plan.resources import Resources, cores
 from study.schedulers.scheduler import Decision
-from study.trial.trial import Probing, Trial
-from study.trial.worker import run_trial
+from study.trial.events import Event, TrialEnded, WorkerLost
+from study.trial.trial import Trial
+from study.trial.worker import Inputs, Probing, run_trial
 
 # Ray reads these when it is imported: no progress reports, loggers, snapshots, statistics or Ctrl-C of its own, and
 # every report at once, since a buffered one would be late in the live table, and too late for a decision. And it need
@@ -45,12 +45,6 @@ os.environ.update(
     TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
 )
 T = TypeVar("T")
-Started = Callable[[str], None]
-"""Takes the id of a trial that begins, or goes on."""
-
-Report = Callable[[str, Mapping[str, Any]], Decision]
-"""Takes a trial's id and one event of it; says whether the trial goes on."""
-
 ROOT = Path(__file__).parents[2]
 WORKER_ENVIRONMENT = ("OMP_WAIT_POLICY", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """What the workers of a cluster, which do not inherit ours, must have as we do."""
@@ -60,7 +54,19 @@ WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this man
 
 
 class Queue(Protocol):
-    """Where the trials come from, one at a time, as workers get free."""
+    """Where the trials come from, one at a time, as workers get free, and where their events go.
+
+    inputs: what the trials start from; probing: when students are measured quantized; logs: the folder of their logs.
+    """
+
+    @property
+    def inputs(self) -> Inputs: ...
+
+    @property
+    def probing(self) -> Probing: ...
+
+    @property
+    def logs(self) -> Path: ...
 
     def next(self) -> Trial | None: ...
 
@@ -73,22 +79,20 @@ class Queue(Protocol):
     def is_alone(self, trial_id: str) -> bool:
         """Whether a trial has its GPU for itself, even if trials share GPUs."""
 
+    def started(self, trial_id: str) -> None:
+        """Take the id of a trial that starts, or resumes."""
 
-def run_on_ray(
-    queue: Queue,
-    resources: Resources,
-    slots: int,
-    folder: Path,
-    settings: Mapping[str, Any],
-    started: Started,
-    report: Report,
-) -> None:
+    def report(self, trial_id: str, event: Event) -> Decision:
+        """Take an event of a trial. Returns whether the trial goes on."""
+
+
+def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
     """Run trials until the queue is done or the study is interrupted.
 
     Ray is that of this machine unless we are connected to a cluster. slots: so many trials fit at a time; folder: where
     Ray keeps its own files while the study runs, seen by all nodes; removed afterwards, since the stages hold all that
-    is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or `report`
-    ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
+    is worth keeping. An exception in `queue` ends the study, and is raised when its trials have stopped. Raises
+    UserError if Ray itself dies.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Relay` says which worker died, and in one line
     ray._private.worker._worker_logs_enabled = False  # which else tell of every death in the midst of the table
@@ -98,15 +102,22 @@ def run_on_ray(
         # Tune stages its files in the session's folder of the node that it runs on, and a client runs on none.
         storage._get_ray_train_session_dir = lambda: str(folder)
     guard, verdicts = Guard(), Verdicts(uuid4().hex)
-    config = {"threads": resources.threads, "device": resources.device, "verdicts": verdicts.study, **settings}
+    config = {
+        "threads": resources.threads,
+        "device": resources.device,
+        "verdicts": verdicts.study,
+        "inputs": queue.inputs,
+        "probing": queue.probing,
+        "logs": str(queue.logs),
+    }
     try:
         # Not `Tuner.fit`, which for a client of a distant cluster runs elsewhere, away from the queue and the report.
         tune.run(
             tune.with_resources(trainable, partial(_bundle, resources)),
             config=config,
             search_alg=Feed(queue, guard),
-            scheduler=Decisions(report, guard, verdicts),
-            callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
+            scheduler=Decisions(queue, guard, verdicts),
+            callbacks=[Relay(queue, guard), Watch()],
             stop=Interruption(queue, guard),
             num_samples=-1,
             # All workers start at once, and one trial is ready for the slot that gets free next. Left to itself, Ray
@@ -152,25 +163,22 @@ def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGr
 def trainable(config: Mapping[str, Any]) -> None:
     """One trial, as Ray Tune calls it in a worker."""
     torch.set_num_threads(config["threads"])
-    trial = Trial.of(config["trial"])
+    trial: Trial = config["trial"]
     log = Path(config["logs"]) / f"{trial.id}.log"
-    with suppress(Ended):
-        run_trial(trial, config["device"], log, partial(report_to_ray, config), Probing(**config["probing"]))
+    with closing(run_trial(trial, config["inputs"], config["device"], log, config["probing"])) as events:
+        for event in events:
+            if not report_to_ray(config, event):
+                break
 
 
-class Ended(BaseException):
-    """A trial was told to stop or to pause. It is no Exception, which would be taken for a failure."""
-
-
-def report_to_ray(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-    """Returns when the driver has let the trial go on; raises Ended if it has not.
+def report_to_ray(config: Mapping[str, Any], event: Event) -> bool:
+    """Report an event; returns when the driver has decided, whether the trial goes on.
 
     Ray's own way to stop leaves the function of a worker that may be used again where it is, in here, holding the
     lock of its student for ever. So for Ray the trial goes on, and finds that it has ended.
     """
-    tune.report({"event": json.dumps(event)})  # as text, since Ray would take a mapping apart
-    if Verdicts(config["verdicts"]).has(tune.get_context().get_trial_id()):
-        raise Ended
+    tune.report({"event": event})
+    return not Verdicts(config["verdicts"]).has(tune.get_context().get_trial_id())
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +236,7 @@ class Feed(Ours, Searcher):  # type: ignore[misc]
 
     def _next(self) -> Any:
         if trial := self.queue.next():
-            return {"trial": trial.document(), "alone": self.queue.is_alone(trial.id)}
+            return {"trial": trial, "alone": self.queue.is_alone(trial.id)}
         return Searcher.FINISHED if self.queue.is_done else None
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -261,44 +269,41 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
     goes on, the queue gives it again, and its stages are there.
     """
 
-    def __init__(self, report: Report, guard: Guard, verdicts: Verdicts) -> None:
+    def __init__(self, queue: Queue, guard: Guard, verdicts: Verdicts) -> None:
         super().__init__()
-        self.report, self.guard, self.verdicts = report, guard, verdicts
+        self.queue, self.guard, self.verdicts = queue, guard, verdicts
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        self.guard(lambda: self._pass_on(trial, json.loads(result["event"])), None)
+        self.guard(lambda: self._pass_on(trial, result["event"]), None)
         return str(self.STOP if self.guard.error else self.CONTINUE)  # after an error all of Ray is shut down
 
-    def _pass_on(self, trial: Any, event: Mapping[str, Any]) -> None:
-        if self.report(trial_id(trial), event) is not Decision.CONTINUE:
+    def _pass_on(self, trial: Any, event: Event) -> None:
+        if self.queue.report(trial_id(trial), event) is not Decision.CONTINUE:
             self.verdicts.note(trial.trial_id)
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]
-    """Says when a trial begins, and when its worker has died; one that died too often is the end of its trial.
+    """Reports when a trial starts, and when its worker has died; one that died too often ends its trial."""
 
-    logs: the folder for what Ray says of it.
-    """
-
-    def __init__(self, started: Started, report: Report, guard: Guard, logs: Path) -> None:
-        self.started, self.report, self.guard, self.logs = started, report, guard, logs
+    def __init__(self, queue: Queue, guard: Guard) -> None:
+        self.queue, self.guard = queue, guard
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.guard(lambda: self.started(trial_id(trial)), None)
+        self.guard(lambda: self.queue.started(trial_id(trial)), None)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        event = {"event": "lost", "reason": _telling_line(_last_failure(trial))}
-        self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
+        event = WorkerLost(_telling_line(_last_failure(trial)))
+        self.guard(lambda: self.queue.report(trial_id(trial), event), Decision.STOP)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.guard(lambda: self.report(trial_id(trial), self._end(trial)), Decision.STOP)
+        self.guard(lambda: self.queue.report(trial_id(trial), self._end(trial)), Decision.STOP)
 
-    def _end(self, trial: Any) -> Mapping[str, Any]:
-        said, log = _last_failure(trial), self.logs / f"{trial_id(trial)}.log"
+    def _end(self, trial: Any) -> TrialEnded:
+        said, log = _last_failure(trial), self.queue.logs / f"{trial_id(trial)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(trial.error_file, log)
         reason = f"its worker died {WORKER_RETRIES + 1} times: {_telling_line(said)}"
-        return {"event": "end", "status": failures.ends_as(said), "reason": reason, "log": str(log), "error": said}
+        return TrialEnded(failures.ends_as(said), reason, str(log), said)
 
 
 def _last_failure(trial: Any) -> str:
@@ -357,7 +362,7 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def trial_id(trial: Any) -> str:
     """Our id of a trial of Ray's."""
-    return Trial.of(trial.config["trial"]).id
+    return str(trial.config["trial"].id)
 
 
 def _folder_name(trial: Any) -> str:

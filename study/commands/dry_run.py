@@ -1,7 +1,6 @@
-"""What a study would do and cost: everything that can be said before it starts."""
+"""What a study would do and cost: everything that is known before it starts."""
 
-import argparse
-
+from study.commands.options import RunOptions
 from study.commands.site import machines_at
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
@@ -9,7 +8,7 @@ from study.plan.resources import resources, slots
 from study.trial.inputs import teacher_spec
 
 
-def describe(name: str, plan: Plan, options: argparse.Namespace) -> str:
+def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Trials, students, points, time and disk. Raises UserError for what a run would refuse."""
     if plan.needs_teacher:
         teacher_spec(plan.workload, options.data_dir)

@@ -11,7 +11,7 @@ from typing import Any
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
 from kdq.errors import UserError
-from study.control.journal import Journal
+from study.control.journal import Journal, Left, Reported
 from study.control.study_file import planned
 from study.plan.plan import Plan, differences, make_rule
 from study.schedulers.halving import Synchronous
@@ -64,7 +64,7 @@ def _obstacle_of_searcher(space: Mapping[str, Any], now: Plan, changed: Collecti
 
 def check_rungs(study: str, journal: Journal, trials: Collection[str]) -> None:
     """Raise UserError if trials that others were compared with are not among those of the extended study."""
-    compared = {record["trial"] for record in journal.read() if record.get("event") in ("epoch", "leave")}
+    compared = {record.trial for record in journal.read() if isinstance(record, Reported | Left)}
     if gone := compared - set(trials):
         raise UserError(
             f"study {study!r} cannot be extended: {len(gone)} of the trials that its scheduler has compared others "

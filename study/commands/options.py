@@ -1,7 +1,8 @@
 """The options of the command line, and what they change in a space and a workload."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +13,111 @@ from study.space.documents import descriptions, parse_scalar
 ROOT = Path(__file__).parents[2]
 
 
-def given_beside_prune(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    """Options that mean nothing to it."""
-    known = ("prune", "yes", "dry_run", "storage_path")
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the user asked of a study; None and the defaults leave a choice to the space, the workload or the machine.
+
+    set: the `key=value` texts of --set.
+    """
+
+    space: str
+    workload: str = "digits"
+    data_dir: Path | None = None
+    name: str | None = None
+    epochs: int | None = None
+    trials: int | None = None
+    searcher: str | None = None
+    scheduler: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    bits: tuple[int, ...] | None = None
+    teacher: str | None = None
+    student: str | None = None
+    train_images: int | None = None
+    set: tuple[str, ...] = ()
+    cpus_per_trial: float | None = None
+    gpus_per_trial: float | None = None
+    address: str | None = None
+    storage_path: str | None = None
+    tracking_uri: str | None = None
+    retry_failed: bool = False
+    extend: bool = False
+    dry_run: bool = False
+
+    def arguments(self) -> list[str]:
+        """The shortest arguments of the command line that mean the same."""
+        given = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        changed = {field.name: field.default for field in fields(self)}
+        return [text for name, value in given if value != changed[name] for text in _argument(name, value)]
+
+    def changes(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the options change in the space and in the workload, by dotted key. Raises UserError."""
+        from kdq.distill.methods import PARAMETERS
+        from study.space.load import SEARCH_KEYS
+
+        space = {"bits": self.bits, "trials": self.trials, "searcher": self.searcher, "scheduler": self.scheduler}
+        workload = {
+            "train.epochs": self.epochs,
+            "teacher": self.teacher,
+            "student": self.student,
+            "train_images": self.train_images,
+        }
+        for text in self.set:
+            key, equals, value = text.partition("=")
+            if not equals or not key:
+                raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
+            target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
+            target[key] = parse_scalar(value)
+        return _given(space, self.set), _given(workload, self.set)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """What the user asked of --prune. yes: remove without being asked; dry_run: only list."""
+
+    prune: str
+    storage_path: str | None = None
+    yes: bool = False
+    dry_run: bool = False
+
+    def arguments(self) -> list[str]:
+        """The arguments of the command line."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [text for name, value in given.items() if value for text in _argument(name, value)]
+
+
+def _given(changes: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Without the options that were not given; one that --set makes null stays."""
+    keys = {text.partition("=")[0] for text in texts}
+    return {key: value for key, value in changes.items() if value is not None or key in keys}
+
+
+def _argument(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [flag]
+    if name == "set":
+        return [text for each in value for text in (flag, each)]
+    return [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+
+def parse(arguments: Sequence[str] | None) -> RunOptions | PruneOptions:
+    """The options of a command line, None meaning this process's. Exits with status 2 for what argparse refuses."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.prune is None:
+        if options.yes:
+            parser.error("--yes: only with --prune")
+        return RunOptions(**{field.name: _frozen(getattr(options, field.name)) for field in fields(RunOptions)})
+    known = [field.name for field in fields(PruneOptions)]
     given = [key for key, value in vars(options).items() if key not in known and value != parser.get_default(key)]
-    return [f"--{key.replace('_', '-')}" for key in given]
+    if given:
+        others = ", ".join(f"--{key.replace('_', '-')}" for key in given)
+        parser.error(f"--prune: not with {others}; it takes --yes, --dry-run and --storage-path")
+    return PruneOptions(**{name: getattr(options, name) for name in known})
 
 
-def settings(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the options change in the space and in the workload, by dotted key."""
-    from kdq.distill.methods import PARAMETERS
-    from study.space.load import SEARCH_KEYS
-
-    space: dict[str, Any] = {}
-    workload: dict[str, Any] = {}
-    flags = {
-        "train.epochs": options.epochs,
-        "teacher": options.teacher,
-        "student": options.student,
-        "train_images": options.train_images,
-    }
-    workload |= {key: value for key, value in flags.items() if value is not None}
-    if options.bits is not None:
-        space["bits"] = options.bits
-    space |= {key: value for key in ("trials", "searcher", "scheduler") if (value := getattr(options, key)) is not None}
-    for text in options.set:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
-        target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
-        target[key] = parse_scalar(value)
-    return space, workload
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -13,25 +13,28 @@ from typing import Any
 from kdq.distill.teacher_logits import KIND as LOGITS
 from kdq.errors import UserError, unknown
 from kdq.store.folder_store import StageStore
+from study.commands.options import PruneOptions
 from study.control.lock import alone
 from study.control.study_file import FILE, Noted
 from study.control.trial_queue import Entry
-from study.results.status import LEFT
+from study.plan.resources import root_folder
+from study.results.status import StudyStatus, TrialStatus
 from study.units import size
 
 
-def prune(name: str, root: Path, agreed: bool | None) -> None:
-    """List what a finished study in `root` does not need, and remove it if that is agreed; None: the user is asked.
+def prune(options: PruneOptions) -> int:
+    """List what a finished study does not need, and remove it if the user agrees. Returns the exit status.
 
     Raises UserError for a study that is unknown, is being run, or is not finished.
     """
+    root, name = root_folder(options.storage_path), options.prune
     folders = {file.parent.name: file.parent for file in (root / "studies").glob(f"*/{FILE}")}
     if name not in folders:
         raise unknown("study", name, folders) if folders else UserError(f"there is no study in {root}")
     with alone(root / "running", name):
         study = Noted.read(folders.pop(name))
-        if study.status != "completed":
-            word = "interrupted" if study.status == "running" else study.status
+        if study.status is not StudyStatus.COMPLETED:
+            word = StudyStatus.INTERRUPTED if study.status is StudyStatus.RUNNING else study.status
             raise UserError(f"study {name!r} is not finished ({word}): run its command again until it is")
         store = StageStore(root / "stages")
         found = useless(study, [Noted.read(folder) for folder in folders.values()], store)
@@ -39,10 +42,11 @@ def prune(name: str, root: Path, agreed: bool | None) -> None:
             print(f"{len(paths):>7} {what}: {size(sum(map(_taken, paths)))}")
         if not found:
             print(f"study {name}: nothing to remove")
-        elif _agrees() if agreed is None else agreed:
+        elif not options.dry_run and (options.yes or _agrees()):
             for path in (path for paths in found.values() for path in paths):
                 store.discard(path)
             print(f"study {name}: removed; its points, and all that MLflow has of it, are kept")
+    return 0
 
 
 def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[str, list[Path]]:
@@ -51,13 +55,13 @@ def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[st
     What a study that is not finished might want stays. Not all of its trials are known yet, so that is any student of
     its data, architecture and seeds, and all that its teacher said about the views of these seeds.
     """
-    unfinished = [other for other in others if other.status != "completed"]
+    unfinished = [other for other in others if other.status is not StudyStatus.COMPLETED]
     wanted = {(other.data, other.student, seed) for other in unfinished for seed in other.seeds}
     heard = {(other.data, other.teacher, seed) for other in unfinished for seed in other.seeds}
     given = {stage for each in (study, *others) for stage in (each.teacher, each.peer)}
-    entries = study.agenda(store).entries.values()
-    trials = [*study.earlier(store), *(entry.trial for entry in entries if _needs_no_student(entry, store))]
-    specs = [spec for trial in trials if (spec := trial.spec)]
+    entries = study.queue().entries.values()
+    trials = [*study.earlier(), *(entry.trial for entry in entries if _needs_no_student(entry, store))]
+    specs = [student for trial in trials if (student := trial.student)]
     gone = {
         spec.stage(epoch).id
         for spec in specs
@@ -76,7 +80,7 @@ def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[st
 
 
 def _needs_no_student(entry: Entry, store: StageStore) -> bool:
-    return entry.status in LEFT or (entry.status == "completed" and entry.trial.is_finished(store))
+    return entry.status.leaves_checkpoint or (entry.status is TrialStatus.COMPLETED and entry.trial.is_finished(store))
 
 
 def _stages(store: StageStore, kind: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -1,35 +1,36 @@
-"""Conducts a study from its settings to its front: the one place where the parts meet."""
+"""Runs a study from its options to its front: plan → site → inputs → controller → outcome."""
 
-import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
-from study.commands.site import machines_at
+from study.commands.options import RunOptions
+from study.commands.site import Site
 from study.console.failures import likely, text
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
-from study.control.journal import Journal
+from study.control.journal import Extended, Journal
 from study.control.lock import alone
-from study.control.trial_queue import Agenda
+from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, check_name, make_rule
-from study.plan.resources import resources, root_folder, slots
-from study.results.status import FINAL
+from study.results.status import StudyStatus
 from study.searchers.registry import make_search
-from study.space.configuration import Configuration
 from study.space.space import Space
 from study.space.workload import load_workload
-from study.tracking.uri import tracking_uri
 
 if TYPE_CHECKING:
-    from study.trial.trial import Trial
+    from kdq.distill.teachers import TeacherSpec
+    from study.console.live_table import Progress
+    from study.control.controller import Controller
+    from study.tracking.tracker import Tracker
+    from study.trial.worker import Inputs
 
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, embedded, to see the platform work in minutes. "
@@ -37,13 +38,13 @@ DIGITS = (
 )
 
 
-def conduct(options: argparse.Namespace, space: Space, workload_settings: Mapping[str, Any]) -> int:
-    """Run, or only plan, the study that the options describe. Returns the exit status."""
+def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) -> int:
+    """Run the study that the options describe, or only plan it. Returns the exit status."""
     plan = Plan(
         space_name=Path(options.space).stem,
         workload_name=Path(options.workload).stem,
         space=space,
-        workload=load_workload(options.workload, workload_settings),
+        workload=load_workload(options.workload, workload_changes),
         seeds=options.seeds,
     )
     name = check_name(options.name or plan.default_name)
@@ -55,162 +56,108 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
 
         print(describe(name, plan, options))
         return 0
-    return Study(name, plan, options).run()
+    return _run_study(name, plan, options)
 
 
-class Study:
-    """One study and what it needs: store, tracker, data and teacher. Its trials are the business of its session."""
+def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
+    """Run the study under its lock, to its end or to an interruption. Returns the exit status."""
+    from mlflow.exceptions import MlflowException
 
-    def __init__(self, name: str, plan: Plan, options: argparse.Namespace) -> None:
-        self.name, self.plan, self.options = name, plan, options
-        self.root = root_folder(options.storage_path)
-        self.store = StageStore(self.root / "stages")
-        self.rule = make_rule(plan)
-        self.journal = Journal(self.root / "studies" / name / "journal.jsonl")
-
-    def run(self) -> int:
-        """Run the study to its end, or to an interruption. Returns the exit status."""
-        from mlflow.exceptions import MlflowException
-
-        from study.trial.inputs import check_quantizable, teacher_spec
-
-        workload = self.plan.workload
-        self.teacher = teacher_spec(workload, self.options.data_dir) if self.plan.needs_teacher else None
-        if self.teacher:
-            check_quantizable(self.plan, self.teacher)
-        self.machines = machines_at(self.options.address)
-        self.resources = resources(self.options.cpus_per_trial, self.options.gpus_per_trial, self.machines)
-        self.uri = tracking_uri(self.options.tracking_uri, self.root)
-        self.interrupts = Interrupts(interrupted(self.options.given))
-        with alone(self.root / "running", self.name), self.interrupts.watching():
-            try:
-                status = self._conduct()
-            except (MlflowException, OSError) as error:
-                failure = UserError(
-                    f"study {self.name!r} stopped, since its store or disk failed: {first_line(error)}\n"
-                    f"{likely(text(error)) or 'the cause is none of the usual ones'}\n"
-                    f"nothing that was finished is lost: mend it, and the same command goes on"
-                )
-                if not self.interrupts.came:
-                    raise failure from error
-                print(f"error: {failure}", file=sys.stderr)
-                return 130
-        return self._exit_status(status)
-
-    def _exit_status(self, status: str) -> int:
-        if self.interrupts.came:
-            return 130
-        is_rest_left = self.options.retry_failed and status == "interrupted"
-        return 0 if status == "completed" or (is_rest_left and not self.session.failed) else 1
-
-    def _conduct(self) -> str:
-        """From the open store to the summary. Returns the word for how the study ended."""
-        from study.control.controller import RepeatedFailureError
-
-        self._open()
-        self._prepare()
-        status, failure = "failed", ""
+    teacher, site = _teacher(plan, options), Site.at(options)
+    interrupts = Interrupts(interrupted(options.arguments()))
+    with alone(site.root / "running", name), interrupts.watching():
         try:
-            status = self._run_trials()
-        except RepeatedFailureError as error:
-            failure = f"error: {error}"
-        except KeyboardInterrupt:
-            status = "interrupted"
-        finally:
-            try:
-                self.session.close(status, self.teacher_metrics)
-            finally:
-                self.note(status)
-        close(self._outcome(status), self.uri, self.options.given, self.progress.note)
-        if failure:
-            print(failure, file=sys.stderr)
-        return status
+            return _Study(name, plan, options, site, interrupts).run(teacher).exit_status
+        except (MlflowException, OSError) as error:
+            failure = UserError(
+                f"study {name!r} stopped, since its store or disk failed: {first_line(error)}\n"
+                f"{likely(text(error)) or 'the cause is unknown'}\n"
+                f"no finished result is lost: fix the cause, and run the same command again"
+            )
+            if not interrupts.came:
+                raise failure from error
+            print(f"error: {failure}", file=sys.stderr)
+            return 130
 
-    def _outcome(self, status: str) -> Outcome:
-        session = self.session
-        return Outcome(
-            study=self.name,
-            status=status,
-            seconds=time.monotonic() - self.progress.began,
-            statuses=session.statuses,
-            points=session.points,
-            figure=self.tracker.figure_path(),
-            is_interrupted=session.is_interrupted,
-            leaves_rest=session.agenda.retry and not session.is_complete,
-        )
 
-    def _open(self) -> None:
-        from study.commands.extend import check
+def _teacher(plan: Plan, options: RunOptions) -> "TeacherSpec | None":
+    """The teacher that the study needs, its files found. Raises UserError for one that cannot serve the plan."""
+    from study.trial.inputs import check_quantizable, teacher_spec
+
+    if not plan.needs_teacher:
+        return None
+    teacher = teacher_spec(plan.workload, options.data_dir)
+    check_quantizable(plan, teacher)
+    return teacher
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """A study whose lock is held."""
+
+    name: str
+    plan: Plan
+    options: RunOptions
+    site: Site
+    interrupts: Interrupts
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.site.root / "studies" / self.name / "journal.jsonl")
+
+    def run(self, teacher: "TeacherSpec | None") -> Outcome:
+        """Make what the trials share, run them, and print how it ended."""
         from study.console.live_table import Progress
+        from study.control.study_file import note
         from study.tracking.tracker import open_tracker
 
         if self.options.retry_failed and not self.journal.path.exists():
-            raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or mend --name")
-        self.progress = Progress(self.name, slots(self.resources, self.machines), self.plan.trial_count)
-        self.tracker = open_tracker(self.uri, self.name, self.root, self.progress.note, lambda: self.interrupts.came)
-        if before := self.tracker.document():
+            raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or fix --name")
+        progress = Progress(self.name, self.site.slots, self.plan.trial_count)
+        root, is_interrupted = self.site.root, lambda: self.interrupts.came
+        tracker = open_tracker(self.site.tracking_uri, self.name, root, progress.note, is_interrupted)
+        self._check(tracker)
+        inputs, metrics = self._prepare(teacher, progress)
+        document = {"settings": self.plan.document(), "inputs": self._ids(inputs, tracker)}
+        if (before := tracker.document()) and before != document:
+            self._extend(before["settings"], document, inputs, tracker, progress)
+        write = partial(note, root / "studies" / self.name, document)
+        write(StudyStatus.RUNNING)
+        tracker.start_study(document, self.plan.params(), self._command())
+        controller = self._controller(inputs, tracker, progress)
+        outcome = self._conclude(controller, metrics, write)
+        close(outcome, self.site.tracking_uri, self.options.arguments(), progress.note)
+        return outcome
+
+    def _check(self, tracker: "Tracker") -> None:
+        """Raise UserError if the study exists with other settings and is not to be extended to these."""
+        from study.commands.extend import check
+
+        if before := tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
 
-    def _prepare(self) -> None:
-        """Make what the trials share, and open the study's run."""
+    def _prepare(self, teacher: "TeacherSpec | None", progress: "Progress") -> "tuple[Inputs, dict[str, float]]":
+        """What the trials share, and the teacher's accuracies."""
         import torch
 
-        from study.control.controller import Session
-        from study.control.study_file import note
-        from study.trial.inputs import evaluate_teacher, make_trial, prepare_data, prepare_peer, prepare_teacher
+        from study.trial.inputs import prepare_data, prepare_models
 
-        self.store.sweep()
-        torch.set_num_threads(self.resources.threads)  # as in the workers: the bits of a teacher depend on it
-        workload, say = self.plan.workload, self.progress.note
-        reference, data = prepare_data(workload, self.options.data_dir, self.store, say)
+        store, trial = StageStore(self.site.root / "stages"), self.site.resources
+        store.sweep()
+        torch.set_num_threads(trial.threads)  # as in the workers: the bits of a teacher depend on it
+        reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, progress.note)
         if self.options.address:
             from study.backends.ray_cluster import preflight
 
-            preflight(self.machines, self.resources, self.root, Path(reference.folder))
-        data = data.to(self.resources.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have none
-        teacher = prepare_teacher(workload, self.teacher, reference, data, self.store, say) if self.teacher else None
-        self.teacher_metrics: dict[str, float] = {}
-        if teacher:
-            val, test = evaluate_teacher(teacher, reference, data, self.store, say)
-            self.teacher_metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
-        peer = prepare_peer(workload, reference, data, self.store, say) if self.plan.needs_peer else None
-        make = partial(make_trial, self.plan, reference, teacher, peer, self.store)
-        models = {role: model.id if model else None for role, model in (("teacher", teacher), ("peer", peer))}
-        inputs = self._inputs({"data": reference.fingerprint, **models})
-        document = {"settings": self.plan.document(), "inputs": inputs}
-        self.note = partial(note, self.root / "studies" / self.name, document)
-        if (before := self.tracker.document()) and before != document:
-            self._extend(before["settings"], document, make)
-        self.note("running")
-        self.tracker.start_study(document, self.plan.params(), self._command())
-        agenda = Agenda(
-            search=make_search(self.plan),
-            seeds=self.plan.seeds,
-            make=make,
-            rule=self.rule,
-            journal=self.journal,
-            retry=self.options.retry_failed,
-        )
-        if agenda.retry and not agenda.retried:
-            say("--retry-failed: no trial of the study has failed")
-        if agenda.retry:
-            self.progress.total = len(agenda.retried) + sum(e.status in FINAL for e in agenda.entries.values())
-        logs = self.root / "logs" / self.name
-        self.session = Session(
-            self.name,
-            self.plan,
-            agenda,
-            self.tracker,
-            self.progress,
-            self.store,
-            logs,
-            self.interrupts,
-            shares_gpu=0 < self.resources.gpus < 1,
-        )
+            preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
+        data = data.to(trial.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have no GPU
+        return prepare_models(self.plan, teacher, reference, data, store, progress.note)
 
-    def _inputs(self, now: Mapping[str, str | None]) -> Mapping[str, str | None]:
-        """The ids of what the study starts from; one that is not needed now is still what it was."""
-        before: Mapping[str, str | None] = (self.tracker.document() or {"inputs": {}})["inputs"]
+    def _ids(self, inputs: "Inputs", tracker: "Tracker") -> Mapping[str, str | None]:
+        """The ids of what the study starts from; one that is not needed now stays what it was."""
+        ids = inputs.ids
+        now = {"data": ids.data, "teacher": ids.teacher, "peer": ids.peer}
+        before: Mapping[str, str | None] = (tracker.document() or {"inputs": {}})["inputs"]
         if changed := [key for key, stage in now.items() if stage and before.get(key) not in (None, stage)]:
             raise UserError(
                 f"study {self.name!r} exists, but its {' and its '.join(changed)} changed since: choose another --name "
@@ -219,55 +166,99 @@ class Study:
         return {key: stage or before.get(key) for key, stage in now.items()}
 
     def _extend(
-        self, before: Mapping[str, Any], document: Mapping[str, Any], make: "Callable[[Configuration, int], Trial]"
+        self,
+        before: Mapping[str, Any],
+        document: Mapping[str, Any],
+        inputs: "Inputs",
+        tracker: "Tracker",
+        progress: "Progress",
     ) -> None:
-        """Make the study another one of the same name. Killed on the way, the same command does it again."""
+        """Make the study another one of the same name. Killed meanwhile, the same command does it again."""
         from study.commands.extend import check_rungs, lengthened
+        from study.trial.trial import make_trial
 
-        trials = None if self.plan.is_adaptive else {make(*run).id for run in self.plan.runs}
-        if trials is not None:
+        trials = None
+        if not self.plan.is_adaptive:
+            trials = {make_trial(self.plan, inputs.ids, *run).id for run in self.plan.runs}
             check_rungs(self.name, self.journal, trials)
         for line in lengthened(before, self.plan):
-            self.progress.note(line)
-        self.journal.append({"event": "extend", "settings": before})
-        kept, former = self.tracker.extend(document, self._command(), trials)
-        self.progress.note(
-            f"extended: trials kept: {kept}"
-            + (f"; not in its space any more: {former} (MLflow has them as former trials)" if former else "")
+            progress.note(line)
+        self.journal.append(Extended(before))
+        kept, former = tracker.extend(document, self._command(), trials)
+        gone = f"; no longer in its space: {former} (MLflow has them as former trials)" if former else ""
+        progress.note(f"extended: trials kept: {kept}{gone}")
+
+    def _controller(self, inputs: "Inputs", tracker: "Tracker", progress: "Progress") -> "Controller":
+        from study.control.controller import Controller
+        from study.trial.trial import make_trial
+
+        queue = TrialQueue(
+            search=make_search(self.plan),
+            seeds=self.plan.seeds,
+            make=partial(make_trial, self.plan, inputs.ids),
+            scheduler=make_rule(self.plan),
+            journal=self.journal,
+            retry=self.options.retry_failed,
+        )
+        if queue.retry:
+            progress.total = len(queue.retried) + sum(e.status.is_result for e in queue.entries.values())
+            if not queue.retried:
+                progress.note("--retry-failed: no trial of the study has failed")
+        return Controller(
+            self.name,
+            self.plan,
+            inputs,
+            queue,
+            tracker,
+            progress,
+            StageStore(self.site.root / "stages"),
+            self.site.root / "logs" / self.name,
+            self.interrupts,
+            shares_gpu=0 < self.site.resources.gpus < 1,
         )
 
-    def _run_trials(self) -> str:
-        """Tell what is finished already, run the rest. Returns the word for how the study ended."""
-        with self.progress:
-            if self.session.recall():
-                self._run_on_ray()
-        if not self.session.is_complete:
-            return "interrupted"
-        return "failed" if self.session.failed else "completed"
+    def _conclude(self, controller: "Controller", metrics: Mapping[str, float], write: "partial[None]") -> Outcome:
+        """Run the trials, and bring the study's runs and its file to their end, whatever happens."""
+        from study.control.controller import RepeatedFailureError
 
-    def _run_on_ray(self) -> None:
-        from study.backends.ray_tune import run_on_ray
+        status, failure = StudyStatus.FAILED, ""
+        try:
+            status = self._run_trials(controller)
+        except RepeatedFailureError as error:
+            failure = f"error: {error}"
+        except KeyboardInterrupt:
+            status = StudyStatus.INTERRUPTED
+        finally:
+            try:
+                controller.close(status, metrics)
+            finally:
+                write(status)
+        return Outcome(
+            study=self.name,
+            status=status,
+            seconds=time.monotonic() - controller.progress.began,
+            statuses=controller.statuses,
+            points=controller.points,
+            figure=controller.tracker.figure_path(),
+            failure=failure,
+            is_interrupted=self.interrupts.came,
+            leaves_rest=controller.queue.retry and not controller.is_complete,
+        )
 
-        at_once = slots(self.resources, self.machines)
-        folder = self.root / "ray" / self.name
-        settings = {"logs": str(self.session.logs), "probing": asdict(self.session.probing)}
-        with self.interrupts.deferred():
-            run_on_ray(
-                self.session, self.resources, at_once, folder, settings, self.session.started, self.session.report
-            )
+    def _run_trials(self, controller: "Controller") -> StudyStatus:
+        """Report what is finished already, and run the rest."""
+        with controller.progress:
+            if controller.recall():
+                from study.backends.ray_tune import run_on_ray
+
+                folder = self.site.root / "ray" / self.name
+                with self.interrupts.deferred():
+                    run_on_ray(controller, self.site.resources, self.site.slots, folder)
+        if not controller.is_complete:
+            return StudyStatus.INTERRUPTED
+        return StudyStatus.FAILED if controller.failed else StudyStatus.COMPLETED
 
     def _command(self) -> str:
-        """The command that runs this space on this workload, for others to narrow: no name, limit or way to go on."""
-        kept: list[str] = []
-        drop_value = False
-        for argument in self.options.given:
-            name, equals, _ = argument.partition("=")
-            if name in ("--extend", "--retry-failed"):
-                continue
-            if name in ("--name", "--trials"):
-                drop_value = not equals
-            elif drop_value:
-                drop_value = False
-            else:
-                kept.append(argument)
-        return shlex.join(["python", "study/run.py", *kept])
+        """The command that runs this space on this workload, for others to narrow: no name, no limit, no retry."""
+        options = replace(self.options, name=None, trials=None, extend=False, retry_failed=False)
+        return shlex.join(["python", "study/run.py", *options.arguments()])

@@ -1,12 +1,39 @@
-"""Where a study runs: this machine, or the nodes of a cluster."""
+"""Where a study runs, and where its results go."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from study.plan.resources import Machine, here
+from study.commands.options import RunOptions
+from study.plan.resources import Machine, Resources, here, resources, root_folder, slots
+from study.tracking.uri import tracking_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """root: the folder of all that a study keeps; resources: what one trial takes; tracking_uri: of MLflow's store."""
+
+    root: Path
+    machines: Sequence[Machine]
+    resources: Resources
+    tracking_uri: str
+
+    @classmethod
+    def at(cls, options: RunOptions) -> "Site":
+        """The site that the options name; joins its cluster. Raises UserError for what is not there or does not fit."""
+        root = root_folder(options.storage_path)
+        machines = machines_at(options.address)
+        trial = resources(options.cpus_per_trial, options.gpus_per_trial, machines)
+        return cls(root, machines, trial, tracking_uri(options.tracking_uri, root))
+
+    @property
+    def slots(self) -> int:
+        """How many trials run at a time."""
+        return slots(self.resources, self.machines)
 
 
 def machines_at(address: str | None) -> Sequence[Machine]:
-    """What trials run on: this machine, or the nodes of a cluster, to which we are connected then."""
+    """What trials run on: this machine, or the nodes of a cluster, which we join for that."""
     if address is None:
         return [here()]
     from study.backends.ray_cluster import connect

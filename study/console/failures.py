@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from traceback import format_exception_only
 
+from study.results.status import TrialStatus
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -105,10 +107,10 @@ def likely(said: str) -> Cause | None:
     return next((cause for cause in CAUSES if re.search(cause.pattern, said)), None)
 
 
-def ends_as(said: str) -> str:
+def ends_as(said: str) -> TrialStatus:
     """The word for how a trial ends with this error: `out_of_memory` or `failed`."""
     cause = likely(said)
-    return "out_of_memory" if cause and cause.memory else "failed"
+    return TrialStatus.OUT_OF_MEMORY if cause and cause.memory else TrialStatus.FAILED
 
 
 def kind(reason: str, said: str) -> str:

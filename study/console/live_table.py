@@ -1,16 +1,16 @@
 """What a running study shows: a live table in a terminal, a line an event where output is a pipe or a file."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from study.results.point import Point
+from study.results.status import TrialStatus
 from study.units import duration
 
 SHOWN_TRIALS = 12  # rows of the live table: running trials first, then the latest that ended
@@ -21,7 +21,7 @@ class Row:
     """One trial as the table shows it."""
 
     name: str
-    state: str = "waiting"
+    state: TrialStatus = TrialStatus.WAITING
     epoch: int = 0
     epochs: int = 0
     val_top1: float | None = None
@@ -64,42 +64,42 @@ class Progress:
 
     def start(self, trial_id: str) -> None:
         row = self.rows[trial_id]
-        row.state, row.started = "running", time.monotonic()
+        row.state, row.started = TrialStatus.RUNNING, time.monotonic()
 
-    def epoch(self, trial_id: str, report: Mapping[str, Any]) -> None:
+    def epoch(self, trial_id: str, epoch: int, val_top1: float) -> None:
         row = self.rows[trial_id]
-        if report["epoch"] <= row.epoch:
+        if epoch <= row.epoch:
             return  # one that goes on after a pause, or in another worker, tells its past again
-        row.epoch, row.val_top1 = report["epoch"], report["val_top1"]
+        row.epoch, row.val_top1 = epoch, val_top1
         # A log has a line for the first and last epoch and about four between: enough to see that it learns.
         if row.epoch in (1, row.epochs) or row.epoch % max(1, row.epochs // 5) == 0:
             self.say(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
 
     def pause(self, trial_id: str, epoch: int) -> None:
         """It waits at a rung."""
-        self.rows[trial_id].state = "paused"
+        self.rows[trial_id].state = TrialStatus.PAUSED
         self.say(f"{self.rows[trial_id].name}: paused until the others are at epoch {epoch}")
 
-    def point(self, trial_id: str, point: Mapping[str, Any]) -> None:
+    def point(self, trial_id: str, point: Point) -> None:
         row = self.rows[trial_id]
         row.points += 1
-        text = f"{row.name}, {point['bits']} bits: val {point['val_top1']:.2f} %, {point['total_bits']:,} bits"
-        if point["val_top1"] > self.best_val:
-            self.best, self.best_val = text, point["val_top1"]
+        text = f"{row.name}, {point.bits} bits: val {point.val_top1:.2f} %, {point.total_bits:,} bits"
+        if point.val_top1 > self.best_val:
+            self.best, self.best_val = text, point.val_top1
 
-    def end(self, trial_id: str, status: str, reason: str, log: str | None) -> None:
+    def end(self, trial_id: str, status: TrialStatus, reason: str, log: str | None) -> None:
         row = self.rows[trial_id]
         row.state, row.reason, row.ended = status, reason, time.monotonic()
         done = sum(row.ended > 0 for row in self.rows.values())
         where = f" (log: {log})" if log else ""
         text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
         self.say(f"[{done}/{self.total}] {text}; {self.time_left()}")
-        if self.live and status not in ("completed", "stopped"):
+        if self.live and status not in (TrialStatus.COMPLETED, TrialStatus.STOPPED):
             self.note(text)
 
-    def again(self, trial_id: str, text: str) -> None:
+    def requeue(self, trial_id: str, text: str) -> None:
         """It waits for another try."""
-        self.rows[trial_id].state = "waiting"
+        self.rows[trial_id].state = TrialStatus.WAITING
         self.tell(f"{self.rows[trial_id].name}: {text}")
 
     def tell(self, text: str) -> None:
@@ -143,7 +143,7 @@ class Progress:
         for name in ("trial", "state", "epoch", "val top-1", "points"):
             table.add_column(name, no_wrap=True)
         table.add_column("reason")  # gets the room that is left; whole, with its log, it stands above the table
-        rows = sorted(self.rows.values(), key=lambda r: (r.state != "running", r.ended == 0, -r.ended))
+        rows = sorted(self.rows.values(), key=lambda r: (r.state is not TrialStatus.RUNNING, r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
             points = f"{row.points}/{row.points_due}"

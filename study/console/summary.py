@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study.results.front import configurations, with_front
 from study.results.point import Point
-from study.results.status import OPEN
+from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import as_text, front_table
 from study.tracking.uri import shown
 from study.units import duration
@@ -19,23 +19,33 @@ SCRIPT = Path(__file__).parents[1] / "run.py"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a study's command ended. statuses: the word for where each trial is; figure: where the front's lies;
+    """How a study's command ended. figure: where the front's lies; failure: the error that stopped it, if any;
     leaves_rest: only failed trials were run again, and others are unfinished."""
 
     study: str
-    status: str
+    status: StudyStatus
     seconds: float
-    statuses: Mapping[str, str]
+    statuses: Mapping[str, TrialStatus]
     points: Sequence[Point]
     figure: str
+    failure: str
     is_interrupted: bool
     leaves_rest: bool
 
+    @property
+    def exit_status(self) -> int:
+        """0: done; 1: trials failed; 130: interrupted."""
+        if self.is_interrupted:
+            return 130
+        is_retried = self.leaves_rest and not any(status.is_failure for status in self.statuses.values())
+        is_done = self.status is StudyStatus.COMPLETED or (is_retried and not self.failure)
+        return 0 if is_done else 1
+
 
 def close(outcome: Outcome, uri: str, given: Sequence[str], say: Callable[[str], None]) -> None:
-    """Print them. uri: of the tracking store; given: the arguments of the command; say: breaks no line where the
-    terminal ends."""
-    ends = Counter("interrupted" if word in OPEN else word for word in outcome.statuses.values())
+    """Print the outcome. uri: of the tracking store; given: the command's arguments; say: prints a line that does not
+    break where the terminal ends."""
+    ends = Counter(TrialStatus.INTERRUPTED if word.is_open else word for word in outcome.statuses.values())
     counts = ", ".join(f"{count} {word}" for word, count in ends.items())
     say(
         f"\nstudy {outcome.study}: {outcome.status} after {duration(outcome.seconds)}; trials: {counts or 'none ended'}"
@@ -49,6 +59,8 @@ def close(outcome: Outcome, uri: str, given: Sequence[str], say: Callable[[str],
         print(interrupted(given))
     elif outcome.leaves_rest:
         print("\nother trials of the study are unfinished: the same command without --retry-failed runs them")
+    if outcome.failure:
+        print(outcome.failure, file=sys.stderr)
 
 
 def interrupted(given: Sequence[str]) -> str:

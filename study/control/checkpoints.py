@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from kdq.pipeline.student import forget
 from kdq.store.folder_store import StageStore
 from study.control.trial_queue import Entry
-from study.results.status import FINAL, LEFT
 
 
 class Checkpoints:
@@ -18,13 +17,15 @@ class Checkpoints:
 
     def clear(self, entries: Mapping[str, Entry]) -> None:
         """Remove those that no trial will go on from. One that a worker is about to let go of goes the next time."""
-        if left := [key for key, entry in entries.items() if entry.status in LEFT and key not in self._removed]:
-            wanted = {self._student(key, entry) for key, entry in entries.items() if entry.status not in FINAL}
+        if left := [
+            key for key, entry in entries.items() if entry.status.leaves_checkpoint and key not in self._removed
+        ]:
+            wanted = {self._student(key, entry) for key, entry in entries.items() if not entry.status.is_result}
             self._removed |= {key for key in left if self._remove(key, entries[key], wanted)}
 
     def _remove(self, key: str, entry: Entry, wanted: set[str]) -> bool:
-        spec = entry.trial.spec
-        return spec is None or (self._student(key, entry) not in wanted and forget(self.store, spec))
+        student = entry.trial.student
+        return student is None or (self._student(key, entry) not in wanted and forget(self.store, student))
 
     def _student(self, key: str, entry: Entry) -> str:
         """The id of a trial's student, which trials that differ in their bits share."""

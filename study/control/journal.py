@@ -1,31 +1,101 @@
-"""The journal of a study: what content cannot determine, written down before it takes effect."""
+"""The journal of a study: what content cannot determine, on the disk before it takes effect."""
 
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError
 from kdq.store.files import flush
 from kdq.store.stage import Json, canonical
+from study.results.status import TrialStatus
 from study.schedulers.priorities import Values
 from study.schedulers.scheduler import Decision, Rungs
 
-Record = Mapping[str, Json]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The searcher was asked. configuration: the identity of what it proposed, None if it had nothing left."""
+
+    configuration: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A trial was compared at a rung. values: (accuracy, total bits), None for a number that is not finite."""
+
+    trial: str
+    epoch: int
+    values: tuple[tuple[float | None, float | None], ...]
+    decision: Decision
+
+    @classmethod
+    def of(cls, trial: str, epoch: int, values: Values, decision: Decision) -> "Reported":
+        shown = tuple((_finite(accuracy), _finite(bits)) for accuracy, bits in values)
+        return cls(trial, epoch, shown, decision)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A trial left the race: no rung waits for it."""
+
+    trial: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A trial ended. objectives: (accuracy, total bits) of one that completed."""
+
+    trial: str
+    status: TrialStatus
+    reason: str
+    objectives: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A trial that had diverged runs again: its end is void."""
+
+    trial: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The study was extended. settings: its document before that."""
+
+    settings: Mapping[str, Any]
+
+
+Record = Asked | Reported | Left | Ended | Retried | Extended
+
+RECORDS: dict[str, type[Record]] = {
+    "ask": Asked,
+    "epoch": Reported,
+    "leave": Left,
+    "end": Ended,
+    "retry": Retried,
+    "extend": Extended,
+}
+"""The kind of a record as the file has it -> its class; the other keys of a line are the fields."""
 
 
 class Journal:
-    """Records as JSON, one a line, in an append-only file. Only the study's driver, who holds its lock, opens it."""
+    """Records as JSON, one a line, in an append-only file. Only the study's driver, which holds its lock, opens it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Record]:
-        """All records. A last line that was cut off by a crash never took effect, and is removed from the file.
+        """Read all records. A last line cut off by a crash never took effect: it is removed from the file.
 
-        Raises UserError for a damaged file.
+        Raises UserError with file and line for a damaged file.
         """
         if not self.path.exists():
             return []
@@ -35,17 +105,20 @@ class Journal:
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
+        return [self._decode(number, line) for number, line in enumerate(whole.splitlines(), 1)]
+
+    def _decode(self, number: int, line: bytes) -> Record:
         try:
-            return [dict(json.loads(line)) for line in whole.splitlines()]
-        except (ValueError, TypeError, RecursionError) as error:
+            return decode(line)
+        except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{self.path}: damaged ({error}): remove it, and the same command goes on from the finished stages, "
-                f"but decides anew which trials to stop; or choose another --name"
+                f"{self.path}, line {number}: damaged ({error}): remove the file, and the same command resumes from "
+                f"the finished stages, but decides anew which trials to stop; or choose another --name"
             ) from None
 
     def append(self, record: Record) -> None:
         """Write a record; it is on the disk when this returns."""
-        line = canonical(dict(record)).encode() + b"\n"
+        line = canonical(encode(record)).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
         with self.path.open("ab") as file:
@@ -56,34 +129,55 @@ class Journal:
             flush(self.path.parent)
 
 
-def report_record(trial: str, epoch: int, values: Values, decision: Decision) -> dict[str, Any]:
-    """A report and its decision as plain JSON; a number that is not finite is null."""
-    shown = [[number if math.isfinite(number) else None for number in pair] for pair in values]
-    return {"trial": trial, "epoch": epoch, "values": shown, "decision": decision.value}
+def encode(record: Record) -> dict[str, Json]:
+    """A record as plain JSON."""
+    kind = next(name for name, known in RECORDS.items() if isinstance(record, known))
+    return {"event": kind, **asdict(record)}
 
 
-def leave_record(trial: str) -> dict[str, Any]:
-    """A trial's leaving as plain JSON."""
-    return {"trial": trial, "epoch": None, "values": None, "decision": None}
+def decode(line: bytes) -> Record:
+    """The inverse of `encode`, from a line of JSON. Raises ValueError in one line if it is no record."""
+    from pydantic import ValidationError
+
+    document = json.loads(line)
+    kind = document.get("event") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in RECORDS:
+        raise ValueError(f"event {kind!r}: must be one of {', '.join(RECORDS)}")
+    try:
+        return _adapter(kind).validate_json(line, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{kind}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
-def replay(rule: Rungs, records: Iterable[Mapping[str, Any]]) -> None:
+@cache
+def _adapter(kind: str) -> "TypeAdapter[Record]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RECORDS[kind])
+
+
+def replay(rule: Rungs, records: Iterable[Reported | Left]) -> None:
     """Bring a new rule to the state in which a journal of records left another.
 
     Raises UserError if it decides otherwise than the journal says: it is not the rule that was in force.
     """
     for number, record in enumerate(records, 1):
-        trial, epoch = record["trial"], record["epoch"]
-        if epoch is None:
-            rule.leave(trial)
+        if isinstance(record, Left):
+            rule.leave(record.trial)
             continue
-        values = [(_number(accuracy), _number(bits)) for accuracy, bits in record["values"]]
-        decision = rule.report(trial, epoch, values)
-        if decision.value != record["decision"]:
+        values = [(_number(accuracy), _number(bits)) for accuracy, bits in record.values]
+        decision = rule.report(record.trial, record.epoch, values)
+        if decision is not record.decision:
             raise UserError(
-                f"journal record {number}: trial {trial} was told {record['decision']!r} after epoch {epoch}, where "
-                f"this scheduler says {decision.value!r}; the settings must be those that the study began with"
+                f"journal record {number}: trial {record.trial} was told {record.decision.value!r} after epoch "
+                f"{record.epoch}, where this scheduler says {decision.value!r}; the settings must be those that the "
+                f"study began with"
             )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:

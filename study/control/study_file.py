@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from kdq.store.files import publish
-from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, canonical
-from study.control.journal import Journal
-from study.control.trial_queue import Agenda
+from study.control.journal import Extended, Journal
+from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, make_rule
+from study.results.status import StudyStatus
 from study.searchers.registry import make_search
 from study.space.configuration import Configuration
 from study.space.documents import validate
 from study.space.load import read_space
 from study.space.workload import Workload
-from study.trial.inputs import make_trial
-from study.trial.trial import DataRef, ModelRef, Trial
+from study.trial.trial import InputIds, Trial, make_trial
 
 FILE = "study.json"
 
 
-def note(folder: Path, document: Mapping[str, Json], status: str) -> None:
+def note(folder: Path, document: Mapping[str, Json], status: StudyStatus) -> None:
     """Write down what a study is, and how it ended or that it is `running`."""
     publish(folder / FILE, canonical({**document, "status": status}).encode())
 
@@ -36,11 +35,12 @@ class Noted:
     folder: Path
     settings: Mapping[str, Any]
     inputs: Mapping[str, str | None]
-    status: str
+    status: StudyStatus
 
     @classmethod
     def read(cls, folder: Path) -> "Noted":
-        return cls(folder, **json.loads((folder / FILE).read_text()))
+        document = json.loads((folder / FILE).read_text())
+        return cls(folder, **{**document, "status": StudyStatus(document["status"])})
 
     @property
     def data(self) -> str:
@@ -63,28 +63,27 @@ class Noted:
     def seeds(self) -> tuple[int, ...]:
         return tuple(self.settings["seeds"])
 
-    def agenda(self, store: StageStore) -> Agenda:
+    def queue(self) -> TrialQueue:
         """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
-        return Agenda(make_search(plan), plan.seeds, self._make(plan, store), make_rule(plan), self._journal)
+        return TrialQueue(make_search(plan), plan.seeds, self._make(plan), make_rule(plan), self._journal)
 
-    def earlier(self, store: StageStore) -> Iterator[Trial]:
+    def earlier(self) -> Iterator[Trial]:
         """The trials that it would have had before it was extended, many of which it may have still.
 
         Of `tpe` and `nsga2`, whose trials no plan knows, none.
         """
         for record in self._journal.read():
-            if record.get("event") == "extend":
-                plan = planned(record["settings"])
-                yield from (self._make(plan, store)(*run) for run in plan.runs)
+            if isinstance(record, Extended):
+                plan = planned(record.settings)
+                yield from (self._make(plan)(*run) for run in plan.runs)
 
     @property
     def _journal(self) -> Journal:
         return Journal(self.folder / "journal.jsonl")
 
-    def _make(self, plan: Plan, store: StageStore) -> Callable[[Configuration, int], Trial]:
-        teacher, peer = (ModelRef("", stage, "") if stage else None for stage in (self.teacher, self.peer))
-        return partial(make_trial, plan, DataRef("", self.data, 0, 0), teacher, peer, store)
+    def _make(self, plan: Plan) -> Callable[[Configuration, int], Trial]:
+        return partial(make_trial, plan, InputIds(self.data, self.teacher, self.peer))
 
 
 def planned(settings: Mapping[str, Any]) -> Plan:

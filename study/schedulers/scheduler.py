@@ -8,14 +8,14 @@ rule's state is a function of what it was told, so a journal of that restores it
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from itertools import count, takewhile
 
 from kdq.errors import UserError
 from study.schedulers.priorities import Priority, Values
 
 
-class Decision(Enum):
+class Decision(StrEnum):
     """What a trial does after an epoch. PAUSE: it keeps its checkpoint and waits for the others of its rung."""
 
     CONTINUE = "continue"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from study.results.status import FAILED
+from study.results.status import TrialStatus
 from study.searchers.searcher import Objectives
 from study.space.configuration import Configuration
 from study.space.space import Space
@@ -56,7 +56,7 @@ class Adaptive:
             self._trials[left.identity] = []
         return left
 
-    def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
+    def tell(self, configuration: Configuration, ends: Sequence[TrialStatus], objectives: Objectives | None) -> None:
         identity = configuration.identity
         self._known[identity] = (_state(ends), objectives)
         for trial in self._trials[identity]:
@@ -68,12 +68,12 @@ class Adaptive:
         self._study.tell(trial, objectives, state=state)
 
 
-def _state(ends: Sequence[str]) -> "optuna.trial.TrialState":
+def _state(ends: Sequence[TrialStatus]) -> "optuna.trial.TrialState":
     from optuna.trial import TrialState
 
-    if any(end in FAILED for end in ends):
+    if any(end.has_no_score for end in ends):
         return TrialState.FAIL
-    return TrialState.PRUNED if "stopped" in ends else TrialState.COMPLETE
+    return TrialState.PRUNED if TrialStatus.STOPPED in ends else TrialState.COMPLETE
 
 
 def _optuna_study(space: Space, seed: int) -> "optuna.Study":

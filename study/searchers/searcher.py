@@ -6,6 +6,7 @@ from typing import Protocol
 
 from kdq.bits import FLOAT_BITS
 from study.results.point import Point
+from study.results.status import TrialStatus
 from study.space.configuration import Configuration
 
 Objectives = tuple[float, float]
@@ -27,7 +28,7 @@ class Search(Protocol):
     def again(self, identity: str) -> Configuration | None:
         """As `ask`, when it is known what came next before; None: it does not come next, or is not proposed at all."""
 
-    def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
+    def tell(self, configuration: Configuration, ends: Sequence[TrialStatus], objectives: Objectives | None) -> None:
         """How its trials ended, one for each seed, and what they reached, if all were completed."""
 
 
@@ -44,5 +45,5 @@ class Listed:
         """Any of them: in a study that was extended since, others may have come before."""
         return self._left.pop(identity, None)
 
-    def tell(self, configuration: Configuration, ends: Sequence[str], objectives: Objectives | None) -> None:
+    def tell(self, configuration: Configuration, ends: Sequence[TrialStatus], objectives: Objectives | None) -> None:
         """It takes no interest."""

@@ -2,7 +2,7 @@
 
 A run is found again by its tags, so a study that is run a second time adds what is missing and doubles nothing.
 A trial that is not in its study's space any more, and its points, are of the kinds `former trial` and `former point`.
-Tags: `kdq.kind` (study, trial, point), `kdq.study`, `kdq.trial_id`, `kdq.point_id`, `kdq.status`.
+The names of tags and metrics are those of `study.tracking.schema`.
 """
 
 import json
@@ -31,7 +31,10 @@ from kdq.store.stage import canonical
 from study.results.figure import draw_front
 from study.results.front import with_front
 from study.results.point import Point
+from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
+from study.tracking import schema
+from study.tracking.schema import RunKind
 from study.tracking.uri import shown
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
@@ -46,8 +49,12 @@ PAUSE = 2.0  # seconds between two looks whether it is back
 P = ParamSpec("P")
 T = TypeVar("T")
 Say = Callable[[str], None]
-ENDED = {"completed": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
-"""Our word for how a run ended -> MLflow's; every other word is `FAILED`."""
+ENDED: Mapping[str, str] = {
+    TrialStatus.COMPLETED: "FINISHED",
+    TrialStatus.STOPPED: "FINISHED",
+    TrialStatus.INTERRUPTED: "KILLED",
+}
+"""How a trial or, by the same words, a study ended -> MLflow's status of its run; every other end is `FAILED`."""
 
 
 def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
@@ -121,7 +128,7 @@ class Tracker:
     def _experiment(self, artifacts: Path | None) -> str:
         found = self.client.get_experiment_by_name(self.study)
         if found is not None:
-            if "kdq.study" not in found.tags:
+            if schema.STUDY not in found.tags:
                 raise UserError(f"the MLflow experiment {self.study!r} is no study: choose another --name")
             if found.lifecycle_stage != "active":
                 raise UserError(
@@ -130,7 +137,7 @@ class Tracker:
             return str(found.experiment_id)
         location = (artifacts / self.study).as_uri() if artifacts else None
         # The kind opens the UI on the run table, not on pages for language models.
-        tags = {"mlflow.experimentKind": "custom_model_development", "kdq.study": self.study}
+        tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
         return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
     def _search(self) -> list[Run]:
@@ -143,17 +150,17 @@ class Tracker:
             runs += page
             token = page.token
             if not token:
-                return [run for run in runs if "kdq.kind" in run.data.tags]
+                return [run for run in runs if schema.KIND in run.data.tags]
 
     @staticmethod
     def _key(run: Run) -> str:
         tags = run.data.tags
-        return str(tags.get("kdq.point_id") or tags.get("kdq.trial_id") or "study")
+        return str(tags.get(schema.POINT) or tags.get(schema.TRIAL) or "study")
 
     def _open(
         self,
         key: str,
-        kind: str,
+        kind: RunKind,
         name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
@@ -168,9 +175,9 @@ class Tracker:
         """
         again: list[RunTag] = []
         if key not in self.runs:
-            own = {"kdq.kind": kind, "kdq.study": self.study, MLFLOW_RUN_NAME: name, **tags}
+            own = {schema.KIND: kind, schema.STUDY: self.study, MLFLOW_RUN_NAME: name, **tags}
             if parent:
-                own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), "kdq.trial_id": key.partition("/")[0]}
+                own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), schema.TRIAL: key.partition("/")[0]}
             self.runs[key] = self.client.create_run(self.experiment, tags=own, run_name=name)
             self._last_epoch[key] = 0
         elif not self.is_finished(key):
@@ -183,10 +190,10 @@ class Tracker:
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=again)
         return run_id
 
-    def _claim(self, key: str, kind: str) -> None:
+    def _claim(self, key: str, kind: RunKind) -> None:
         """A run is one of the study's: it may have been made a former one by an extension that was cut off."""
-        if key in self.runs and self.runs[key].data.tags["kdq.kind"] != kind:
-            self._set_tags(self._run_id(key), {"kdq.kind": kind})
+        if key in self.runs and self.runs[key].data.tags[schema.KIND] != kind:
+            self._set_tags(self._run_id(key), {schema.KIND: kind})
             self.runs[key] = self.client.get_run(self._run_id(key))
 
     def is_finished(self, key: str) -> bool:
@@ -201,16 +208,16 @@ class Tracker:
     def document(self) -> dict[str, Any] | None:
         """What the study was when it was first started, or None for a new study."""
         run = self.runs.get("study")
-        return json.loads(run.data.tags["kdq.document"]) if run else None
+        return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
 
     @patient
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
         """The study's run: its document decides what it is, the command makes it again."""
-        described = {"kdq.document": canonical(dict(document)), "kdq.command": command}
+        described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # This tag shows an artifact in the UI as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        run_id = self._open("study", "study", self.study, params, {**described, **table})
-        self._set_tags(run_id, {"kdq.status": "running"})
+        run_id = self._open("study", RunKind.STUDY, self.study, params, {**described, **table})
+        self._set_tags(run_id, {schema.STATUS: StudyStatus.RUNNING})
 
     @patient
     def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
@@ -223,21 +230,22 @@ class Tracker:
         for key in self.runs.keys() - {"study"}:
             trial, _, width = key.partition("/")
             is_kept = trials is None or trial in trials
-            kind = ("" if is_kept else "former ") + ("point" if width else "trial")
-            if self.runs[key].data.tags["kdq.kind"] != kind:
-                self._set_tags(self._run_id(key), {"kdq.kind": kind})
+            kind = _kind(is_point=bool(width), is_kept=is_kept)
+            if self.runs[key].data.tags[schema.KIND] != kind:
+                self._set_tags(self._run_id(key), {schema.KIND: kind})
             standing[is_kept] += not width
         run_id = self._run_id("study")
         self.client.update_run(run_id, status="RUNNING")
-        self._set_tags(run_id, {"kdq.document": canonical(dict(document)), "kdq.command": command})
+        self._set_tags(run_id, {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command})
         self.runs["study"] = self.client.get_run(run_id)
         return standing[True], standing[False]
 
     @patient
-    def start_trial(self, trial_id: str, name: str, params: Mapping[str, Any]) -> None:
-        """A trial's run; one that ended badly before is opened again."""
-        self._claim(trial_id, "trial")
-        self._open(trial_id, "trial", name, params, {"kdq.status": "running"}, parent="study")
+    def start_trial(self, trial_id: str, student: str, name: str, params: Mapping[str, Any]) -> None:
+        """Open a trial's run, also one that failed before. student: the id of the stage that the trial quantizes."""
+        self._claim(trial_id, RunKind.TRIAL)
+        tags = {schema.STATUS: TrialStatus.RUNNING, schema.STUDENT: student}
+        self._open(trial_id, RunKind.TRIAL, name, params, tags, parent="study")
 
     @patient
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -259,20 +267,19 @@ class Tracker:
     def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
         """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
         key = f"{point.trial_id}/{point.bits}"
-        self._claim(key, "point")
+        self._claim(key, RunKind.POINT)
         if self.is_finished(key):
             return
         now = int(time.time() * 1000)
-        names = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
-        metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in names]
-        tags = {"kdq.point_id": key}
-        run_id = self._open(key, "point", name, params, tags, parent=point.trial_id, metrics=metrics)
+        metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in schema.POINT_METRICS]
+        tags = {schema.POINT: key}
+        run_id = self._open(key, RunKind.POINT, name, params, tags, parent=point.trial_id, metrics=metrics)
         for file in files:
             self.client.log_artifact(run_id, file)
         self._finish(key)
 
     @patient
-    def end_trial(self, trial_id: str, status: str, reason: str, best: Mapping[str, float]) -> None:
+    def end_trial(self, trial_id: str, status: TrialStatus, reason: str, best: Mapping[str, float]) -> None:
         """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials.
 
         One that a former run of the study has brought to its end keeps its end.
@@ -282,7 +289,7 @@ class Tracker:
         run_id = self._run_id(trial_id)
         now = int(time.time() * 1000)
         metrics = [Metric(key, float(value), now, 0) for key, value in best.items()]
-        tags = [RunTag("kdq.status", status), RunTag("kdq.reason", reason)]
+        tags = [RunTag(schema.STATUS, status), RunTag(schema.REASON, reason)]
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
         self._finish(trial_id, ENDED.get(status, "FAILED"))
 
@@ -304,12 +311,12 @@ class Tracker:
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
 
     @patient
-    def end_study(self, status: str, metrics: Mapping[str, float]) -> None:
+    def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         run_id = self._run_id("study")
         before = self.runs["study"].data.metrics
         batch = [Metric(key, float(value), now, 0) for key, value in metrics.items() if before.get(key) != value]
-        self.client.log_batch(run_id, metrics=batch, tags=[RunTag("kdq.status", status)])
+        self.client.log_batch(run_id, metrics=batch, tags=[RunTag(schema.STATUS, status)])
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
     def figure_path(self) -> str:
@@ -322,6 +329,12 @@ class Tracker:
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _kind(*, is_point: bool, is_kept: bool) -> RunKind:
+    if is_point:
+        return RunKind.POINT if is_kept else RunKind.FORMER_POINT
+    return RunKind.TRIAL if is_kept else RunKind.FORMER_TRIAL
 
 
 def _http_status(error: MlflowException | RequestException) -> int:

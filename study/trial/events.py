@@ -1,12 +1,67 @@
-"""What a trial reports."""
+"""What a trial reports while it runs, and how it ended."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-Event = dict[str, Any]
-"""What a trial reports: an `epoch`, a `point`, that its student is `reused`, or its `end`, as the key `event` says.
+from kdq.pipeline.probe import Probe
+from study.results.point import Point
+from study.results.status import TrialStatus
+from study.schedulers.priorities import Values
 
-An end has a `status`, a `reason` in one line, the path of a `log`, and all that the `error` says; the last two are
-empty for one that is `completed`, and a log that could not be written is None.
-An epoch at which trials are compared has a `probe` (see `kdq.pipeline.probe`), unless another study
-trained the student.
-"""
+
+@dataclass(frozen=True, slots=True)
+class EpochEnded:
+    """The student was trained for one more epoch, now or by an earlier trial that shares it.
+
+    metrics: the epoch's entry in the student's history, `val_top1` among them; probe: what the student would be worth
+    quantized, None where trials are not compared, or if another study trained the student without a probe.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    probe: Probe | None = None
+
+    @property
+    def val_top1(self) -> float:
+        return self.metrics["val_top1"]
+
+    def values(self, *, quantized: bool) -> Values | None:
+        """What a scheduler compares: (accuracy, total bits) at each probed width if `quantized`, else of the float
+        student alone. None if the probe that this needs is missing."""
+        if not quantized:
+            return [(self.val_top1, 1.0)]
+        return None if self.probe is None else [(accuracy, float(bits)) for _, accuracy, bits in self.probe]
+
+
+@dataclass(frozen=True, slots=True)
+class PointMeasured:
+    """A point was quantized and measured, or found in the store. files: its packed model and its layers."""
+
+    point: Point
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudentReused:
+    """The student was in the store, and was not trained here."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """The trial's worker died, and another resumes the trial."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEnded:
+    """The trial's last event. reason: one line, empty for a completed trial; log: the path of the file that describes
+    the error, None for a completed trial or if the file could not be written; error: the error with its causes."""
+
+    status: TrialStatus
+    reason: str = ""
+    log: str | None = None
+    error: str = ""
+
+
+Event = EpochEnded | PointMeasured | StudentReused | WorkerLost | TrialEnded

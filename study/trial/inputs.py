@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,15 +18,13 @@ from kdq.models.classifier import Normalization
 from kdq.models.evaluate import top1
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.resnets import ARCHITECTURES
-from kdq.pipeline.student import MODEL_FILE, Model, StudentSpec, distill
+from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 from study.plan.plan import Plan
-from study.space.configuration import Configuration
 from study.space.declaration import TEACHER
 from study.space.workload import Workload
-from study.trial.trial import DataRef, ModelRef, Trial
-from study.trial.worker import load_teacher
+from study.trial.worker import DataRef, Inputs, ModelRef, load_teacher
 
 TEACHER_VERSION = 1
 TEACHER_SEED = 0
@@ -61,6 +59,19 @@ def teacher_spec(workload: Workload, data_dir: Path | None) -> TeacherSpec:
             f"--data-dir is given; give it, or --teacher {text}:PATH, or --teacher train:{text}"
         )
     return Checkpoint(text, find_checkpoint(data_dir, f"{text}[-_.]*"))
+
+
+def prepare_models(
+    plan: Plan, teacher: TeacherSpec | None, reference: DataRef, data: Dataset, store: StageStore, say: Say
+) -> tuple[Inputs, dict[str, float]]:
+    """What the trials of a plan share, and the teacher's accuracies as metrics of the study."""
+    metrics: dict[str, float] = {}
+    taught = prepare_teacher(plan.workload, teacher, reference, data, store, say) if teacher else None
+    if taught:
+        val, test = evaluate_teacher(taught, reference, data, store, say)
+        metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
+    peer = prepare_peer(plan.workload, reference, data, store, say) if plan.needs_peer else None
+    return Inputs(str(store.root), reference, taught, peer), metrics
 
 
 def prepare_teacher(
@@ -134,12 +145,9 @@ def _train(
     if store.find(spec.stage()) is None:
         say(f"{role}: training {arch} for {recipe.epochs} epochs (once; it is kept)")
         told = max(1, recipe.epochs // 5)
-
-        def report(epoch: Mapping[str, float], model: Model | None) -> None:
-            if epoch["epoch"] % told == 0:
-                say(f"{role}: epoch {epoch['epoch']:.0f}/{recipe.epochs}, val {epoch['val_top1']:.2f} %")
-
-        distill(store, spec, lambda: data, lambda: None, report)
+        for epoch in distill(store, spec, lambda: data, lambda: None):
+            if epoch.number % told == 0:
+                say(f"{role}: epoch {epoch.number}/{recipe.epochs}, val {epoch.metrics['val_top1']:.2f} %")
     folder = store.path(spec.stage())
     return ModelRef(str(folder), spec.stage().id, arch)
 
@@ -175,30 +183,3 @@ def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
             f"model of the transformers library can teach but not be quantized; use a teacher of kdq's own "
             f"architectures ({', '.join(ARCHITECTURES)}), or a space that distills"
         )
-
-
-def make_trial(
-    plan: Plan,
-    data: DataRef,
-    teacher: ModelRef | None,
-    peer: ModelRef | None,
-    store: StageStore,
-    configuration: Configuration,
-    seed: int,
-) -> Trial:
-    """The trial of a configuration and a seed."""
-    return Trial(
-        name=f"{configuration.name} seed={seed}",
-        data=data,
-        teacher=teacher,
-        peer=peer,
-        method=configuration.method,
-        parameters=configuration.parameters,
-        student=plan.workload.student,
-        train=asdict(plan.workload.train),
-        seed=seed,
-        bits=configuration.bits,
-        quantizer=plan.workload.quantizer,
-        calibration_images=plan.workload.calibration_images,
-        store=str(store.root),
-    )

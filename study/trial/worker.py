@@ -1,13 +1,12 @@
-"""One trial: distill a student, then quantize it at every width. Imports no ray: it runs wherever torch does."""
+"""Run one trial: distill its student, then quantize it at every width. Runs without Ray, wherever torch does."""
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Collection, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from kdq.bits import FLOAT_BITS
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.peers import peer_seed, warm_start
@@ -17,13 +16,152 @@ from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
-from kdq.pipeline.probe import probe
-from kdq.pipeline.student import MODEL_FILE, Model, StudentSpec, distill, load_student
+from kdq.pipeline.probe import Probe, probe
+from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, load_student
 from kdq.store.folder_store import StageStore
 from study.console import failures
 from study.results.point import Point, from_row
-from study.trial.events import Event
-from study.trial.trial import DataRef, ModelRef, Probing, Trial
+from study.results.status import TrialStatus
+from study.trial.events import EpochEnded, Event, PointMeasured, StudentReused, TrialEnded
+from study.trial.trial import InputIds, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """After which epochs students are measured quantized, and at which widths, whichever of them a trial has."""
+
+    epochs: Collection[int] = ()
+    widths: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DataRef:
+    """A data set by the folder of its stage, divided into training and validation images."""
+
+    folder: str
+    fingerprint: str
+    train_images: int
+    val_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A teacher, or what a peer starts from, by the folder of its stage and that stage's id.
+
+    pretrained: it is one of the transformers library.
+    """
+
+    folder: str
+    id: str
+    arch: str
+    pretrained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What all trials of a study start from, by paths that every worker sees. store: the folder of the stages."""
+
+    store: str
+    data: DataRef
+    teacher: ModelRef | None = None
+    peer: ModelRef | None = None
+
+    @property
+    def ids(self) -> InputIds:
+        teacher, peer = (model.id if model else None for model in (self.teacher, self.peer))
+        return InputIds(self.data.fingerprint, teacher, peer)
+
+    def arch(self, trial: Trial) -> str:
+        """The architecture that a trial quantizes."""
+        if trial.student:
+            return trial.student.arch
+        assert self.teacher
+        return self.teacher.arch
+
+
+def run_trial(trial: Trial, inputs: Inputs, device: str, log: Path, probing: Probing) -> Generator[Event]:
+    """Run a trial; its last event is its end. An error ends the trial: none is raised.
+
+    log: the file in which an error is described; probing: when the student is also measured quantized. Closing the
+    generator leaves the trial where it is: another run resumes it from its last epoch.
+    """
+    try:
+        yield from _Run(trial, inputs, device, probing).events()
+    except Diverged as error:
+        yield _failed(TrialStatus.DIVERGED, str(error).removeprefix("diverged "), log, error)
+    except Exception as error:
+        yield _failed(failures.ends_as(failures.text(error)), _first_line(error), log, error)
+    else:
+        yield TrialEnded(TrialStatus.COMPLETED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A trial with what it starts from."""
+
+    trial: Trial
+    inputs: Inputs
+    device: str
+    probing: Probing
+
+    @property
+    def store(self) -> StageStore:
+        return StageStore(Path(self.inputs.store))
+
+    def events(self) -> Iterator[Event]:
+        student = self.trial.student
+        # One that was pruned, its points being there, is not trained again in order to report its epochs.
+        if student and (self.store.find(student.stage()) or not self.trial.is_finished(self.store)):
+            yield from self._distill(student)
+        for point, folder in measure(self.store, self.trial.points, self._model, self._data):
+            files = tuple(str(folder / name) for name in (PACKED_FILE, LAYERS_FILE))
+            yield PointMeasured(self._point(point.bits, folder), files)
+
+    def _distill(self, student: StudentSpec) -> Iterator[Event]:
+        peer = self._peer if student.peer_init else None
+        is_trained_here = False
+        for epoch in distill(self.store, student, self._data, self._teacher_logits, peer):
+            is_trained_here = is_trained_here or epoch.model is not None
+            started = time.perf_counter()
+            found = self._probe(student, epoch)
+            seconds = {"probe_seconds": time.perf_counter() - started} if found else {}
+            yield EpochEnded(epoch.number, {**epoch.metrics, **seconds}, found)
+        if not is_trained_here:  # it was there, or came while this trial waited for another that trained it
+            yield StudentReused()
+
+    def _probe(self, student: StudentSpec, epoch: Epoch) -> Probe | None:
+        if epoch.number not in self.probing.epochs:
+            return None
+        quantizer, stage = self.trial.points[0].quantizer, student.stage(epoch.number)
+        found = probe(self.store, stage.id, self.probing.widths, quantizer, student.seed, epoch.model, self._data)
+        return found and [shown for shown in found if shown[0] in self.trial.bits]
+
+    def _data(self) -> Dataset:
+        return _dataset(self.inputs.data, self.device)
+
+    def _teacher_logits(self) -> TeacherLogits | None:
+        student, teacher = self.trial.student, self.inputs.teacher
+        return bank(self.store, student, teacher, self._data()) if teacher and student and student.teacher else None
+
+    def _peer(self) -> Classifier:
+        student, peer = self.trial.student, self.inputs.peer
+        assert student
+        assert peer
+        weights = Checkpoint(student.arch, Path(peer.folder) / MODEL_FILE)
+        return warm_start(weights, student.arch, self._data(), peer_seed(student.seed))
+
+    def _model(self) -> Classifier:
+        """What is quantized."""
+        if student := self.trial.student:
+            folder = self.store.path(student.stage())
+            return load_student(folder, student, self._data()).to(self.device)
+        assert self.inputs.teacher
+        return load_teacher(self.inputs.teacher, self._data())
+
+    def _point(self, bits: int, folder: Path) -> Point:
+        trial = self.trial
+        own = {"trial_id": trial.id, "method": trial.method, **trial.parameters, "seed": trial.seed, "bits": bits}
+        return from_row({**own, "student": self.inputs.arch(trial), **measured(folder), "on_front": False})
 
 
 @cache
@@ -62,90 +200,8 @@ def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset)
     return Bank(store, teach, teacher.id, data, views, precision=precision)
 
 
-def run_trial(trial: Trial, device: str, log: Path, report: Callable[[Event], None], probing: Probing) -> None:
-    """Run a trial to its end, which is the last event it reports; an error is an end, not an exception.
-
-    log: the file in which the error that ended it is described; probing: when it is also said what the student would be
-    worth quantized.
-    """
-    try:
-        _run(trial, device, report, probing)
-    except Diverged as error:
-        report(_end("diverged", str(error).removeprefix("diverged "), log, error))
-    except Exception as error:
-        report(_end(failures.ends_as(failures.text(error)), _first_line(error), log, error))
-    else:
-        report({"event": "end", "status": "completed", "reason": "", "log": None, "error": ""})
-
-
-def _run(trial: Trial, device: str, report: Callable[[Event], None], probing: Probing) -> None:
-    store = StageStore(Path(trial.store))
-
-    def data() -> Dataset:
-        return _dataset(trial.data, device)
-
-    def teacher() -> TeacherLogits | None:
-        return bank(store, spec, trial.teacher, data()) if trial.teacher and spec and spec.teacher else None
-
-    def peer() -> Classifier:
-        assert trial.peer
-        weights = Checkpoint(trial.student, Path(trial.peer.folder) / MODEL_FILE)
-        return warm_start(weights, trial.student, data(), peer_seed(trial.seed))
-
-    def model() -> Classifier:
-        if spec:
-            return load_student(folder, spec, data()).to(device)
-        assert trial.teacher
-        return load_teacher(trial.teacher, data())
-
-    trained = False
-
-    def tell(epoch: Mapping[str, float], model: Model | None) -> None:
-        nonlocal trained
-        assert spec is not None
-        trained = trained or model is not None
-        event = {"event": "epoch", **epoch}
-        if epoch["epoch"] in probing.epochs:
-            started = time.perf_counter()
-            student = spec.stage(int(epoch["epoch"])).id
-            found = probe(store, student, probing.widths, trial.quantizer, trial.seed, model, data)
-            own = [shown for shown in found or () if shown[0] in (FLOAT_BITS, *trial.bits)]
-            event |= {"probe": own, "probe_seconds": time.perf_counter() - started} if found else {}
-        report(event)
-
-    spec = trial.spec
-    # One that was pruned, its points being there, is not trained again in order to tell of its epochs.
-    if spec is not None and (store.find(spec.stage()) or not trial.is_finished(store)):
-        folder = distill(store, spec, data, teacher, tell, peer if spec.peer_init else None)
-        if not trained:  # it was there, or came while this trial waited for another that trained it
-            report({"event": "reused"})
-    for point, place in measure(store, trial.points, model, data):
-        report(
-            {
-                "event": "point",
-                "point": asdict(_point(trial, point.bits, place)),
-                "files": [str(place / name) for name in (PACKED_FILE, LAYERS_FILE)],
-            }
-        )
-
-
-def _point(trial: Trial, bits: int, folder: Path) -> Point:
-    return from_row(
-        {
-            "trial_id": trial.id,
-            "method": trial.method,
-            **trial.parameters,
-            "seed": trial.seed,
-            "student": trial.arch,
-            "bits": bits,
-            **measured(folder),
-            "on_front": False,
-        }
-    )
-
-
-def _end(status: str, reason: str, log: Path, error: BaseException) -> Event:
-    return {"event": "end", "status": status, "reason": reason, "log": _describe(log), "error": failures.text(error)}
+def _failed(status: TrialStatus, reason: str, log: Path, error: BaseException) -> TrialEnded:
+    return TrialEnded(status, reason, _describe(log), failures.text(error))
 
 
 def _first_line(error: BaseException) -> str:

@@ -67,7 +67,7 @@ def log_epochs(writer):
     """A study with `--scheduler record`: probes at every width after every epoch, points of what completed."""
     study = writer.run("study", {"kdq.status": "completed"})
     for trial, status in {"b": "diverged", "a": "completed"}.items():
-        tags = {"kdq.trial_id": trial, "kdq.status": status}
+        tags = {"kdq.trial_id": trial, "kdq.status": status, "kdq.student_id": STUDENTS[trial]}
         params = {"student": "resnet20", "seed": str(int(trial == "b")), "trial_id": trial, "widths": "32,2"}
         run = writer.run("trial", tags, study, status="RUNNING", params=params)
         for row in (row for row in recorded_rows() if row.trial_id == trial and not math.isnan(row.val_top1)):

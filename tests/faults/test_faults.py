@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from study.control.journal import replay
+from study.control.journal import Journal, Left, Reported, replay
 from study.schedulers.registry import make_rule
 from study.schedulers.scheduler import RungConfig, Rungs
 
@@ -136,9 +136,8 @@ class Study:
 
     def rule(self) -> Rungs:
         """The rule after the reports in the journal; it fails if a decision there is another than the rule's."""
-        lines = map(json.loads, self.journal.read_text().splitlines())
         rule = make_rule("halving", RUNGS)
-        replay(rule, (record for record in lines if record["event"] in ("epoch", "leave")))
+        replay(rule, [record for record in Journal(self.journal).read() if isinstance(record, Reported | Left)])
         return rule
 
 

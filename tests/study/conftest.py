@@ -3,19 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from study.backends import ray_tune
-from study.backends.ray_tune import Ended, Queue, Report, Started
+from study.backends.ray_tune import Queue
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
-from study.trial.events import Event
-from study.trial.trial import Probing
 from study.trial.worker import run_trial
 
 Result = subprocess.CompletedProcess[str]
@@ -91,28 +88,17 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
 
     def install(look: Callable[[], None] = lambda: None, often: int = 1) -> None:
-        def run(
-            queue: Queue,
-            resources: Resources,
-            slots: int,
-            folder: Path,
-            given: Mapping[str, Any],
-            started: Started,
-            report: Report,
-        ) -> None:
+        def run(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
             number = 0
             while trial := queue.next():
                 number += 1
-
-                def tell(event: Event, trial_id: str = trial.id, looks: bool = number % often == 0) -> None:
-                    if looks:
-                        look()
-                    if report(trial_id, event) is not Decision.CONTINUE:
-                        raise Ended
-
-                started(trial.id)
-                with suppress(Ended):
-                    run_trial(trial, "cpu", Path(given["logs"]) / "log", tell, Probing(**given["probing"]))
+                queue.started(trial.id)
+                with closing(run_trial(trial, queue.inputs, "cpu", queue.logs / "log", queue.probing)) as events:
+                    for event in events:
+                        if number % often == 0:
+                            look()
+                        if queue.report(trial.id, event) is not Decision.CONTINUE:
+                            break
 
         monkeypatch.setattr(ray_tune, "run_on_ray", run)
 

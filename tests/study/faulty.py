@@ -43,8 +43,8 @@ def trainable(config: Mapping[str, Any]) -> None:
 
     distill = worker.distill
 
-    def faulty(*arguments: Any) -> Path:
-        beta, gpus = config["trial"]["parameters"]["beta"], ray.get_runtime_context().get_assigned_resources()["GPU"]
+    def faulty(*arguments: Any) -> Any:
+        beta, gpus = config["trial"].parameters["beta"], ray.get_runtime_context().get_assigned_resources()["GPU"]
         with (HERE / "attempts").open("a") as attempts:
             attempts.write(f"{beta:g} {gpus:g}\n")
         FAULTS.get(beta, lambda: None)()

@@ -15,9 +15,11 @@ from mlflow.entities import Run as MlflowRun
 
 from study.backends import ray_tune
 from study.backends.ray_tune import Queue
-from study.control.journal import Journal
+from study.control.journal import Ended, Journal
 from study.plan.resources import Resources
+from study.results.status import TrialStatus
 from study.run import main
+from study.trial.events import TrialEnded
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -58,7 +60,7 @@ def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
     assert {f"{float(t.data.params['beta']):g}": t.data.tags["kdq.status"] for t in trials} == ENDS
     assert {float(p.data.params["beta"]) for p in of_kind(tmp_path, "s", "point")} == {4.0}
     journal = Journal(tmp_path / "mlruns" / "studies" / "s" / "journal.jsonl").read()
-    ended = {record["trial"]: record["status"] for record in journal if record["event"] == "end"}
+    ended = {record.trial: record.status for record in journal if isinstance(record, Ended)}
     assert ended == {t.data.tags["kdq.trial_id"]: t.data.tags["kdq.status"] for t in trials}
 
     lines = result.stdout.splitlines()
@@ -106,7 +108,7 @@ def test_three_that_fail_alike_stop_the_study_and_mended_it_goes_on(
     assert stopped.startswith("error: study 'small' stopped, since 3 trials failed alike: UserError: ")
     assert Path(stopped.partition("(log: ")[2].rstrip(")")).read_text().startswith("Traceback")
     assert cause.startswith("likely cause: a file of the data, the teacher or a stage has gone")
-    assert "the same command goes on" in hint
+    assert "run the same command again" in hint
     (study,) = of_kind(tmp_path, "small", "study")
     assert study.data.tags["kdq.status"] == "failed"
 
@@ -121,14 +123,13 @@ def test_one_that_fails_again_and_again_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny: dict[str, Any]
 ) -> None:
     """Its worker may die after it has told its end; another then tells it anew."""
-    end = {"event": "end", "status": "failed", "reason": "ValueError: one", "log": None, "error": "ValueError: one"}
+    end = TrialEnded(TrialStatus.FAILED, "ValueError: one", error="ValueError: one")
 
-    def run(queue: Queue, resources: Resources, slots: int, folder: Path, *rest: Any) -> None:
-        _, started, report = rest
+    def run(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
         while trial := queue.next():
-            started(trial.id)
+            queue.started(trial.id)
             for _ in range(3):
-                report(trial.id, end)
+                queue.report(trial.id, end)
 
     monkeypatch.setattr(ray_tune, "run_on_ray", run)
     monkeypatch.chdir(tmp_path)

@@ -5,16 +5,16 @@ share one store: a student that one scheduler has stopped is gone on with under 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock, create_autospec
 
 import pytest
 import torch
 
 from study.backends import ray_tune
-from study.backends.ray_tune import Queue, Report, Started
+from study.backends.ray_tune import Queue
 from study.plan.resources import Resources
 from study.results.point import Point
 from study.run import main
@@ -25,7 +25,6 @@ from study.space.declaration import METHOD, TEACHER
 from study.space.load import load_space
 from study.space.space import ADAPTIVE, SEARCHERS, Space
 from study.tracking import tracker as tracking_module
-from study.trial.trial import Probing
 from study.trial.worker import run_trial
 
 SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))
@@ -44,35 +43,14 @@ TINY = {
 }
 
 
-class Ended(BaseException):
-    """A trial does not go on."""
-
-
-def run_here(
-    queue: Queue,
-    resources: Resources,
-    slots: int,
-    folder: Path,
-    settings: Mapping[str, Any],
-    started: Started,
-    report: Report,
-) -> None:
+def run_here(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
     """In the place of `study.backends.ray_tune.run_on_ray`: one trial after the other, in this process."""
-
-    def run(trial_id: str) -> None:
-        def tell(event: Mapping[str, Any]) -> None:
-            if report(trial_id, event) is not Decision.CONTINUE:
-                raise Ended
-
-        log = Path(settings["logs"]) / trial_id
-        run_trial(trial, resources.device, log, tell, Probing(**settings["probing"]))
-
     while trial := queue.next():
-        started(trial.id)
-        try:
-            run(trial.id)
-        except Ended:
-            continue
+        queue.started(trial.id)
+        with closing(run_trial(trial, queue.inputs, resources.device, queue.logs / trial.id, queue.probing)) as events:
+            for event in events:
+                if queue.report(trial.id, event) is not Decision.CONTINUE:
+                    break
     assert queue.is_done, "nothing runs, and the study waits for something"
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from kdq.distill.recipe import TrainConfig
 from kdq.distill.teacher_logits import forward_teacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.pipeline.student import Model, StudentSpec, distill, forget, load_student
+from kdq.pipeline.student import Epoch, StudentSpec, distill, forget, load_student
 from kdq.store.folder_store import StageStore
 
 NORMALIZATION = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -52,28 +52,28 @@ def spec(name: str, **changes: object) -> StudentSpec:
     return dataclasses.replace(StudentSpec("0" * 64, teacher, "resnet8", config, TRAIN, 0), **changes)  # type: ignore[arg-type]
 
 
-def trained(store: StageStore, wanted: StudentSpec, told: list[Mapping[str, float]], stop: int = 99) -> Path:
-    def report(row: Mapping[str, float], model: Model | None) -> None:
-        told.append(row)
-        if row["epoch"] == stop:
-            raise KeyboardInterrupt
-
+def trained(store: StageStore, wanted: StudentSpec, stop: int = 99) -> tuple[Path, list[Epoch]]:
+    """The student's folder, and its epochs; KeyboardInterrupt comes when epoch `stop` is reported."""
     peer = (lambda: classifier(5)) if wanted.peer_init else None
-    return distill(store, wanted, lambda: DATA, lambda: forward_teacher(classifier(9)), report, peer)
+    rows = []
+    with closing(distill(store, wanted, lambda: DATA, lambda: forward_teacher(classifier(9)), peer)) as epochs:
+        for epoch in epochs:
+            rows.append(epoch)
+            if epoch.number == stop:
+                raise KeyboardInterrupt
+    return store.path(wanted.stage()), rows
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_an_interrupted_student_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
     straight, broken = StageStore(tmp_path / "a"), StageStore(tmp_path / "b")
-    rows: list[Mapping[str, float]] = []
-    expected = trained(straight, spec(method), rows)
+    expected, rows = trained(straight, spec(method))
     with pytest.raises(KeyboardInterrupt):
-        trained(broken, spec(method), [], stop=2)
-    again: list[Mapping[str, float]] = []
-    folder = trained(broken, spec(method), again)
+        trained(broken, spec(method), stop=2)
+    folder, again = trained(broken, spec(method))
     assert same(load_student(folder, spec(method), DATA), load_student(expected, spec(method), DATA))
-    assert [row["val_top1"] for row in again] == [row["val_top1"] for row in rows]
-    assert [row["epoch"] for row in again] == [1, 2, 3]
+    assert [row.metrics["val_top1"] for row in again] == [row.metrics["val_top1"] for row in rows]
+    assert [row.number for row in again] == [1, 2, 3]
     assert [path.name for path in (tmp_path / "b" / "student").glob("[0-9a-f]*/")] == [spec(method).stage().id]
 
 
@@ -82,22 +82,20 @@ def test_a_kill_between_two_checkpoints_leaves_one(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(StageStore, "remove", lambda self, stage: None)  # it was killed before it came to this
         with pytest.raises(KeyboardInterrupt):
-            trained(store, spec("ce"), [], stop=2)
+            trained(store, spec("ce"), stop=2)
     assert [bool(store.find(spec("ce").stage(epoch))) for epoch in (1, 2)] == [True, True]
-    trained(store, spec("ce"), [])
+    trained(store, spec("ce"))
     assert [path.name for path in (tmp_path / "student").glob("[0-9a-f]*/")] == [spec("ce").stage().id]
 
 
 def test_a_student_that_nobody_trains_on_is_forgotten_but_not_one_in_training(tmp_path: Path) -> None:
     store, wanted = StageStore(tmp_path), spec("ce")
 
-    def report(row: Mapping[str, float], model: Model | None) -> None:
-        assert not forget(store, wanted)  # this very process is training it, under another handle of the lock
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        distill(store, wanted, lambda: DATA, lambda: None, report)
+    with closing(distill(store, wanted, lambda: DATA, lambda: None)) as epochs:
+        for epoch in epochs:
+            assert not forget(store, wanted)  # this very process is training it, under another handle of the lock
+            if epoch.number == 2:
+                break
     assert store.find(wanted.stage(2))
     assert forget(store, wanted)
     assert not list((tmp_path / "student").glob("[0-9a-f]*/"))
@@ -114,16 +112,15 @@ def test_a_longer_training_goes_on_from_a_finished_student_to_the_same_bits(
     config = MethodConfig.parse({"method": method, **params})
     short, long = (spec(method, method=config, train=dataclasses.replace(CONSTANT, epochs=n)) for n in (2, 4))
     extended, straight = StageStore(tmp_path / "a"), StageStore(tmp_path / "b")
-    first = trained(extended, short, [])
+    first, _ = trained(extended, short)
     assert {stage.name for stage in (tmp_path / "a" / "student").glob("[0-9a-f]*/")} == {
         short.stage().id,
         short.stage(2).id,
     }
-    rows: list[Mapping[str, float]] = []
-    folder = trained(extended, long, rows)
+    folder, rows = trained(extended, long)
     assert json.loads((folder / "history.json").read_text())[:2] == json.loads((first / "history.json").read_text())
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    expected = trained(straight, long, [])
+    assert [row.number for row in rows] == [1, 2, 3, 4]
+    expected, _ = trained(straight, long)
     assert same(load_student(folder, long, DATA), load_student(expected, long, DATA))
 
 
@@ -148,18 +145,18 @@ def test_a_loss_that_depends_on_the_length_of_the_training_shares_nothing(
     config = MethodConfig.parse({"method": method, **params})
     short, long = (spec(method, method=config, train=dataclasses.replace(CONSTANT, epochs=n)) for n in (2, 3))
     store = StageStore(tmp_path)
-    trained(store, short, [])
+    trained(store, short)
     assert short.stage(1) != long.stage(1)
     assert [path.name for path in (tmp_path / "student").glob("[0-9a-f]*/")] == [short.stage().id]
     straight = StageStore(tmp_path / "b")
-    one, other = (load_student(trained(s, long, []), long, DATA) for s in (store, straight))
+    one, other = (load_student(trained(s, long)[0], long, DATA) for s in (store, straight))
     assert same(one, other)
 
 
 @pytest.mark.parametrize("peer_init", [None, "w"])
 def test_the_better_of_two_students_is_kept(peer_init: str | None, tmp_path: Path) -> None:
     wanted = spec("dml", peer_init=peer_init)
-    folder = trained(StageStore(tmp_path), wanted, [])
+    folder, _ = trained(StageStore(tmp_path), wanted)
     peer = classifier(5 if peer_init else peer_seed(0))
     by_hand = Trainer(TRAIN, wanted.method, classifier(0), None, DATA, stream_seed=0, peer=peer)
     while by_hand.epoch < TRAIN.epochs:

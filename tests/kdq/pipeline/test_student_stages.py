@@ -1,6 +1,6 @@
 """Students as stages: trained once, gone on from the last epoch, told once."""
 
-from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.trainer import Diverged
 from kdq.models.classifier import Normalization
-from kdq.pipeline.student import MODEL_FILE, Model, StudentSpec, distill, load_student
+from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill, load_student
 from kdq.store.folder_store import StageStore
 
 
@@ -30,23 +30,15 @@ def make_spec(epochs: int = 4, lr: float = 0.05, seed: int = 0) -> StudentSpec:
     return StudentSpec("made", None, "resnet8", method, TrainConfig(epochs=epochs, batch_size=16, lr=lr), seed)
 
 
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it."""
-
-
 def run(store: StageStore, spec: StudentSpec, stop_after: int | None = None) -> tuple[Path | None, list[int]]:
-    """Distill, the process ending when epoch `stop_after` is told. Returns the folder and the epochs told."""
-    told: list[int] = []
-
-    def report(epoch: Mapping[str, float], model: Model | None) -> None:
-        told.append(int(epoch["epoch"]))
-        if told[-1] == stop_after:
-            raise Killed
-
-    try:
-        return distill(store, spec, make_data, lambda: None, report), told
-    except Killed:
-        return None, told
+    """Distill until epoch `stop_after` is reported. Returns the folder, None if it is not there, and the epochs."""
+    reported: list[int] = []
+    with closing(distill(store, spec, make_data, lambda: None)) as epochs:
+        for epoch in epochs:
+            reported.append(epoch.number)
+            if epoch.number == stop_after:
+                break
+    return store.find(spec.stage()), reported
 
 
 def weights(folder: Path) -> bytes:
@@ -73,10 +65,10 @@ def test_a_finished_student_is_neither_trained_nor_loaded_again(tmp_path: Path) 
     def never() -> Dataset:
         raise AssertionError("the data were asked for")
 
-    told: list[float] = []
-    again = distill(store, make_spec(), never, lambda: None, lambda epoch, model: told.append(epoch["epoch"]))
-    assert again == folder
-    assert told == [1, 2, 3, 4]
+    epochs = list(distill(store, make_spec(), never, lambda: None))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert all(epoch.model is None for epoch in epochs)
+    assert store.find(make_spec().stage()) == folder
 
 
 def test_a_finished_student_keeps_no_checkpoint(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from kdq.errors import UserError
 from study.commands.extend import check, check_rungs, lengthened
-from study.control.journal import Journal
+from study.control.journal import Ended, Journal, Reported
 from study.plan.plan import Plan
+from study.results.status import TrialStatus
+from study.schedulers.scheduler import Decision
 from study.space.load import load_space
 from study.space.workload import load_workload
 
@@ -76,9 +78,9 @@ def test_the_same_settings_are_no_extension(extend: bool) -> None:
 def test_a_trial_that_others_were_compared_with_must_stay(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     check_rungs("s", journal, [])
-    journal.append({"event": "end", "trial": "other"})
+    journal.append(Ended("other", TrialStatus.FAILED, "", None))
     for trial in "aab":
-        journal.append({"event": "epoch", "trial": trial})
+        journal.append(Reported(trial, 1, (), Decision.CONTINUE))
     check_rungs("s", journal, ["a", "b", "c"])
     with pytest.raises(UserError, match="1 of the trials that its scheduler has compared others with"):
         check_rungs("s", journal, ["b"])

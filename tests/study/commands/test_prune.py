@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kdq.errors import UserError
-from study.commands.options import ROOT
+from study.commands.options import ROOT, PruneOptions
 from study.commands.prune import prune
 from study.control.lock import alone
 from study.control.study_file import FILE, planned
@@ -74,12 +74,12 @@ def front(result: Result) -> list[str]:
 def test_what_a_study_that_is_not_finished_may_want_stays(folder: Path) -> None:
     root = folder / "mlruns"
     renote(folder, "other", status="running")
-    prune("small", root, agreed=True)
+    prune(PruneOptions("small", str(root), yes=True))
     assert stages(folder)["student"] == 3
     assert stages(folder)["logits"] == 2
     settings = json.loads((root / "studies" / "small" / FILE).read_text())["settings"]
     renote(folder, "other", status="failed", settings={**settings, "seeds": [1]})
-    prune("small", root, agreed=True)
+    prune(PruneOptions("small", str(root), yes=True))
     assert stages(folder)["student"] == 1
     assert "logits" not in stages(folder)
 
@@ -91,7 +91,7 @@ def test_the_teacher_of_another_study_stays(folder: Path) -> None:
     students = {file.parent.name for file in (folder / "mlruns" / "stages" / "student").glob("*/stage.json")}
     taught = min(students - {inputs["teacher"]})
     renote(folder, "other", status="completed", inputs={**inputs, "peer": taught})
-    prune("small", folder / "mlruns", agreed=True)
+    prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
     left = {file.parent.name for file in (folder / "mlruns" / "stages" / "student").glob("*/stage.json")}
     assert left == {inputs["teacher"], taught}
 
@@ -140,19 +140,19 @@ def test_options_that_mean_nothing_there_are_refused(
 def test_a_study_that_is_not_finished_is_refused(folder: Path, status: str, word: str) -> None:
     renote(folder, "small", status=status)
     with pytest.raises(UserError, match=rf"'small' is not finished \({word}\): run its command again"):
-        prune("small", folder / "mlruns", agreed=True)
+        prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
     assert stages(folder)["student"] == 3
 
 
-def test_a_study_that_runs_or_is_unknown_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_study_that_runs_or_is_unknown_is_refused(folder: Path) -> None:
     root = folder / "mlruns"
     with alone(root / "running", "small"), pytest.raises(UserError, match="'small' is being run by"):
-        prune("small", root, agreed=True)
+        prune(PruneOptions("small", str(root), yes=True))
     with pytest.raises(UserError, match="unknown study 'smal': did you mean 'small'"):
-        prune("smal", root, agreed=True)
+        prune(PruneOptions("smal", str(root), yes=True))
     with pytest.raises(UserError, match="there is no study in"):
-        prune("small", tmp_path / "nowhere", agreed=True)
-    assert not (tmp_path / "nowhere").exists()
+        prune(PruneOptions("small", str(folder.parent), yes=True))
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("space", sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml")))

@@ -15,12 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kdq.data.dataset import Normalization
+from kdq.distill.methods import MethodConfig
+from kdq.distill.recipe import TrainConfig
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import build
+from kdq.pipeline.student import StudentSpec
+from kdq.store.folder_store import StageStore
 from study.console.failures import CAUSES, ends_as, kind, likely, text
-from study.trial.events import Event
-from study.trial.trial import DataRef, Probing, Trial
-from study.trial.worker import run_trial
+from study.results.status import TrialStatus
+from study.trial.events import TrialEnded
+from study.trial.trial import Trial
+from study.trial.worker import DataRef, Inputs, Probing, run_trial
 
 MISSING = "has gone"
 FULL = "the disk is full"
@@ -179,13 +184,11 @@ def test_a_log_that_cannot_be_written_hides_no_failure() -> None:
     """As on a full disk: the trial ends with its reason all the same."""
 
     class Broken(Trial):
-        @property
-        def spec(self) -> None:  # type: ignore[override]
+        def is_finished(self, store: StageStore) -> bool:
             raise OSError(28, "No space left on device")
 
-    data = DataRef("", "", 0, 0)
-    values = dict.fromkeys(Trial.__dataclass_fields__) | {"data": data, "store": ""}
-    events: list[Event] = []
-    run_trial(Broken(**values), "cpu", Path("/dev/null/log"), events.append, Probing())  # type: ignore[arg-type]
+    student = StudentSpec("data", None, "resnet8", MethodConfig.parse({"method": "ce"}), TrainConfig(1, 1, 0.1), 0)
+    inputs = Inputs("", DataRef("", "", 0, 0))
+    events = list(run_trial(Broken("", student, ()), inputs, "cpu", Path("/dev/null/log"), Probing()))
     reason = "OSError: [Errno 28] No space left on device"
-    assert events == [{"event": "end", "status": "failed", "reason": reason, "log": None, "error": f"{reason}\n"}]
+    assert events == [TrialEnded(TrialStatus.FAILED, reason, None, f"{reason}\n")]

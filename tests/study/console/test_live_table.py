@@ -7,8 +7,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 
-from study.commands.run import Study
+from study.commands import run as run_module
 from study.console.live_table import Progress
+from study.results.point import Point
+from study.results.status import TrialStatus
 from study.run import main
 from study.units import duration
 
@@ -22,16 +24,16 @@ def progress(terminal: bool = False) -> tuple[Progress, io.StringIO]:
     return shown, output
 
 
-def point(val: float, bits: int = 4) -> dict[str, float]:
-    return {"bits": bits, "val_top1": val, "total_bits": 1000 * bits}
+def point(val: float, bits: int = 4) -> Point:
+    return Point("t", "dkd", None, None, None, None, 0, "resnet8", bits, bits, 1000 * bits, 1000, val, 50.0)
 
 
 def test_a_pipe_gets_a_whole_line_an_event() -> None:
     shown, output = progress()
     with shown:
         shown.start("t0")
-        shown.epoch("t0", {"epoch": 1, "val_top1": 50.0})
-        shown.end("t0", "failed", "x" * 200, "/a/log")
+        shown.epoch("t0", 1, 50.0)
+        shown.end("t0", TrialStatus.FAILED, "x" * 200, "/a/log")
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0].endswith("dkd beta=0: epoch 1/2, val 50.00 %")
@@ -44,7 +46,7 @@ def test_the_table_shows_states_the_best_and_the_time_left() -> None:
     assert "known after the first trial" in shown.time_left()
     shown.point("t0", point(90.0, bits=8))
     shown.point("t0", point(89.0))
-    shown.end("t0", "completed", "", None)
+    shown.end("t0", TrialStatus.COMPLETED, "", None)
     shown.start("t1")
     shown.console.print(shown.render())
     _, head, text = output.getvalue().partition("s: 1/3 trials")
@@ -58,10 +60,10 @@ def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:
     shown, output = progress(terminal=True)
     with shown:
         shown.start("t0")
-        shown.end("t0", "failed", "ValueError: " + "x" * 200, "/a/log")
+        shown.end("t0", TrialStatus.FAILED, "ValueError: " + "x" * 200, "/a/log")
         shown.start("t1")
-        shown.again("t1", "out of memory; once more")
-        shown.end("t2", "stopped", "by asha", None)
+        shown.requeue("t1", "out of memory; once more")
+        shown.end("t2", TrialStatus.STOPPED, "by asha", None)
     above, _, last = output.getvalue().rpartition("s: 2/3 trials")
     assert f"dkd beta=0: failed: ValueError: {'x' * 200} (log: /a/log)\n" in above.replace("\r", "")
     assert "dkd beta=1: out of memory; once more\n" in above.replace("\r", "")
@@ -74,11 +76,11 @@ def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:
 
 def test_the_estimate_counts_only_trials_that_ran_here() -> None:
     shown, _ = progress()
-    shown.end("t0", "completed", "", None)  # finished by a former run: it took no time
+    shown.end("t0", TrialStatus.COMPLETED, "", None)  # finished by a former run: it took no time
     assert "known after the first trial" in shown.time_left()
     for trial in ("t1", "t2"):
         shown.start(trial)
-        shown.end(trial, "completed", "", None)
+        shown.end(trial, TrialStatus.COMPLETED, "", None)
     assert shown.time_left() == "all trials ended"
 
 
@@ -94,19 +96,19 @@ def test_durations(seconds: float, text: str) -> None:
     [
         (MlflowException("API request to http://host:1/api failed"), "start it again, or mend --tracking-uri"),
         (OSError(28, "No space left on device"), "make room"),
-        (OSError("what?"), "none of the usual ones"),
+        (OSError("what?"), "the cause is unknown"),
     ],
 )
 def test_a_store_or_disk_that_fails_in_mid_study_is_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, remedy: str
 ) -> None:
-    def fail(study: Study) -> None:
+    def fail(study: object, teacher: object) -> None:
         raise error
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Study, "_open", fail)
+    monkeypatch.setattr(run_module._Study, "run", fail)
     assert main(["--space", "dkd_grid", "--name", "mine"]) == 2
     message = capsys.readouterr().err
     assert str(error) in message
     assert remedy in message
-    assert "nothing that was finished is lost" in message
+    assert "no finished result is lost" in message

@@ -1,4 +1,4 @@
-"""The agenda without Ray: every rule with every searcher that may be combined, in any order, killed anywhere."""
+"""The trial queue without Ray: every rule with every searcher that may be combined, in any order, killed anywhere."""
 
 import random
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from kdq.errors import UserError
 from kdq.store.stage import digest
-from study.control.journal import Journal
-from study.control.trial_queue import Agenda
-from study.results.status import FAILED, FINAL
+from study.control.journal import Asked, Ended, Extended, Journal, Reported, Retried
+from study.control.trial_queue import TrialQueue
+from study.results.status import TrialStatus
 from study.schedulers.registry import RULES, make_rule
 from study.schedulers.scheduler import Decision, RungConfig
 from study.searchers.optuna_searcher import Adaptive
@@ -42,7 +42,7 @@ COMBINATIONS = [
 
 @dataclass(frozen=True)
 class Stub:
-    """What the agenda needs to know of a trial."""
+    """What the queue needs to know of a trial."""
 
     id: str
 
@@ -62,9 +62,9 @@ def stub(configuration: Configuration, seed: int) -> Trial:
     return cast(Trial, Stub(digest([configuration.identity, seed])[:8]))
 
 
-def agenda(path: Path, rule: str | None, searcher: str, retry: bool = False) -> Agenda:
+def queue(path: Path, rule: str | None, searcher: str, retry: bool = False) -> TrialQueue:
     config = RungConfig(EPOCHS, TRIALS * len(SEEDS), 1, 3)
-    return Agenda(search(searcher), SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path), retry)
+    return TrialQueue(search(searcher), SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path), retry)
 
 
 def values(trial: str, epoch: int) -> list[tuple[float, float]]:
@@ -73,38 +73,38 @@ def values(trial: str, epoch: int) -> list[tuple[float, float]]:
     return [(draw.uniform(10, 90), bits) for bits in (32e3, 2e3, 4e3)]
 
 
-def walk(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0) -> Iterator[None]:
+def walk(made: TrialQueue, workers: int, rng: random.Random, failing: float = 0.0) -> Iterator[None]:
     """Run trials as a driver does; yields after every event. A worker tells all epochs of its trial from the first."""
     running: dict[str, int] = {}
     while not made.is_done:
         while len(running) < workers and (trial := made.next()):
             running[trial.id] = 0
         if not running:
-            assert made.is_done, "nothing runs, and the agenda waits for something"
+            assert made.is_done, "nothing runs, and the queue waits for something"
             break
         trial_id = rng.choice(sorted(running))
         running[trial_id] += 1
         epoch = running[trial_id]
-        decision = made.epoch(trial_id, epoch, values(trial_id, epoch))
+        decision = made.report(trial_id, epoch, values(trial_id, epoch))
         if decision is Decision.STOP:
-            made.end(trial_id, "stopped", f"epoch {epoch}")
+            made.end(trial_id, TrialStatus.STOPPED, f"epoch {epoch}")
         elif decision is Decision.CONTINUE and random.Random(f"fail {trial_id}").random() < failing:
-            made.end(trial_id, random.Random(trial_id).choice(["failed", "diverged"]), "it must")
+            made.end(trial_id, random.Random(trial_id).choice([TrialStatus.FAILED, TrialStatus.DIVERGED]), "it must")
         elif decision is Decision.CONTINUE and epoch == EPOCHS:
-            made.end(trial_id, "completed", "", values(trial_id, epoch)[1])
+            made.end(trial_id, TrialStatus.COMPLETED, "", values(trial_id, epoch)[1])
         if decision is not Decision.CONTINUE or made.entries[trial_id].status != "running":
             del running[trial_id]
         for loser in made.losers():
-            made.end(loser, "stopped", "waited in vain")
+            made.end(loser, TrialStatus.STOPPED, "waited in vain")
         yield
 
 
 def ended(path: Path, rule: str | None, searcher: str) -> dict[str, str]:
     """How each trial ended last, by the journal."""
-    return {key: entry.ended for key, entry in agenda(path, rule, searcher).entries.items()}
+    return {key: entry.ended for key, entry in queue(path, rule, searcher).entries.items()}
 
 
-def finish(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0) -> dict[str, str]:
+def finish(made: TrialQueue, workers: int, rng: random.Random, failing: float = 0.0) -> dict[str, str]:
     for _ in walk(made, workers, rng, failing):
         pass
     return {key: entry.status for key, entry in made.entries.items()}
@@ -114,11 +114,11 @@ def finish(made: Agenda, workers: int, rng: random.Random, failing: float = 0.0)
 def test_every_trial_ends_once(rule: str | None, searcher: str, tmp_path: Path) -> None:
     for number, (workers, failing) in enumerate([(1, 0.0), (3, 0.0), (2, 0.4)]):
         path = tmp_path / f"{number}.jsonl"
-        ends = finish(agenda(path, rule, searcher), workers, random.Random(number), failing)
+        ends = finish(queue(path, rule, searcher), workers, random.Random(number), failing)
         assert len(ends) == TRIALS * len(SEEDS)
-        assert set(ends.values()) <= {*FINAL, *FAILED}
+        assert all(end.has_ended for end in ends.values())
         assert failing or "completed" in ends.values()
-        told = [record["trial"] for record in Journal(path).read() if record["event"] == "end"]
+        told = [record.trial for record in Journal(path).read() if isinstance(record, Ended)]
         assert sorted(told) == sorted(ends)
 
 
@@ -130,19 +130,19 @@ def test_killed_anywhere_it_decides_on_as_it_was(
 ) -> None:
     path = tmp_path / f"{seed}.jsonl"
     path.unlink(missing_ok=True)
-    finish(agenda(path, rule, searcher), 2, random.Random(seed))
+    finish(queue(path, rule, searcher), 2, random.Random(seed))
     content = path.read_bytes()
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     before = Journal(path).read()
-    again = agenda(path, rule, searcher)
+    again = queue(path, rule, searcher)
     assert Journal(path).read() == before
     for record in before:
-        if record["event"] == "epoch":  # told again by a worker that was started again
-            decision = again.epoch(record["trial"], record["epoch"], values(record["trial"], record["epoch"]))
-            assert decision.value == record["decision"] or record["decision"] == "pause"
-        if record["event"] == "end":
-            assert again.entries[record["trial"]].status == record["status"]
-    again = agenda(path, rule, searcher)
+        if isinstance(record, Reported):  # reported again by a worker that was started again
+            decision = again.report(record.trial, record.epoch, values(record.trial, record.epoch))
+            assert decision is record.decision or record.decision is Decision.PAUSE
+        if isinstance(record, Ended):
+            assert again.entries[record.trial].status is record.status
+    again = queue(path, rule, searcher)
     ends = finish(again, 2, random.Random(seed + 1))
     assert len(ends) == TRIALS * len(SEEDS)
     assert Journal(path).read()[: len(before)] == before
@@ -159,29 +159,29 @@ def test_killed_again_and_again_with_failures_it_still_ends(
     path.unlink(missing_ok=True)
     for session in range(3):
         steps = data.draw(st.integers(0, 60))
-        for _ in islice(walk(agenda(path, rule, searcher), 2, random.Random(seed + session), failing=0.3), steps):
+        for _ in islice(walk(queue(path, rule, searcher), 2, random.Random(seed + session), failing=0.3), steps):
             pass
         content = path.read_bytes() if path.exists() else b""
         path.write_bytes(content[: len(content) - data.draw(st.integers(0, min(150, len(content))))])
-    ends = finish(agenda(path, rule, searcher), 2, random.Random(seed))
+    ends = finish(queue(path, rule, searcher), 2, random.Random(seed))
     assert len(ends) == TRIALS * len(SEEDS)
-    assert set(ends.values()) <= set(FINAL)
-    assert {k: e.status for k, e in agenda(path, rule, searcher).entries.items()} == ends
+    assert all(end.is_result for end in ends.values())
+    assert {k: e.status for k, e in queue(path, rule, searcher).entries.items()} == ends
 
 
 def test_a_value_that_is_not_finite_is_journalled(tmp_path: Path) -> None:
-    made = agenda(tmp_path / "journal.jsonl", "asha", "grid")
+    made = queue(tmp_path / "journal.jsonl", "asha", "grid")
     trial = made.next()
     assert trial is not None
-    assert made.epoch(trial.id, 1, [(float("nan"), 1.0)]) is Decision.STOP
-    assert agenda(tmp_path / "journal.jsonl", "asha", "grid").rule == made.rule
+    assert made.report(trial.id, 1, [(float("nan"), 1.0)]) is Decision.STOP
+    assert queue(tmp_path / "journal.jsonl", "asha", "grid").scheduler == made.scheduler
 
 
 def test_what_failed_is_tried_again_and_a_result_is_not(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    ends = finish(agenda(path, "asha", "grid"), 2, random.Random(0), failing=0.8)
+    ends = finish(queue(path, "asha", "grid"), 2, random.Random(0), failing=0.8)
     assert {"failed", "diverged", "stopped", "completed"} >= set(ends.values()) >= {"failed", "diverged"}
-    again = agenda(path, "asha", "grid")
+    again = queue(path, "asha", "grid")
     waiting = {key for key, entry in again.entries.items() if entry.status == "waiting"}
     assert waiting == {key for key, end in ends.items() if end == "failed"}
 
@@ -191,35 +191,35 @@ def test_a_retry_runs_what_failed_or_diverged_and_nothing_else(rule: str | None,
     """In a study that was cut off somewhere; and afterwards the same command finishes it."""
     for seed, events in enumerate([12, 30, 1000]):
         path = tmp_path / f"{seed}.jsonl"
-        for _ in islice(walk(agenda(path, rule, searcher), 2, random.Random(seed), failing=0.5), events):
+        for _ in islice(walk(queue(path, rule, searcher), 2, random.Random(seed), failing=0.5), events):
             pass
         before, journal = ended(path, rule, searcher), Journal(path).read()
-        failed = {key for key, end in before.items() if end in FAILED}
-        finish(agenda(path, rule, searcher, retry=True), 2, random.Random(seed), failing=0.2)
+        failed = {key for key, end in before.items() if end and end.has_no_score}
+        finish(queue(path, rule, searcher, retry=True), 2, random.Random(seed), failing=0.2)
         after, new = ended(path, rule, searcher), Journal(path).read()[len(journal) :]
-        assert not any(record["event"] == "ask" for record in new)
-        assert {record["trial"] for record in new if record["event"] in ("retry", "epoch")} <= failed
+        assert not any(isinstance(record, Asked) for record in new)
+        assert {record.trial for record in new if isinstance(record, Retried | Reported)} <= failed
         assert all(after[key] == end for key, end in before.items() if key not in failed and end)
-        assert set(finish(agenda(path, rule, searcher), 2, random.Random(seed)).values()) <= set(FINAL)
+        assert all(end.is_result for end in finish(queue(path, rule, searcher), 2, random.Random(seed)).values())
 
 
 def test_a_retry_that_was_cut_off_is_gone_on_with_by_either_command(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    finish(agenda(path, None, "grid"), 2, random.Random(0), failing=0.5)
+    finish(queue(path, None, "grid"), 2, random.Random(0), failing=0.5)
     diverged = {key for key, end in ended(path, None, "grid").items() if end == "diverged"}
     assert diverged
-    first = agenda(path, None, "grid", retry=True)
+    first = queue(path, None, "grid", retry=True)
     assert diverged <= set(first.retried)
     for retry in (True, False):
-        again = agenda(path, None, "grid", retry)
+        again = queue(path, None, "grid", retry)
         assert {key for key, entry in again.entries.items() if entry.status == "waiting"} == set(first.retried)
-    assert set(finish(agenda(path, None, "grid"), 2, random.Random(0)).values()) == {"completed"}
-    assert agenda(path, None, "grid", retry=True).is_done
+    assert set(finish(queue(path, None, "grid"), 2, random.Random(0)).values()) == {"completed"}
+    assert queue(path, None, "grid", retry=True).is_done
 
 
-def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], trials: int = 9) -> Agenda:
+def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], trials: int = 9) -> TrialQueue:
     """The study of this journal, with another space in the place of what it was."""
-    Journal(path).append({"event": "extend", "settings": {}})
+    Journal(path).append(Extended({}))
     document = {**DOCUMENT, "searcher": searcher, "trials": trials}
     document["params"] = document["params"] | {"alpha": {"grid": alphas}}
     own = read_space(document, "here")
@@ -227,7 +227,7 @@ def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], t
     found = (
         Adaptive(own, seed=0) if searcher in ADAPTIVE else Listed(own if searcher == "grid" else own.samples(0, trials))
     )
-    return Agenda(found, SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
+    return TrialQueue(found, SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
 
 
 @pytest.mark.parametrize(
@@ -238,24 +238,24 @@ def test_a_larger_space_keeps_every_end_and_the_rungs(rule: str | None, searcher
     """Cut off somewhere or finished; the order of a grid may be another. An adaptive searcher goes on as it was."""
     for seed, events in enumerate([12, 40, 1000]):
         path = tmp_path / f"{seed}.jsonl"
-        before = agenda(path, rule, searcher)
+        before = queue(path, rule, searcher)
         for _ in islice(walk(before, 2, random.Random(seed), failing=0.3), events):
             pass
         after = extended(path, rule, searcher, [0.25, 0.5, 1, 2] if searcher == "grid" else [0.5, 1, 2])
-        assert after.rule == before.rule
-        final = {key: entry.status for key, entry in before.entries.items() if entry.status in FINAL}
+        assert after.scheduler == before.scheduler
+        final = {key: entry.status for key, entry in before.entries.items() if entry.status.is_result}
         assert final
         assert final.items() <= {key: entry.status for key, entry in after.entries.items()}.items()
         ends = finish(after, 2, random.Random(seed))
         assert final.items() <= ends.items()
         assert before.entries.keys() < ends.keys()
         assert len(ends) == len(SEEDS) * (12 if searcher == "grid" else 9)
-        assert set(ends.values()) <= set(FINAL)
+        assert all(end.is_result for end in ends.values())
 
 
 def test_trials_that_a_space_has_lost_are_passed_over_until_it_has_them_again(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    first = finish(agenda(path, None, "grid"), 2, random.Random(0))
+    first = finish(queue(path, None, "grid"), 2, random.Random(0))
     lost = extended(path, None, "grid", [1, 3])
     waiting = {key for key, entry in lost.entries.items() if entry.status == "waiting"}
     assert not waiting
@@ -268,10 +268,10 @@ def test_trials_that_a_space_has_lost_are_passed_over_until_it_has_them_again(tm
 
 def test_without_an_extension_a_journal_of_another_space_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    finish(agenda(path, None, "grid"), 2, random.Random(0))
+    finish(queue(path, None, "grid"), 2, random.Random(0))
     for others in ([], list(space("grid"))[:7]):
         with pytest.raises(UserError, match="does not fit this study"):
-            Agenda(Listed(others), SEEDS, stub, None, Journal(path))
+            TrialQueue(Listed(others), SEEDS, stub, None, Journal(path))
 
 
 def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> None:
@@ -284,10 +284,12 @@ def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> No
             self.heard.append((tuple(ends), objectives))
 
     ear = Ear(list(space("grid"))[:2])
-    made = Agenda(ear, SEEDS, stub, None, Journal(tmp_path / "journal.jsonl"))
+    made = TrialQueue(ear, SEEDS, stub, None, Journal(tmp_path / "journal.jsonl"))
     trials = [made.next() for _ in range(4)]
     for trial, accuracy in zip(trials, (80.0, 90.0, 70.0, 0.0), strict=True):
         assert trial is not None
         done = accuracy > 0
-        made.end(trial.id, "completed" if done else "stopped", "", (accuracy, 1000.0) if done else None)
+        made.end(
+            trial.id, TrialStatus.COMPLETED if done else TrialStatus.STOPPED, "", (accuracy, 1000.0) if done else None
+        )
     assert ear.heard == [(("completed", "completed"), (85.0, 1000.0)), (("completed", "stopped"), None)]

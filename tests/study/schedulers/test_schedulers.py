@@ -1,7 +1,6 @@
 """The conformance suite of early stopping rules: whatever joins RULES must pass it."""
 
 import copy
-import json
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kdq.errors import UserError
-from study.control.journal import leave_record, replay, report_record
+from kdq.store.stage import canonical
+from study.control.journal import Left, Reported, decode, encode, replay
 from study.schedulers.halving import Synchronous, survivors
 from study.schedulers.priorities import dominates
 from study.schedulers.registry import RULES, make_rule
@@ -74,32 +74,35 @@ def run(rule, race, random, journal=(), steps=10**9, failing=()):
         trial = random.choice(running)
         if trial in failing and epoch[trial] == 1:
             rule.leave(trial)
-            journal.append(leave_record(trial))
+            journal.append(Left(trial))
         else:
             now = epoch[trial] + 1
             shown = race.curves[trial][now - 1]
-            journal.append(report_record(trial, now, shown, rule.report(trial, now, shown)))
+            journal.append(Reported.of(trial, now, shown, rule.report(trial, now, shown)))
         _take(journal[-1], race, epoch, waiting, over)
         steps -= 1
     return journal
 
 
 def _take(record, race, epoch, waiting, over):
-    trial = record["trial"]
-    epoch[trial] = record["epoch"] or epoch[trial]
+    trial = record.trial
     waiting.discard(trial)
-    if record["decision"] == "pause":
+    if isinstance(record, Left):
+        over.add(trial)
+        return
+    epoch[trial] = record.epoch
+    if record.decision is Decision.PAUSE:
         waiting.add(trial)
-    elif record["decision"] != "continue" or epoch[trial] == race.config.epochs:
+    elif record.decision is Decision.STOP or record.epoch == race.config.epochs:
         over.add(trial)
 
 
+def reports(journal):
+    return [record for record in journal if isinstance(record, Reported)]
+
+
 def finished(journal, race):
-    return {
-        record["trial"]
-        for record in journal
-        if record["epoch"] == race.config.epochs and record["decision"] == "continue"
-    }
+    return {r.trial for r in reports(journal) if r.epoch == race.config.epochs and r.decision is Decision.CONTINUE}
 
 
 def has_diverged(race, trial):
@@ -132,9 +135,9 @@ def test_every_trial_ends_finished_stopped_or_diverged(name, race, random):
 def test_what_is_not_finite_stops_and_is_compared_with_nothing(name, race, random):
     rule = make_rule(name, race.config)
     for record in run(rule, race, random):
-        if any(n is None for pair in record["values"] for n in pair):
-            assert record["decision"] == "stop"
-            assert record["trial"] in rule.diverged
+        if any(n is None for pair in record.values for n in pair):
+            assert record.decision == "stop"
+            assert record.trial in rule.diverged
     assert all(math.isfinite(n) for rung in rule.rungs.values() for v in rung.values() for pair in v for n in pair)
     assert not rule.diverged & rule.stopped().keys()
     for trial in rule.diverged:
@@ -146,9 +149,9 @@ def test_what_is_not_finite_stops_and_is_compared_with_nothing(name, race, rando
 def test_decisions_are_made_at_rungs_and_never_at_the_last_epoch(name, race, random):
     levels = race.config.levels
     for record in run(make_rule(name, race.config), race, random):
-        healthy = not any(n is None for pair in record["values"] for n in pair)
-        if healthy and (record["epoch"] not in levels or record["epoch"] == race.config.epochs):
-            assert record["decision"] == "continue"
+        healthy = not any(n is None for pair in record.values for n in pair)
+        if healthy and (record.epoch not in levels or record.epoch == race.config.epochs):
+            assert record.decision == "continue"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,7 +161,7 @@ def test_a_journal_restores_the_rule_and_what_it_decides_next(name, race, random
     rule = make_rule(name, race.config)
     journal = run(rule, race, random, steps=steps, failing={"t0"})
     restored = make_rule(name, race.config)
-    replay(restored, json.loads(json.dumps(journal, allow_nan=False)))
+    replay(restored, [decode(canonical(encode(record)).encode()) for record in journal])
     assert restored == rule
     twin = copy.deepcopy(later)
     rest = run(rule, race, later, journal, failing={"t0"})
@@ -174,10 +177,10 @@ def test_a_worker_that_starts_again_changes_nothing(name, race, random, steps):
     journal = run(rule, race, random, steps=steps)
     before = copy.deepcopy(rule)
     for record in journal:
-        trial, epoch = record["trial"], record["epoch"]
+        trial, epoch = record.trial, record.epoch
         again = rule.report(trial, epoch, ((1.0, 1.0),) * 3)
-        if record["decision"] != "pause":
-            assert again.value == record["decision"]
+        if record.decision != "pause":
+            assert again.value == record.decision
         elif trial in rule.resumable() or (trial, epoch + 1) in rule.told:
             assert again is CONTINUE
         else:
@@ -258,7 +261,7 @@ def test_a_trial_that_missed_a_rung_is_compared_there_later(name, race, random):
 @pytest.mark.parametrize("name", NAMES)
 def test_another_rules_journal_is_refused(name):
     rule = make_rule(name, RungConfig(epochs=9, trials=9))
-    record = report_record("t", 2, ((10.0, 1e6), (9.0, 1e5)), STOP)
+    record = Reported.of("t", 2, ((10.0, 1e6), (9.0, 1e5)), STOP)
     with pytest.raises(UserError, match=r"journal record 1: trial t was told 'stop' after epoch 2"):
         replay(rule, [record])
 
@@ -272,7 +275,7 @@ def test_nothing_survives_a_rung_that_stopped_what_dominates_it(name, race, rand
     """Of a whole race: at the rung where a trial was stopped, none that it dominates there goes on after it."""
     rule = make_rule(name, race.config)
     journal = run(rule, race, random)
-    at = {(record["trial"], record["epoch"]): i for i, record in enumerate(journal)}
+    at = {(record.trial, record.epoch): i for i, record in enumerate(journal)}
     for stopped, level in rule.stopped().items():
         for trial, shown in rule.rungs[level].items():
             if trial in rule.diverged or not dominates(rule.rungs[level][stopped], shown):
@@ -323,8 +326,8 @@ def test_no_trial_passes_a_rung_before_all_have_come(name, race, random):
     rule = make_rule(name, race.config)
     journal = run(rule, race, random)
     first = race.config.levels[0]
-    past = next((i for i, record in enumerate(journal) if record["epoch"] > first), len(journal))
-    here = {r["trial"] for r in journal[:past] if r["epoch"] == first or r["decision"] == "stop"}
+    past = next((i for i, record in enumerate(journal) if record.epoch > first), len(journal))
+    here = {r.trial for r in reports(journal[:past]) if r.epoch == first or r.decision is Decision.STOP}
     assert past == len(journal) or here == set(race.curves)
 
 
@@ -404,7 +407,8 @@ def test_where_all_failed_nobody_goes_on(name):
 @pytest.mark.parametrize("name", ASYNCHRONOUS)
 @given(races(), random_orders)
 def test_no_trial_is_ever_paused(name, race, random):
-    assert all(record["decision"] != "pause" for record in run(make_rule(name, race.config), race, random))
+    journal = run(make_rule(name, race.config), race, random)
+    assert all(record.decision is not Decision.PAUSE for record in reports(journal))
 
 
 # settings -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from study.results.status import TrialStatus
 from study.searchers.optuna_searcher import Adaptive
 from study.searchers.searcher import Listed, Objectives, Search
 from study.space.configuration import Configuration
@@ -37,7 +38,7 @@ def drain(one: Search) -> list[str]:
     asked = []
     while configuration := one.ask():
         asked.append(configuration.identity)
-        one.tell(configuration, ["completed"], reached(configuration))
+        one.tell(configuration, [TrialStatus.COMPLETED], reached(configuration))
     return asked
 
 
@@ -54,11 +55,16 @@ def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
 @pytest.mark.parametrize("searcher", ADAPTIVE)
 def test_optuna_is_told_the_truth(searcher: str) -> None:
     one = Adaptive(space(searcher, trials=4), 0)
-    ends = [["completed", "completed"], ["completed", "stopped"], ["diverged", "completed"], ["failed", "stopped"]]
+    ends = [
+        [TrialStatus.COMPLETED, TrialStatus.COMPLETED],
+        [TrialStatus.COMPLETED, TrialStatus.STOPPED],
+        [TrialStatus.DIVERGED, TrialStatus.COMPLETED],
+        [TrialStatus.FAILED, TrialStatus.STOPPED],
+    ]
     for each in ends:
         configuration = one.ask()
         assert configuration is not None
-        one.tell(configuration, each, (80.0, 1e5) if set(each) == {"completed"} else None)
+        one.tell(configuration, each, (80.0, 1e5) if set(each) == {TrialStatus.COMPLETED} else None)
     assert one.ask() is None
     first = {trial.number: trial for trial in one._study.trials}
     told = [first[trials[0].number] for trials in one._trials.values()]

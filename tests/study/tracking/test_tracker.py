@@ -37,7 +37,7 @@ def opened(store: Path, study: str) -> Tracker:
 
 def start(tracker: Tracker) -> None:
     tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command")
-    tracker.start_trial(TRIAL, "trial", PARAMS)
+    tracker.start_trial(TRIAL, "student", "trial", PARAMS)
 
 
 def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path: Path) -> None:

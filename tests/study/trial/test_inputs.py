@@ -1,6 +1,6 @@
 """What trials share: teachers of the transformers library in a study, and the bank that all trials look into."""
 
-import dataclasses
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,19 +22,20 @@ from kdq.models.evaluate import logits
 from kdq.models.huggingface import Pretrained, load_pretrained
 from kdq.store.folder_store import StageStore
 from study.plan.plan import Plan
+from study.results.status import TrialStatus
 from study.space.load import load_space
 from study.space.workload import load_workload
 from study.trial import worker as trial_module
+from study.trial.events import EpochEnded, Event, PointMeasured, TrialEnded
 from study.trial.inputs import (
     check_quantizable,
     evaluate_teacher,
-    make_trial,
     prepare_data,
     prepare_peer,
     prepare_teacher,
 )
-from study.trial.trial import DataRef, ModelRef, Probing, Trial
-from study.trial.worker import load_teacher, run_trial
+from study.trial.trial import Trial, make_trial
+from study.trial.worker import DataRef, Inputs, ModelRef, Probing, load_teacher, run_trial
 
 Prepared = tuple[StageStore, DataRef, Dataset]
 
@@ -44,10 +45,8 @@ def plan(space: str = "dkd_grid", **settings: Any) -> Plan:
     return Plan(space, "digits", load_space(space, {"bits": (4,), "trials": 3}), load_workload("digits", small), (0,))
 
 
-def make_trials(
-    plan: Plan, data: DataRef, teacher: ModelRef | None, peer: ModelRef | None, store: StageStore
-) -> dict[str, Trial]:
-    made = [make_trial(plan, data, teacher, peer, store, *run) for run in plan.runs]
+def make_trials(plan: Plan, inputs: Inputs) -> dict[str, Trial]:
+    made = [make_trial(plan, inputs.ids, *run) for run in plan.runs]
     return {trial.id: trial for trial in made}
 
 
@@ -142,10 +141,9 @@ def test_it_cannot_itself_be_quantized(tmp_path: Path) -> None:
     check_quantizable(plan("teacher_ptq"), parse_spec("train:resnet20"))
 
 
-def run(trial: Trial, log: Path) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = []
-    run_trial(trial, "cpu", log, events.append, Probing())
-    assert events[-1]["status"] == "completed", events[-1]
+def run(trial: Trial, inputs: Inputs, log: Path) -> list[Event]:
+    events = list(run_trial(trial, inputs, "cpu", log, Probing()))
+    assert events[-1] == TrialEnded(TrialStatus.COMPLETED)
     return events
 
 
@@ -162,16 +160,19 @@ def test_its_trials_ask_it_once_about_a_view(
         return lambda view: asked.append(len(view.images)) or answer(view)  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(trial_module, "forward_teacher", counting)
-    trials = make_trials(plan(), reference, prepare(prepared, fine_tuned), None, store)
-    for number, trial in enumerate(trials.values(), 1):
-        events = run(trial, tmp_path / "log")
-        assert [event["event"] for event in events] == ["epoch", "epoch", "point", "point", "end"]
+    inputs = Inputs(str(store.root), reference, prepare(prepared, fine_tuned))
+    trials = make_trials(plan(), inputs)
+    assert len(trials) == 3
+    for trial in trials.values():
+        events = run(trial, inputs, tmp_path / "log")
+        kinds = [EpochEnded, EpochEnded, PointMeasured, PointMeasured, TrialEnded]
+        assert [type(event) for event in events] == kinds
         assert sum(asked) == 600
         assert len(list((store.root / "logits").glob("*/logits.npy"))) == 2
-        assert Trial.of(trial.document()) == trial
-        assert number <= 3
-    other_seed = dataclasses.replace(trial, seed=1)
-    run(other_seed, tmp_path / "log")
+        again = pickle.loads(pickle.dumps(trial))  # as Ray sends it to a worker
+        assert (again, again.id) == (trial, trial.id)
+    other_seed = make_trial(plan(), inputs.ids, plan().runs[0][0], 1)
+    run(other_seed, inputs, tmp_path / "log")
     assert sum(asked) == 1200
 
 
@@ -188,23 +189,20 @@ def test_a_peer_starts_from_what_the_workload_names(prepared: Prepared, source: 
     assert said
     again = prepare_peer(mutual.workload, reference, data, store, quiet)
     assert again == peer
-    with_peer, without = (make_trials(mutual, reference, None, which, store) for which in (peer, None))
-    assert not with_peer.keys() & without.keys()
-    trial = next(iter(with_peer.values()))
-    events = run(trial, tmp_path / "log")
-    assert events[-1]["status"] == "completed", events[-1]
-    assert Trial.of(trial.document()) == trial
+    with_peer, without = (Inputs(str(store.root), reference, peer=which) for which in (peer, None))
+    trials = make_trials(mutual, with_peer)
+    assert not trials.keys() & make_trials(mutual, without).keys()
+    first = run(next(iter(trials.values())), with_peer, tmp_path / "log")[0]
+    assert isinstance(first, EpochEnded)
     # Weights that were trained on this data are ahead of random ones after the first epoch.
-    first = events[0]
-    assert (first["val_top1_peer"] > first["val_top1_student"]) == (source == "train")
+    assert (first.metrics["val_top1_peer"] > first.metrics["val_top1_student"]) == (source == "train")
 
 
 def test_a_method_without_a_peer_is_the_same_trial_whatever_a_peer_would_start_from(prepared: Prepared) -> None:
     store, reference, _ = prepared
     teacher, peer = ModelRef("t", "t", "resnet20"), ModelRef("p", "p", "resnet8")
-    assert make_trials(plan(), reference, teacher, peer, store).keys() == (
-        make_trials(plan(), reference, teacher, None, store).keys()
-    )
+    with_peer, without = (Inputs(str(store.root), reference, teacher, which) for which in (peer, None))
+    assert make_trials(plan(), with_peer).keys() == make_trials(plan(), without).keys()
 
 
 def test_a_peer_that_does_not_fit_is_said_before_the_study_starts(prepared: Prepared, tmp_path: Path) -> None:
