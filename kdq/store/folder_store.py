@@ -1,4 +1,4 @@
-"""The content-addressed store: a stage is found by what determines it, made once, and never half there."""
+"""The content-addressed store: a stage is looked up by what determines it, built once, and never incomplete."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ from kdq.store.stage import Stage
 
 
 class StageStore:
-    """Stages as folders `root/kind/id`. A folder is there whole or not at all.
+    """Stages as folders `root/kind/id`. A folder exists complete or not at all.
 
-    Looking a stage up creates nothing. Two processes that want the same stage wait for one of them; the lock
-    is the operating system's, so that of a killed process is free at once.
+    Looking up a stage creates nothing. If several processes request the same stage, one builds it and the others
+    wait; the lock is the operating system's, so it is released as soon as its holder is killed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -28,15 +28,15 @@ class StageStore:
         return self.root / stage.kind / stage.id
 
     def find(self, stage: Stage) -> Path | None:
-        """The folder of a finished stage, or None."""
+        """Return the folder of a finished stage, or None."""
         path = self.path(stage)
         return path if path.is_dir() else None
 
     def make(self, stage: Stage, build: Callable[[Path], None]) -> Path:
-        """The folder of the stage; `build` fills a new one if it is not there yet.
+        """Return the folder of the stage; if it is missing, `build` fills a new one.
 
-        `build` writes into a temporary folder that is flushed to the disk and renamed in one step, so a crash
-        leaves either nothing that `find` can see or the whole. An error in `build` is raised and leaves nothing.
+        `build` writes into a temporary folder that is flushed to disk and renamed in one step, so after a crash
+        `find` sees the complete stage or nothing. An error in `build` is raised and leaves nothing.
         """
         if found := self.find(stage):
             return found
@@ -45,13 +45,13 @@ class StageStore:
         with self.lock(stage) as lock:
             if self.find(stage) is None:
                 self._publish(stage, path, build)
-            # Whoever waited on this file, or makes a new one, finds the stage: the lock has done its work.
+            # The lock is no longer needed: a process that waits on this file, or creates it anew, finds the stage.
             Path(lock.lock_file).unlink(missing_ok=True)
         return path
 
     def _publish(self, stage: Stage, path: Path, build: Callable[[Path], None]) -> None:
         for left in path.parent.glob(f".making-{stage.id}-*"):
-            shutil.rmtree(left)  # of a builder that was killed: the lock is ours, nobody else is at it
+            shutil.rmtree(left)  # of a killed builder: we hold the lock, so no other process is building
         temporary = Path(tempfile.mkdtemp(prefix=f".making-{stage.id}-", dir=path.parent))
         try:
             build(temporary)
@@ -66,28 +66,28 @@ class StageStore:
             raise
 
     def remove(self, stage: Stage) -> None:
-        """Forget a stage, if it is there."""
+        """Remove a stage if it exists."""
         if path := self.find(stage):
             self.discard(path)
 
     def discard(self, path: Path) -> None:
-        """Remove a stage's folder. It disappears in one step, then its files are deleted; two may try at once."""
+        """Rename a stage's folder out of sight in one step, then delete its files; safe in concurrent processes."""
         grave = path.with_name(f".removing-{uuid4().hex}")
         with suppress(FileNotFoundError):
             path.replace(grave)
             shutil.rmtree(grave)
 
     def lock(self, stage: Stage, timeout: float = -1) -> FileLock:
-        """What the maker of a stage holds. Raises filelock's Timeout when it is not free in so many seconds."""
+        """Return the build lock of a stage. Acquiring it raises filelock's Timeout after `timeout` seconds."""
         return system_lock(self.path(stage).with_suffix(".lock"), timeout=timeout)
 
     def leftovers(self) -> Iterator[Path]:
-        """What killed processes have left half made or half removed, and what others have in hand just now."""
+        """Yield folders half built or half removed, by killed processes or by running ones."""
         yield from self.root.glob("*/.removing-*")
         yield from self.root.glob("*/.making-*")
 
     def sweep(self) -> None:
-        """Delete the leftovers of processes that were killed. Others may be at work, and sweep at once."""
+        """Delete the leftovers of killed processes; safe while others build, remove or sweep."""
         for left in self.leftovers():
             kind, stage_id = left.name.split("-")[:2]
             held = system_lock(left.with_name(f"{stage_id}.lock"), timeout=0) if kind == ".making" else nullcontext()
