@@ -33,10 +33,10 @@ class StageStore:
         return path if path.is_dir() else None
 
     def make(self, stage: Stage, build: Callable[[Path], None]) -> Path:
-        """Return the folder of the stage; if it is missing, `build` fills a new one.
+        """The folder of the stage; `build` fills a new one if it is not there yet.
 
-        `build` writes into a temporary folder that is flushed to disk and renamed in one step, so after a crash
-        `find` sees the complete stage or nothing. An error in `build` is raised and leaves nothing.
+        `build` writes into a temporary folder that is flushed to the disk and renamed in one step, so a crash
+        leaves either nothing that `find` can see or the whole. An error in `build` is raised and leaves nothing.
         """
         if found := self.find(stage):
             return found
@@ -45,7 +45,7 @@ class StageStore:
         with self.lock(stage) as lock:
             if self.find(stage) is None:
                 self._publish(stage, path, build)
-            # The lock is no longer needed: a process that waits on this file, or creates it anew, finds the stage.
+            # Whoever waited on this file, or makes a new one, finds the stage: the lock has done its work.
             Path(lock.lock_file).unlink(missing_ok=True)
         return path
 
