@@ -3,7 +3,7 @@
 A view is a function of (stream seed, epoch, image), so the logits of an epoch are a stage like any other. They
 are kept in parts of PART images, float16 [n, classes], each row less its largest value: every loss here is a
 function of softmax(logits / T), which a shift of the row leaves as it is, and float16 is finest near 0, where
-the probable classes are then. Probabilities change by less than 0.0005 (the benchmark `benchmarks/bank.py`
+the probable classes are then. Probabilities change by less than 0.0005 (the benchmark `benchmarks/teacher_logits.py`
 measures what that does).
 
 Nobody waits idly: processes that want the same epoch at once go through its parts each in an order of its own,
@@ -59,7 +59,7 @@ def forward_teacher(teacher: Classifier, precision: str = "float32") -> TeacherL
     return answer
 
 
-BANK_VERSION = 2
+CACHE_VERSION = 2
 KIND = "logits"
 FILE = "logits.npy"
 PART = 4096  # images: 5 s of a ResNet-56 on one core, and files of 80 KB
@@ -70,7 +70,7 @@ UNUSED = 24 * 3600.0  # seconds after which a part may make room for others
 LOWEST = torch.finfo(torch.float16).min
 
 
-class Bank:
+class TeacherLogitsCache:
     """A teacher that looks up what it, or another process, has said before: a `TeacherLogits`.
 
     store: where the parts are kept; teacher: opens the teacher, called only if something has to be computed;
@@ -112,7 +112,7 @@ class Bank:
 
     def stage(self, epoch: int, start: int) -> Stage:
         """The part of an epoch that begins with the image `start`."""
-        return Stage(KIND, BANK_VERSION, {**self._inputs, "epoch": epoch, "start": start, "images": PART})
+        return Stage(KIND, CACHE_VERSION, {**self._inputs, "epoch": epoch, "start": start, "images": PART})
 
     @cached_property
     def _teacher(self) -> TeacherLogits:
