@@ -314,12 +314,12 @@ class TestHub:
         assert Hub("a/resnet8").identity() != Hub("a/resnet8", "v2").identity()  # another normalisation
 
     def test_what_cannot_be_had_names_the_way_round(self, hub):
-        with pytest.raises(UserError, match=r"hub:a/resnet8: config.json cannot be had \(config.json is .*ARCH:PATH"):
+        with pytest.raises(UserError, match=r"hub:a/resnet8: config.json is unavailable \(config.json is .*ARCH:PATH"):
             load(Hub("a/resnet8").fetch(), classes=10, normalization=OWN)
         publish(hub / "a/resnet8" / "main", STATISTICS)
         (hub / "a/resnet8/main/pytorch_model.bin").unlink()
         with pytest.raises(
-            UserError, match=r"model.safetensors or pytorch_model.bin cannot be had .*ARCH:PATH"
+            UserError, match=r"model.safetensors or pytorch_model.bin is unavailable .*ARCH:PATH"
         ) as raised:
             load(Hub("a/resnet8").fetch(), classes=10, normalization=OWN)
         assert "\n" not in str(raised.value)
@@ -342,7 +342,7 @@ class TestHub:
 
     def test_an_architecture_that_is_not_ours_is_said(self, hub):
         publish(hub / "a/vit" / "main", {"architecture": "vit_base_patch16"})
-        with pytest.raises(UserError, match=r"which architecture it is; known: resnet8, .*ARCH:PATH"):
+        with pytest.raises(UserError, match=r"contains the name of an architecture; known: resnet8, .*ARCH:PATH"):
             load(Hub("a/vit").fetch(), classes=10, normalization=OWN)
 
     def test_the_papers_repositories_are_resnet50(self):

@@ -484,7 +484,7 @@ def test_bf16_is_of_the_forward_passes_alone() -> None:
 
 
 def test_compiling_is_for_gpus() -> None:
-    with pytest.raises(UserError, match="compile = True: compiles for a GPU, and this training is on the CPU"):
+    with pytest.raises(UserError, match="compile = True: needs a GPU, but this training runs on the CPU"):
         trainer({"method": "ce"}, config=dataclasses.replace(CONFIG, compile=True))
 
 
