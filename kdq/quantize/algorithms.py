@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdq.params import POSITIVE, Interval
 from kdq.quantize.alphabet import Alphabet
-from kdq.quantize.moments import Moments
+from kdq.quantize.gram import GramStatistics
 from kdq.quantize.solvers import Operator, descend, diffuse, soft_threshold, solve, stochastic
 
 Params = Mapping[str, float]
@@ -25,7 +25,7 @@ class Problem:
 
     W: Tensor
     bias: Tensor
-    moments: Moments
+    moments: GramStatistics
     alphabet: Alphabet
     params: Params
     stored: torch.dtype

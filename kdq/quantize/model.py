@@ -15,8 +15,8 @@ from kdq.quantize.activations import InputQuantizer, InputRange, attach, find_ra
 from kdq.quantize.algorithms import Problem, Solution
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.config import CALIBRATION_IMAGES, DTYPES, QuantizeConfig
+from kdq.quantize.gram import GramStatistics
 from kdq.quantize.layout import matrix, outputs, patches, unmatrix
-from kdq.quantize.moments import Moments
 from kdq.quantize.result import LayerReport, Quantized, QuantizedLayer
 from kdq.quantize.stream import Stream
 from kdq.store.stage import digest
@@ -93,14 +93,14 @@ class _Job:
 
         return find_range(batches, bits)
 
-    def quantize(self, site: Site, moments: Moments, inputs: InputRange | None) -> None:
+    def quantize(self, site: Site, statistics: GramStatistics, inputs: InputRange | None) -> None:
         """Quantize one layer of the job's model, if it is to be."""
         started = time.perf_counter()
         bits = self.widths[_name(site)]
         if bits == FLOAT_BITS:
             return
         module = layer(self.model, site.name)
-        solution, alphabet = self._solve(site, bits, moments)
+        solution, alphabet = self._solve(site, bits, statistics)
         check_finite(solution.bias, f"layer {_name(site)}: its bias")
         dtype = DTYPES[self.config.stored]
         if solution.bias.abs().max() > torch.finfo(dtype).max:
@@ -112,17 +112,17 @@ class _Job:
         if inputs is not None:
             attach(module, inputs)
         self.layers[_name(site)] = stored
-        error = moments.relative_error(matrix(module.weight.double(), module))
+        error = statistics.relative_error(matrix(module.weight.double(), module))
         self.report.append(_describe(_name(site), stored, error, time.perf_counter() - started))
 
-    def _solve(self, site: Site, bits: int, moments: Moments) -> tuple[Solution, Alphabet]:
+    def _solve(self, site: Site, bits: int, statistics: GramStatistics) -> tuple[Solution, Alphabet]:
         module, config = layer(self.model, site.name), self.config
         assert module.bias is not None
         W = matrix(module.weight.double(), module)
         problem = Problem(
             W,
             module.bias.double().view(W.shape[:2]),
-            moments,
+            statistics,
             config.quantizer.alphabet(bits, config.parameters),
             config.parameters,
             DTYPES[config.stored],
@@ -149,10 +149,12 @@ def _describe(name: str, layer: QuantizedLayer, error: float, seconds: float) ->
     )
 
 
-def _observe(site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[InputRange | None]) -> list[Moments]:
-    """The moments of one layer for each job, with all streams run up to it, on the inputs that it will look at."""
+def _observe(
+    site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[InputRange | None]
+) -> list[GramStatistics]:
+    """The statistics of one layer for each job, with all streams run up to it, on the inputs that it will look at."""
     module = layer(source.model, site.name)
-    totals: list[Moments | None] = [None] * len(jobs)
+    totals: list[GramStatistics | None] = [None] * len(jobs)
     rounding = [None if found is None else InputQuantizer(found).to(source.model.mean.device) for found in inputs]
     need_float_inputs = any(job.config.quantizer.needs_float_inputs for job in jobs)
     for index in range(len(source.batches)):
@@ -168,9 +170,9 @@ def _observe(site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[
             seen = reached[site.source] if (rounded := rounding[number]) is None else rounded(reached[site.source])
             x = X if job.config.quantizer.needs_float_inputs else None
             rows = patches(seen, module), outputs(wanted, module), x
-            batch = Moments.of(*rows, dtype=DTYPES[job.config.accumulate])
+            batch = GramStatistics.of(*rows, dtype=DTYPES[job.config.accumulate])
             totals[number] = batch.plus(totals[number])
-    moments = [total for total in totals if total is not None]
-    for total in moments:
+    statistics = [total for total in totals if total is not None]
+    for total in statistics:
         check_finite(total.G, f"layer {_name(site)}: its inputs from the calibration images")
-    return moments
+    return statistics

@@ -36,7 +36,7 @@ def _slices(d: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class GramStatistics:
     """Sums over a layer's samples of its inputs X̂ in the quantized stream and of its wanted outputs Y.
 
     count: samples; x, y, yy: sums of X̂, Y and Y², [groups, d], [groups, m], [groups, m]; G = X̂ᵀX̂
@@ -75,7 +75,7 @@ class Moments:
         return cls(inputs.shape[1], T[:, -1], y, yy, G, T[:, :-1], H)
 
     def plus(self, other: Self | None) -> Self:
-        """The moments of both batches together."""
+        """The statistics of both batches together."""
         if other is None:
             return self
         H = None if self.H is None or other.H is None else self.H + other.H
