@@ -8,7 +8,7 @@
   neurons of the layer at once, in place, every column one run of memory: the peer
 - `recursion, one update`: the same with both updates of u in one pass over it, which is no longer the formula
 - `solve`: ours, given the two Gram matrices; `with Gram matrices`: what they cost included
-- `diffuse`: GPTQ's error diffusion, given the damped Gram matrix, or with it
+- `diffuse_errors`: GPTQ's error diffusion, given the damped Gram matrix, or with it
 
 Beside the times of a number of samples: the share of codes that `solve` and the recursion have in common, and the
 relative errors ‖XW − X̂Q‖ / ‖XW‖ of both. Last, for the first number of samples, the whole default recipe given its
@@ -28,7 +28,7 @@ from benchmarks.report import circumstances, publish, summary
 from kdq.quantize.algorithms import DAMPING, QUANTIZERS, Problem
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.gram import GramStatistics, gram, triangle
-from kdq.quantize.solvers import diffuse, solve
+from kdq.quantize.solvers import diffuse_errors, solve
 
 ALPHABET = Alphabet(4)
 PEER = "recursion"
@@ -97,8 +97,10 @@ def solvers(layer: Layer) -> dict[str, Callable[[], Tensor]]:
         "recursion, one update": lambda: recursion_one_update(layer),
         "solve": lambda: solve(W, H, G, ALPHABET, scale)[0],
         "solve, with Gram matrices": lambda: solve(W, *layer.grams(), ALPHABET, scale)[0],
-        "diffuse": lambda: diffuse(W, ready, ALPHABET, scale)[0],
-        "diffuse, with Gram matrix": lambda: diffuse(W, damped(gram(layer.X_hat.mT[None])), ALPHABET, scale)[0],
+        "diffuse_errors": lambda: diffuse_errors(W, ready, ALPHABET, scale)[0],
+        "diffuse_errors, with Gram matrix": lambda: diffuse_errors(
+            W, damped(gram(layer.X_hat.mT[None])), ALPHABET, scale
+        )[0],
     }
 
 

@@ -64,7 +64,7 @@ def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, 
     return _recurse(base, Q.mT, G * inverse, alphabet, scale)
 
 
-def diffuse(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
+def diffuse_errors(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
     """Codes of rounding with error diffusion (GPTQ, Frantar et al. 2023), for H = G.
 
     Where GPFQ corrects with the next weight alone, here each weight is rounded as if all later ones were to
