@@ -1,4 +1,4 @@
-"""The packed file: a safetensors file whose payload is exactly what `size.ledger` counts.
+"""The packed file: a safetensors file whose payload is exactly what `size.size_breakdown` counts.
 
 For each quantized layer `NAME.codes` (uint8, a stream of bits), `NAME.scale` and `NAME.bias` (float16 or float32)
 and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all else under

@@ -38,7 +38,7 @@ def packed_bytes(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-def ledger(quantized: Quantized) -> tuple[Row, ...]:
+def size_breakdown(quantized: Quantized) -> tuple[Row, ...]:
     """Everything that is stored, a row a module, in the order of the model."""
     rows: dict[str, Row] = {}
     for key, value in leftovers(quantized).items():
@@ -73,7 +73,7 @@ def _bits(tensor: Tensor) -> int:
 
 def total_bits(quantized: Quantized) -> int:
     """8 × the bytes of the packed file's payload (the header with names and shapes is not payload)."""
-    return sum(row.total for row in ledger(quantized))
+    return sum(row.total for row in size_breakdown(quantized))
 
 
 def float_bits(quantized: Quantized) -> int:
