@@ -1,4 +1,4 @@
-"""The one verb: quantize(model, calibration images, configuration) -> quantized model and report."""
+"""Whole models: quantize(model, calibration images, configuration) -> quantized model and report."""
 
 import copy
 import time
@@ -23,31 +23,31 @@ from kdq.store.stage import digest
 
 
 def layer_names(model: Classifier) -> tuple[str, ...]:
-    """The layers that are quantized, in the order they are run."""
+    """Return the names of the layers to be quantized, in execution order."""
     return tuple(site.name.removeprefix(PREFIX) for site in network(fold(model)).sites)
 
 
 def choose_calibration(images: Tensor, *, seed: int, count: int = CALIBRATION_IMAGES) -> Tensor:
-    """`count` images (all, if there are fewer) drawn without replacement by the seed."""
+    """Draw `count` images (all, if there are fewer) without replacement, determined by the seed."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images), generator=generator)[:count].sort().values
     return images[chosen.to(images.device)]
 
 
 def quantize(model: Classifier, calibration_images: Tensor, config: QuantizeConfig) -> Quantized:
-    """Quantize every convolution and linear layer; the model given is left as it is.
+    """Quantize every convolution and linear layer of a copy of the model.
 
     calibration_images: uint8 [N, C, H, W] (or float in [0, 1]) on the model's device. Raises UserError for
-    widths that do not fit the model, and for NaN in weights or images, with the layer's name.
+    widths that do not fit the model, and, naming the layer, for NaN in weights or images.
     """
     return quantize_many(model, calibration_images, [config])[0]
 
 
 @torch.no_grad()
 def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
-    """The same as `quantize` for each of the configurations, but what they share is computed once.
+    """Quantize the model by each of the configurations, computing once what they share.
 
-    All go through the network together, layer by layer, beside one float stream: a layer is quantized for
+    All advance through the network together, layer by layer, beside one float stream: a layer is quantized for
     every configuration as soon as its inputs are known, and its quantized outputs are the next one's inputs.
     """
     if len(calibration_images) == 0:
@@ -68,7 +68,7 @@ def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequen
 
 
 class _Job:
-    """One configuration on its way through the network."""
+    """The state of one configuration while the network is quantized layer by layer."""
 
     def __init__(self, plan: Network, folded: Classifier, images: Tensor, config: QuantizeConfig) -> None:
         self.config = config
@@ -80,7 +80,7 @@ class _Job:
         self.report: list[LayerReport] = []
 
     def find_inputs(self, site: Site) -> InputRange | None:
-        """The levels of the inputs of a layer, None if they stay in float."""
+        """Return the levels of the inputs of a layer, None if they stay in float."""
         bits = self.config.activation_bits
         if bits is None or self.widths[_name(site)] == FLOAT_BITS:
             return None
@@ -94,7 +94,7 @@ class _Job:
         return find_range(batches, bits)
 
     def quantize(self, site: Site, statistics: GramStatistics, inputs: InputRange | None) -> None:
-        """Quantize one layer of the job's model, if it is to be."""
+        """Quantize one layer of the job's model, unless it stays in float."""
         started = time.perf_counter()
         bits = self.widths[_name(site)]
         if bits == FLOAT_BITS:
@@ -104,7 +104,7 @@ class _Job:
         check_finite(solution.bias, f"layer {_name(site)}: its bias")
         dtype = DTYPES[self.config.stored]
         if solution.bias.abs().max() > torch.finfo(dtype).max:
-            dtype = torch.float32  # as in a model that has hardly been trained; it is charged for it
+            dtype = torch.float32  # as in a barely trained model; its size counts as stored
         scale, bias = (t.flatten().to(dtype) for t in (solution.scale, solution.bias))
         stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
         assert module.bias is not None
@@ -152,7 +152,7 @@ def _describe(name: str, layer: QuantizedLayer, error: float, seconds: float) ->
 def _observe(
     site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[InputRange | None]
 ) -> list[GramStatistics]:
-    """The statistics of one layer for each job, with all streams run up to it, on the inputs that it will look at."""
+    """Advance all streams to one layer; return its statistics for each job, on the inputs as it will receive them."""
     module = layer(source.model, site.name)
     totals: list[GramStatistics | None] = [None] * len(jobs)
     rounding = [None if found is None else InputQuantizer(found).to(source.model.mean.device) for found in inputs]
