@@ -61,7 +61,7 @@ class GramStatistics:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Return those of one batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m].
+        """Return the statistics of a batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m].
 
         dtype: that of the products.
         """
@@ -74,7 +74,7 @@ class GramStatistics:
         return cls(inputs.shape[1], T[:, -1], y, yy, G, T[:, :-1], H)
 
     def plus(self, other: Self | None) -> Self:
-        """Return the statistics of both together."""
+        """Return the statistics of both batches together."""
         if other is None:
             return self
         H = None if self.H is None or other.H is None else self.H + other.H

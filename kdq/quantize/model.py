@@ -104,7 +104,7 @@ class _Job:
         check_finite(solution.bias, f"layer {_name(site)}: its bias")
         dtype = DTYPES[self.config.stored]
         if solution.bias.abs().max() > torch.finfo(dtype).max:
-            dtype = torch.float32  # as in a barely trained model; its size counts as stored
+            dtype = torch.float32  # as in a barely trained model; the larger size counts
         scale, bias = (t.flatten().to(dtype) for t in (solution.scale, solution.bias))
         stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
         assert module.bias is not None
