@@ -2,7 +2,7 @@
 
     python -m benchmarks.probe --data-dir DIR
 
-CIFAR-10, students of a study on 45,000 images whose teacher logits are in the bank. `epoch` is the time of an epoch:
+CIFAR-10, students of a study on 45,000 images whose teacher logits are in the cache. `epoch` is the time of an epoch:
 its validation is measured as it is, its training on `--images` images and taken times 45,000 over that, since every
 image costs the same. `probe` quantizes the student at 2, 3, 4 and 8 bits and measures it, as `asha_quantized` and
 `asha_pareto` do at a rung. Shares: of one epoch, and of all epochs up to and between the rungs at 1, 3, 9 of 27.
@@ -32,7 +32,7 @@ RUNGS, EPOCHS = (1, 3, 9), 27
 
 
 def trainer(data: Dataset, arch: str, rounds: int) -> Trainer:
-    """A student whose teacher costs nothing, as it does with a bank that is filled."""
+    """A student whose teacher costs nothing, as it does with a filled cache."""
     student = build(arch, classes=data.classes, normalization=data.normalization, seed=0)
     answers = torch.randn(len(data.train_images), data.classes)
     return Trainer(recipe(rounds), METHOD, student, lambda view: answers[view.index], data, stream_seed=0)

@@ -8,12 +8,12 @@
   neurons of the layer at once, in place, every column one run of memory: the peer
 - `recursion, one update`: the same with both updates of u in one pass over it, which is no longer the formula
 - `solve`: ours, given the two Gram matrices; `with Gram matrices`: what they cost included
-- `diffuse`: GPTQ's error diffusion, given the damped Gram matrix, or with it
+- `diffuse_errors`: GPTQ's error diffusion, given the damped Gram matrix, or with it
 
 Beside the times of a number of samples: the share of codes that `solve` and the recursion have in common, and the
 relative errors ‖XW − X̂Q‖ / ‖XW‖ of both. Last, for the first number of samples, the whole default recipe given its
-moments (32 scales a neuron and 4 sweeps of descent), whose time does not depend on the samples. All of it is run,
-nothing is scaled up.
+Gram statistics (32 scales a neuron and 4 sweeps of descent), whose time does not depend on the samples. All of it is
+run, nothing is scaled up.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from torch import Tensor
 from benchmarks.report import circumstances, publish, summary
 from kdq.quantize.algorithms import DAMPING, QUANTIZERS, Problem
 from kdq.quantize.alphabet import Alphabet
-from kdq.quantize.moments import Moments, gram, triangle
-from kdq.quantize.solvers import diffuse, solve
+from kdq.quantize.gram import GramStatistics, gram, triangle
+from kdq.quantize.solvers import diffuse_errors, solve
 
 ALPHABET = Alphabet(4)
 PEER = "recursion"
@@ -49,9 +49,9 @@ class Layer:
         X, X_hat = self.X.mT[None], self.X_hat.mT[None]
         return triangle(X, X_hat), gram(X_hat)
 
-    def moments(self) -> Moments:
+    def statistics(self) -> GramStatistics:
         X, X_hat = self.X.mT[None], self.X_hat.mT[None]
-        return Moments.of(X_hat, X @ self.W.mT)
+        return GramStatistics.of(X_hat, X @ self.W.mT)
 
     def error(self, codes: Tensor) -> float:
         wanted = self.W @ self.X
@@ -97,8 +97,10 @@ def solvers(layer: Layer) -> dict[str, Callable[[], Tensor]]:
         "recursion, one update": lambda: recursion_one_update(layer),
         "solve": lambda: solve(W, H, G, ALPHABET, scale)[0],
         "solve, with Gram matrices": lambda: solve(W, *layer.grams(), ALPHABET, scale)[0],
-        "diffuse": lambda: diffuse(W, ready, ALPHABET, scale)[0],
-        "diffuse, with Gram matrix": lambda: diffuse(W, damped(gram(layer.X_hat.mT[None])), ALPHABET, scale)[0],
+        "diffuse_errors": lambda: diffuse_errors(W, ready, ALPHABET, scale)[0],
+        "diffuse_errors, with Gram matrix": lambda: diffuse_errors(
+            W, damped(gram(layer.X_hat.mT[None])), ALPHABET, scale
+        )[0],
     }
 
 
@@ -134,12 +136,12 @@ def agree(layer: Layer, codes: dict[str, Tensor]) -> None:
 
 
 def recipe(neurons: int, d: int, samples: int, rounds: int) -> dict[str, Any]:
-    """The default recipe, from moments to codes."""
+    """The default recipe, from Gram statistics to codes."""
     layer = Layer(neurons, d, samples)
     problem = Problem(
         layer.W[None].double(),
         torch.zeros(1, neurons, dtype=torch.float64),
-        layer.moments(),
+        layer.statistics(),
         ALPHABET,
         params={},
         stored=torch.float16,

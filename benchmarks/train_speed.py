@@ -8,10 +8,10 @@ machine disturbs all alike:
 - `plain loop`: that of common scripts: a torchvision DataLoader with 2 workers, transforms of one PIL image at a
   time, NCHW, the teacher's forward pass every step
 - `bare loop`: the student's forward and backward pass on random tensors that lie in memory, nothing else
-- `ours, bank filled`: an epoch whose teacher logits are in the bank, as all but the first of a study's trials find it
-- `ours, bank empty`: an epoch that computes them, as the first trial does
+- `ours, cache filled`: an epoch whose teacher logits are in the cache, as all but the first of a study's trials find it
+- `ours, cache empty`: an epoch that computes them, as the first trial does
 - `ours, a trial of 9`: their mean over a study of 9 trials that see the same views
-- `ours, bank filled, bf16`, `teacher`, `teacher, bf16`: whether bf16 autocast pays on this machine
+- `ours, cache filled, bf16`, `teacher`, `teacher, bf16`: whether bf16 autocast pays on this machine
 """
 
 import argparse
@@ -35,7 +35,7 @@ from benchmarks.report import circumstances, publish, summary
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset
 from kdq.distill.recipe import make_optimizer
-from kdq.distill.teacher_logits import Bank, forward_teacher
+from kdq.distill.teacher_logits import TeacherLogitsCache, forward_teacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier
 from kdq.store.folder_store import StageStore
@@ -111,21 +111,21 @@ def bare_loop(data: Dataset) -> Loop:
 def our_loop(
     data: Dataset, model: Classifier, store: StageStore, rounds: int, fill_first: bool, precision: str = "float32"
 ) -> Loop:
-    """The training part of an epoch of ours, whose teacher logits are in the bank already or have to be computed."""
+    """The training part of an epoch of ours, whose teacher logits are in the cache already or have to be computed."""
     config = replace(recipe(rounds), precision=precision)
     answer = forward_teacher(model)
 
-    def bank(name: str) -> Bank:
+    def cache(name: str) -> TeacherLogitsCache:
         fill = data.normalization.mean
         views = Views(data.train_images, data.train_labels, config.augment, stream_seed=0, fill=fill)
-        return Bank(store, lambda: answer, name, data, views)
+        return TeacherLogitsCache(store, lambda: answer, name, data, views)
 
     name = "filled" if fill_first else "empty"
     if fill_first:
         for epoch in range(rounds):
-            filled = bank(name)
+            filled = cache(name)
             filled(next(filled.views.epoch(epoch, BATCH)))
-    trainer = Trainer(config, METHOD, student(data), bank(name), data, stream_seed=0)
+    trainer = Trainer(config, METHOD, student(data), cache(name), data, stream_seed=0)
 
     def train(number: int) -> int:
         trainer._train_epoch()
@@ -162,7 +162,7 @@ def measure(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
 
 
 def mean_of_trials(filled: float, empty: float) -> float:
-    """Images per second of a study's trials, of which one fills the bank for all."""
+    """Images per second of a study's trials, of which one fills the cache for all."""
     return TRIALS / ((TRIALS - 1) / filled + 1 / empty)
 
 
@@ -178,15 +178,15 @@ def main() -> None:
             {
                 "plain loop": plain_loop(data, teacher(options.data_dir)),
                 "bare loop": bare_loop(data),
-                "ours, bank filled": our_loop(data, model, store, rounds, fill_first=True),
-                "ours, bank empty": our_loop(data, model, store, rounds, fill_first=False),
-                "ours, bank filled, bf16": our_loop(data, model, store, rounds, True, "bf16"),
+                "ours, cache filled": our_loop(data, model, store, rounds, fill_first=True),
+                "ours, cache empty": our_loop(data, model, store, rounds, fill_first=False),
+                "ours, cache filled, bf16": our_loop(data, model, store, rounds, True, "bf16"),
                 "teacher": teacher_loop(data, model, "float32"),
                 "teacher, bf16": teacher_loop(data, model, "bf16"),
             },
             rounds,
         )
-    filled, empty = rates["ours, bank filled"], rates["ours, bank empty"]
+    filled, empty = rates["ours, cache filled"], rates["ours, cache empty"]
     rates[f"ours, a trial of {TRIALS}"] = [mean_of_trials(*pair) for pair in zip(filled, empty, strict=True)]
     publish("train_speed", head, rows(rates))
 

@@ -1,4 +1,4 @@
-"""What a parameter of a method or a quantizer allows."""
+"""The values that parameters of methods and quantizers may take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Params = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The finite numbers from `low` to `high`; `above`: `low` itself is not among them."""
+    """The finite numbers from `low` to `high`, both included; `above` excludes `low`."""
 
     low: float
     high: float = inf
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Off and on."""
+    """0 (off) or 1 (on)."""
 
     def __contains__(self, value: float) -> bool:
         return value in (0, 1)
@@ -41,13 +41,13 @@ NON_NEGATIVE, POSITIVE, SHARE = Interval(0), Interval(0, above=True), Interval(0
 
 
 def check_number(name: str, value: Any, allowed: Interval | Switch, whose: str) -> None:
-    """Raise UserError unless the value of a parameter, of whom it is said `whose`, is a number that is allowed."""
+    """Raise UserError unless `value` is a number that `allowed` contains; whose: the owner named in the message."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in allowed:
         raise UserError(f"{name} = {value!r}: for {whose} it must be a number {allowed}")
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of a document is a finite number that a float can hold; true and false are none."""
+    """Return whether a value of a document is a finite number within the range of a float; booleans are not numbers."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
     except OverflowError:
@@ -55,5 +55,5 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Whether a value of a document is a whole number, at least 1."""
+    """Return whether a value of a document is a whole number of at least 1; booleans are not numbers."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,1 +1,1 @@
-"""Data sets: where they come from, how they are split, and the augmented views of their images."""
+"""Data sets: sources, splits and augmented views of their images."""

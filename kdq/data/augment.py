@@ -1,8 +1,8 @@
-"""Augmented views of the training images, made in batches on the images' device.
+"""Augmented views of the training images, computed in batches on the images' device.
 
-The view of image i in epoch e is a pure function of (stream seed, e, i): it depends on neither the batch
-size nor what was trained before. So all trials of a study see the same views, a training resumes at any
-epoch, and what a teacher says about a view can be kept under (e, i).
+The view of image i in epoch e is a pure function of (stream seed, e, i): it depends neither on the batch
+size nor on earlier training. So all trials of a study see the same views, training resumes at any epoch, and
+the teacher's logits for a view can be cached under (e, i).
 """
 
 import hashlib
@@ -21,11 +21,11 @@ from kdq.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """What happens to an image. Pixels, except `flip`.
+    """Augmentations of an image, in pixels except `flip`.
 
-    crop_padding: black pixels put around an image before a crop of the original size at a random place;
-    flip: mirror left to right with probability 1/2; cutout: side of a square of the mean colour, at a random
-    centre, that may reach over the edge (DeVries and Taylor 2017).
+    crop_padding: black pixels added on each side before a random crop to the original size;
+    flip: mirror left to right with probability 1/2; cutout: side of a square of the mean colour at a random
+    centre, clipped at the edges (DeVries and Taylor 2017).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -44,10 +44,10 @@ class AugmentConfig:
 class View:
     """A batch of B views of one epoch.
 
-    index: int64 [B], the training images they show; images: float32 [B, C, H, W] in [0, 1], channels-last;
-    labels: int64 [B]. A mixed view is made of two plain ones, its `parts`, of which `index` and `labels` are
-    the first's: images = λ·parts[0].images + (1 − λ)·parts[1].images with `mix` = λ, float32 [B]. A plain
-    view has neither.
+    index: int64 [B], the training images shown; images: float32 [B, C, H, W] in [0, 1], channels-last;
+    labels: int64 [B]. A mixed view combines two plain ones, its `parts`; its `index` and `labels` are those of
+    the first: images = λ·parts[0].images + (1 − λ)·parts[1].images with `mix` = λ, float32 [B]. In a plain
+    view, `parts` and `mix` are None.
     """
 
     epoch: int
@@ -60,10 +60,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The random numbers of one epoch by image, [N, …]; `order` is the sequence of the images.
+    """The random numbers of one epoch, indexed by image, [N, …]; `order` is a permutation of the images.
 
     crop: int64 [N, 2], top and left; flip: bool [N]; cutout: float32 [N, 2], the square's centre (row, column);
-    partner: int64 [N], the image that each is mixed with; mix: float32 [N], the share λ of the image itself.
+    partner: int64 [N], the image that each is mixed with; mix: float32 [N], the weight λ of the image itself.
     """
 
     order: Tensor
@@ -77,8 +77,8 @@ class Draws:
 class Views:
     """The augmented views of a training set.
 
-    images: uint8 [N, C, H, W]; labels: int64 [N], on the same device; fill: the colour of cutout, a value in
-    [0, 1] for each channel. With mixup_alpha = a > 0, views are mixed in pairs by λ ~ Beta(a, a)
+    images: uint8 [N, C, H, W]; labels: int64 [N], on the same device; fill: the colour of cutout, one value in
+    [0, 1] per channel. With mixup_alpha = a > 0, views are mixed in pairs by λ ~ Beta(a, a)
     (Zhang et al. 2018).
     """
 
@@ -103,17 +103,17 @@ class Views:
         return len(self.images)
 
     def steps(self, batch_size: int) -> int:
-        """Batches in an epoch: as few as hold every image once, at most `batch_size` each."""
+        """Return the number of batches in an epoch: the fewest of at most `batch_size` that cover every image once."""
         return -(-len(self) // batch_size)
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[View]:
-        """All views of an epoch in its order, in batches whose sizes differ by at most one."""
+        """Yield all views of an epoch in its order, in batches whose sizes differ by at most one."""
         draws = self.draw(epoch)
         for index in draws.order.tensor_split(self.steps(batch_size)):
             yield self.view(epoch, index, draws)
 
     def view(self, epoch: int, index: Tensor, draws: Draws) -> View:
-        """The views of the images `index`, int64 [B], in an epoch; draws: those of that epoch."""
+        """Return the views of the images `index`, int64 [B], in an epoch; draws: those of that epoch."""
         view = self._plain(epoch, index, draws)
         if not self.mixup_alpha:
             return view
@@ -125,7 +125,7 @@ class Views:
         return View(epoch, index, self._augment(index, draws), self.labels[index])
 
     def _augment(self, index: Tensor, draws: Draws) -> Tensor:
-        """The views of the images `index`, unmixed: float32 [B, C, H, W] in [0, 1], channels-last."""
+        """Return the unmixed views of the images `index`: float32 [B, C, H, W] in [0, 1], channels-last."""
         height, width = self.images.shape[2:]
         padded = F.pad(self.images[index], (self.config.crop_padding,) * 4)
         y = torch.arange(height, device=index.device)
@@ -141,9 +141,9 @@ class Views:
         return images.permute(0, 3, 1, 2)
 
     def draw(self, epoch: int) -> Draws:
-        """The random numbers of an epoch, on the images' device.
+        """Return the random numbers of an epoch, on the images' device.
 
-        Every kind of number has its own stream: turning one kind on leaves the others as they were.
+        Every kind of number has its own stream, so enabling one augmentation does not change the others.
         """
         count, (height, width) = len(self), self.images.shape[2:]
 
@@ -164,7 +164,7 @@ class Views:
 
 
 def _square(centre: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
-    """Mask [B, H, W, 1] of the squares around the pixels of `centre`, float [B, 2] (row, column)."""
+    """Return the mask [B, H, W, 1] of the squares around the pixels of `centre`, float [B, 2] (row, column)."""
     top, left = (centre.long() - side // 2).unbind(1)
     rows = (y >= top[:, None]) & (y < top[:, None] + side)
     columns = (x >= left[:, None]) & (x < left[:, None] + side)
@@ -172,11 +172,11 @@ def _square(centre: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
 
 
 def generator(stream_seed: int, epoch: int, kind: str) -> torch.Generator:
-    """The random stream of one kind of number in one epoch."""
+    """Return the random generator of one kind of number in one epoch."""
     digest = hashlib.sha256(f"{stream_seed}/{epoch}/{kind}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
-    """Uniform numbers in [0, 1), float64 [N], as quantiles of Beta(alpha, alpha): float32 [N] in [0, 1]."""
+    """Map uniform numbers in [0, 1), float64 [N], to quantiles of Beta(alpha, alpha): float32 [N] in [0, 1]."""
     return torch.from_numpy(np.asarray(betaincinv(alpha, alpha, uniform.numpy()), dtype=np.float32))

@@ -1,4 +1,4 @@
-"""Data sets by name: decoded once into a stage, then opened as one uint8 tensor a split.
+"""Data sets in memory: a `data` stage opened as one uint8 tensor per split.
 
 A stage of kind `data` holds `{train,test}_{images,labels}.npy` (uint8 [N, C, H, W]; int64 [N]) and
 `data.json` (name, class names, mean and standard deviation of each channel of the training images in [0, 1]).
@@ -26,7 +26,7 @@ class Dataset:
     """A data set in memory. Images are uint8 [N, C, H, W], labels int64 [N].
 
     Training and validation images are disjoint parts of the source's training images; the test images are all
-    of the source's. fingerprint: SHA-256 of the source's identity and the split.
+    those of the source. fingerprint: SHA-256 of the source's identity and the split.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Dataset:
         return len(self.class_names)
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set with its tensors on `device`."""
+        """Return the same data set with its tensors on `device`."""
         return dataclasses.replace(
             self,
             train_images=self.train_images.to(device),
@@ -58,11 +58,11 @@ class Dataset:
 
 
 def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int) -> Dataset:
-    """Open a `data` stage, its training images split by class into training and validation images.
+    """Open a `data` stage, its training images split, stratified by class, into training and validation images.
 
-    The `val_images` validation images are taken first, so they are the same whatever `train_images` asks of
-    the rest (None: all of it). The test images are mapped from the stage's file, not read. Raises UserError
-    if there are too few images.
+    The `val_images` validation images are drawn first, so they do not depend on `train_images`, the number drawn
+    from the rest (None: all of it). The test images are memory-mapped from the stage's file. Raises UserError if
+    there are too few images.
     """
     images, labels = _map(stage_path, "train_images"), _map(stage_path, "train_labels")
     train, val = _split(labels.numpy(), train_images, val_images)
@@ -85,13 +85,13 @@ def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int)
 def _split(
     labels: NDArray[np.int64], train_images: int | None, val_images: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the training and of the validation images."""
+    """Return the indices of the training and of the validation images."""
     total = len(labels)
     asked = max(1, total - val_images) if train_images is None else train_images
     if val_images < 1 or asked < 1 or val_images + asked > total:
         raise UserError(
-            f"{asked} training and {val_images} validation images were asked of {total}: each must be at "
-            f"least 1, and their sum at most {total}"
+            f"{asked} training and {val_images} validation images were requested, {total} are available: each must "
+            f"be at least 1, and their sum at most {total}"
         )
     val = stratified(labels, val_images, seed=0)
     rest = np.setdiff1d(np.arange(total), val)
@@ -104,10 +104,10 @@ def _map(folder: Path, name: str) -> Tensor:
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Sorted indices of `count` of the labels, each class with its share of them.
+    """Return sorted indices of `count` of the labels, each class in proportion to its size.
 
-    Shares that are no whole numbers are rounded by largest remainder (ties: the lower class), so exactly
-    `count` indices come back. The same labels, count and seed give the same indices.
+    Fractional shares are rounded by largest remainder (ties: the lower class), so exactly `count` indices are
+    returned. The same labels, count and seed give the same indices.
     """
     assert 0 <= count <= len(labels)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -117,7 +117,7 @@ def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.i
 
 
 def _largest_remainder(sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Whole shares of `count`, in proportion to `sizes`, that sum to it; none exceeds its size."""
+    """Return whole shares of `count`, in proportion to `sizes`, that sum to it; none exceeds its size."""
     shares, remainders = np.divmod(sizes * count, sizes.sum())
     largest = np.argsort(-remainders, kind="stable")[: count - shares.sum()]
     shares[largest] += 1

@@ -1,7 +1,7 @@
 """Images and labels from parquet files in the layout of the Hugging Face Hub's image data sets.
 
 A split is one or more files `SPLIT-00000-of-00002.parquet` with a struct column `img` (or `image`) that holds
-the `bytes` of an encoded image, and an integer label column. The codec is whatever Pillow reads (PNG, WebP).
+the `bytes` of an encoded image, and an integer label column. Any codec that Pillow reads is accepted (PNG, WebP, …).
 """
 
 import re
@@ -26,7 +26,7 @@ SHARD = re.compile(r".+-(\d{5})-of-(\d{5})\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a data set's files hold: RGB images of size x size pixels, labels 0 .. classes - 1 in `label`."""
+    """The content of a data set's files: RGB images of size x size pixels, labels 0 .. classes - 1 in `label`."""
 
     folder: str
     label: str
@@ -36,7 +36,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Some rows of one file: encoded images, their labels, and where they stand."""
+    """Consecutive rows of one file: encoded images and their labels."""
 
     file: Path
     first_row: int
@@ -45,13 +45,13 @@ class Shard:
 
 
 def folders(data_dir: Path, layout: Layout) -> list[Path]:
-    """Where the files may lie under `data_dir`: the Hub's folders, some of them left out, or itself."""
+    """Return the folders that may hold the files: the Hub's path under `data_dir`, less any of its leading parts."""
     parts = layout.folder.split("/")
     return [data_dir.joinpath(*parts[skip:]) for skip in range(len(parts) + 1)]
 
 
 def find_split(data_dir: Path, layout: Layout, split: str) -> list[Path]:
-    """The files of a split in the order of their numbers; empty if there are none.
+    """Return the files of a split in the order of their numbers; empty if there are none.
 
     Raises UserError if some of its numbered files are missing.
     """
@@ -65,13 +65,13 @@ def find_split(data_dir: Path, layout: Layout, split: str) -> list[Path]:
 def _check_complete(files: list[Path]) -> None:
     numbers = [match.groups() for file in files if (match := SHARD.fullmatch(file.name))]
     if len(numbers) < len(files):
-        return  # named by another rule: nothing says how many there are
+        return  # not named as shards: their number is unknown
     totals = {int(total) for _, total in numbers}
     if len(totals) > 1 or [int(number) for number, _ in numbers] != list(range(max(totals))):
         names = ", ".join(file.name for file in files)
         raise UserError(
-            f"{files[0].parent}: incomplete or mixed parquet files ({names}): each name says how many belong "
-            f"together; copy the missing ones or remove the others"
+            f"{files[0].parent}: incomplete or mixed parquet files ({names}): each name gives the number of files "
+            f"in its split; copy the missing ones or remove the others"
         )
 
 
@@ -83,7 +83,7 @@ def read_split(files: Iterable[Path], layout: Layout) -> tuple[NDArray[np.uint8]
     label out of range.
     """
     shards = chain.from_iterable(_read_file(file, layout) for file in files)
-    with ThreadPoolExecutor() as pool:  # Pillow's decoders release the interpreter lock
+    with ThreadPoolExecutor() as pool:  # Pillow's decoders release the GIL
         decoded = list(pool.map(lambda shard: (_decode(shard, layout.size), shard.labels), shards))
     images, labels = zip(*decoded, strict=True)
     return np.concatenate(images), np.concatenate(labels)
@@ -103,14 +103,14 @@ def _read_file(file: Path, layout: Layout) -> Iterator[Shard]:
                 first_row += len(labels)
     except UserError:
         raise
-    except Exception as error:  # the reader raises nearly anything for damaged bytes
-        raise UserError(f"{file}: not a whole parquet file ({first_line(error)}); copy or download it again") from error
+    except Exception as error:  # the reader raises almost any exception for damaged bytes
+        raise UserError(f"{file}: not a valid parquet file ({first_line(error)}); copy or download it again") from error
     if not first_row:
         raise UserError(f"{file}: holds no rows; copy or download it again")
 
 
 def _image_column(file: Path, schema: Any, layout: Layout) -> str:
-    """Name of the image column, once it and the label column are as the layout says."""
+    """Return the name of the image column, after checking it and the label column against the layout."""
     from pyarrow import types
 
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
@@ -141,14 +141,14 @@ def _decode(shard: Shard, size: int) -> NDArray[np.uint8]:
     for index, encoded in enumerate(shard.encoded):
         try:
             images[index] = _pixels(encoded, size)
-        except Exception as error:  # Pillow's decoders raise nearly anything for damaged bytes
+        except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes
             place = f"{shard.file}: row {shard.first_row + index}"
             raise UserError(f"{place}: {error or type(error).__name__}; copy or download it again") from error
     return images
 
 
 def _pixels(encoded: bytes | None, size: int) -> NDArray[np.uint8]:
-    """uint8 [3, size, size] of one encoded image; the size is checked before anything is decoded."""
+    """Decode one image to uint8 [3, size, size]; its size is checked before its pixels are decoded."""
     if encoded is None:
         raise ValueError("no image bytes")
     with Image.open(BytesIO(encoded)) as image:

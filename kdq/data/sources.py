@@ -42,7 +42,7 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from: what determines its content, and how to decode it into (train, test)."""
+    """The origin of a data set: `identity` determines its content, `decode` returns (train, test)."""
 
     identity: Json
     class_names: tuple[str, ...]
@@ -52,8 +52,8 @@ class Source:
 def _digits(data_dir: Path | None, downloads: Path) -> Source:
     """The 1,797 real 8x8 grey images that scikit-learn ships (Alpaydin and Kaynak 1998), scaled to 0..255.
 
-    They have no official division: 500 of them, stratified by class with a fixed seed, are the test images,
-    the other 1,297 the training images.
+    They have no official split: 500 of them, stratified by class with a fixed seed, are the test images, the
+    other 1,297 the training images.
     """
     from sklearn.datasets import load_digits
 
@@ -68,7 +68,7 @@ def _digits(data_dir: Path | None, downloads: Path) -> Source:
 
 
 def _cifar(name: str, class_names: tuple[str, ...], layout: Layout, data_dir: Path | None, downloads: Path) -> Source:
-    """CIFAR (Krizhevsky 2009) from the Hub's parquet files in `data_dir`, else by torchvision's download."""
+    """CIFAR (Krizhevsky 2009) from the Hub's parquet files in `data_dir`, or else downloaded by torchvision."""
     if data_dir is None:
         return _downloaded_cifar(name, class_names, layout, downloads)
     train, test = (find_split(data_dir, layout, split) for split in ("train", "test"))
@@ -91,14 +91,14 @@ def _downloaded_cifar(name: str, class_names: tuple[str, ...], layout: Layout, d
             raise _nowhere(name, layout, f"the download into {downloads} failed ({error})") from error
         return split.data.transpose(0, 3, 1, 2), np.array(split.targets, dtype=np.int64)
 
-    # The archive's published checksum is its content's name, so a finished stage needs no download.
+    # The archive's published checksum identifies its content, so a finished stage needs no download.
     return Source({"name": name, "md5": dataset.tgz_md5}, class_names, lambda: (read(True), read(False)))
 
 
 def _nowhere(name: str, layout: Layout, reason: str) -> UserError:
     return UserError(
         f"{name}: {reason}. Either give --data-dir DIR with {layout.folder}/{{train,test}}-*.parquet (the "
-        f"layout of the Hugging Face Hub), or leave it out on a machine with internet to download it"
+        f"layout of the Hugging Face Hub), or leave it out on a machine with internet access to download it"
     )
 
 
@@ -116,10 +116,10 @@ DATASETS: dict[str, Callable[[Path | None, Path], Source]] = {
 
 
 def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
-    """The stage that holds the decoded arrays of a data set; it is made if it is not there yet.
+    """Return the stage that holds the decoded arrays of a data set, building it if it is missing.
 
-    Its identity is the content of the source, not its place. A data set that has to be downloaded goes to
-    `downloads` beside the store. Raises UserError for an unknown name, or files that are missing or damaged.
+    Its identity is the content of the source, not its path. A data set that must be downloaded is saved to
+    `downloads` beside the store. Raises UserError for an unknown name and for missing or damaged files.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -145,9 +145,9 @@ def _write(folder: Path, name: str, source: Source) -> None:
 
 
 def statistics(images: NDArray[np.uint8]) -> Normalization:
-    """Mean and standard deviation of each channel of uint8 [N, C, H, W], scaled to [0, 1].
+    """Return the mean and standard deviation of each channel of uint8 [N, C, H, W], scaled to [0, 1].
 
-    Exact up to one rounding: they come from the integer counts of the 256 values.
+    Exact up to one rounding: they are computed from the integer counts of the 256 values.
     """
     values = np.arange(256) / 255
     counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]

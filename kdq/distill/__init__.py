@@ -1,1 +1,1 @@
-"""Distillation: losses, methods, the training loop, and where the teacher's logits come from."""
+"""Distillation: losses, methods, the training loop, teachers and the cache of their logits."""

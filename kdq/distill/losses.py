@@ -1,4 +1,4 @@
-"""Losses of classification and distillation as pure functions of logits, one value a sample.
+"""Losses of classification and distillation as pure functions of logits, one value per sample.
 
 logits: float [N, C], C >= 2, of any floating dtype (computed in float32, in log space); labels: int64 [N].
 Everything returns float32 [N]. The teacher's logits are constants: no gradient reaches them. Only methods of
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ABSENT = -1e30
-"""The logit of a class left out: its probability is exactly 0, and being finite, 0 times it is 0, not NaN."""
+"""The logit of an excluded class: its probability is exactly 0, and 0 times a finite logit is 0, not NaN."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

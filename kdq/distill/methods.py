@@ -1,6 +1,6 @@
-"""The distillation methods: one dict, a line or two a method, all called alike.
+"""The distillation methods: one dict, all called alike.
 
-Importing this module does not import torch: a command line checks configurations with it before it starts.
+Importing this module does not import torch, so a command line can check configurations before it loads torch.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 Terms = dict[str, "Tensor"]
 Loss = Callable[["Tensor", "Tensor | None", "Tensor", Params, float], Terms]
 """Takes logits_student [N, C], logits_teacher [N, C] (the peer's for a method with two students, None for one
-without either), labels int64 [N], parameters, and the share of the training that is done, in [0, 1). Returns
-the loss as named terms, each float32 [N]: their sum is the loss of a sample."""
+without either), labels int64 [N], parameters, and the completed share of the training, in [0, 1). Returns the
+loss as named terms, each float32 [N], whose sum is the loss per sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """A way to train a student.
 
-    params: the parameters it has, each with its default and what it allows. Every method also has
-    `mixup_alpha`: images are mixed in pairs by λ ~ Beta(a, a) and so are the losses against both labels;
-    0 mixes nothing. needs_peer: two students are trained at once, each with the other as its teacher. by_share: the
-    parameter that, unless it is 0, has the loss depend on the share of the training that is done.
+    params: its parameters, each with its default and allowed values. Every method also has `mixup_alpha`: images
+    are mixed in pairs by λ ~ Beta(a, a), and so are the losses against both labels; 0 disables mixing. needs_peer:
+    two students are trained together, each the other's teacher. by_share: the parameter that, unless it is 0,
+    makes the loss depend on the completed share of the training.
     """
 
     description: str
@@ -108,10 +108,10 @@ METHODS: dict[str, Method] = {
         by_share="warmup",
     ),
     "dml": Method(
-        "two students teach each other: CE + α·T²·KL to the peer, the better one goes on (Zhang et al. 2017)",
+        "two students teach each other: CE + α·T²·KL to the peer, the better one is kept (Zhang et al. 2017)",
         _dml,
         # handover h: CE weighs 1 − h(1 − 2x) and KL α(1 + h(1 − 2x)) at share x of the training. With h = 1 it
-        # begins with KL alone and ends with CE alone; the mean weights are those without.
+        # starts with KL alone and ends with CE alone; the mean weights are those of h = 0.
         {"alpha": (1.0, NON_NEGATIVE), "temperature": (1.0, POSITIVE), "handover": (0.0, SHARE)} | SMOOTHING | MIXING,
         needs_teacher=False,
         needs_peer=True,
@@ -122,7 +122,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True, slots=True)
 class MethodConfig:
-    """A method and all of its parameters, no others. Raises UserError for a name or value not allowed."""
+    """A method with exactly its parameters. Raises UserError for a name or value that is not allowed."""
 
     name: str
     params: Params
@@ -138,10 +138,10 @@ class MethodConfig:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> MethodConfig:
-        """From `{"method": NAME, PARAMETER: number, …}`.
+        """Parse `{"method": NAME, PARAMETER: number, …}`.
 
-        Parameters left out take the method's defaults; those of other methods are dropped, so two documents
-        that mean the same training are equal. Raises UserError naming the value, the rule and the remedy.
+        Missing parameters take the method's defaults; those of other methods are dropped, so two documents that
+        describe the same training are equal. Raises UserError naming the value, the rule and the remedy.
         """
         if "method" not in document:
             raise UserError(f"method: is required, and is missing; known: {', '.join(METHODS)}")
@@ -161,21 +161,21 @@ class MethodConfig:
 
     @property
     def mixes_logits(self) -> bool:
-        """The teacher is shown the two plain parts of a mixed view, and its logits are mixed."""
+        """Whether the teacher receives the two plain parts of a mixed view and its logits are mixed."""
         return bool(self.params.get("mix_logits"))
 
     @property
     def teacher_mixup_alpha(self) -> float:
-        """The `mixup_alpha` of the views that the teacher is shown."""
+        """The `mixup_alpha` of the views that the teacher receives."""
         return 0.0 if self.mixes_logits else self.params["mixup_alpha"]
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether its first epochs would be others if the training were longer."""
+        """Whether the first epochs of a longer training would differ."""
         return bool(self.method.by_share and self.params[self.method.by_share])
 
     def identity(self) -> dict[str, str | float]:
-        """The document that `parse` reads back into an equal configuration: the name and every parameter."""
+        """Return the document that `parse` reads back into an equal configuration: the name and every parameter."""
         return {"method": self.name, **self.params}
 
 
@@ -183,11 +183,11 @@ PARAMETERS = frozenset(key for method in METHODS.values() for key in method.para
 """The names of all parameters of all methods."""
 
 COMMON = ("alpha", "beta", "temperature", "mixup_alpha")
-"""The parameters that studies are about: names and tables always show them. The others are options."""
+"""The parameters that studies usually vary: names and tables always show them. The others are options."""
 
 
 def options(name: str, params: Mapping[str, Any]) -> dict[str, float]:
-    """Those of a method's options that are not at their defaults, by name; params: values by name, others ignored."""
+    """Return a method's options that differ from their defaults. params: values by name; other names are ignored."""
     known = METHODS[name].params if name in METHODS else {}
     given = {key: float(params[key]) for key in sorted(known) if key not in COMMON and key in params}
     return {key: value for key, value in given.items() if value != known[key][0]}

@@ -1,7 +1,7 @@
-"""Where the second of two students starts: random weights, or some that know this data set or ImageNet.
+"""Initial weights of the second of two students: random, or trained on this data set or ImageNet.
 
-Deep mutual learning needs two students that begin differently. The weights are named as a teacher's are, with
-one kind more: `imagenet`, torchvision's own.
+Deep mutual learning needs two students with different initial weights. They are specified like a teacher, with one
+more kind: `imagenet`, torchvision's weights.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from kdq.models.classifier import Classifier, build
 from kdq.store.stage import digest
 
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18", "resnet34": "ResNet34", "resnet50": "ResNet50"}
-"""Architecture -> torchvision's name of the same one."""
+"""Architecture -> torchvision's name for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class ImageNet:
     arch: str
 
     def fetch(self) -> Checkpoint:
-        """Download them (or find them in torch's own cache). Raises UserError if they are not to be had."""
+        """Download the weights, or find them in torch's cache. Raises UserError if they are unavailable."""
         url = torchvision.models.get_weight(f"{IMAGENET_WEIGHTS[self.arch]}_Weights.IMAGENET1K_V1").url
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         try:
             torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # no network; a file that was cut off
+        except (OSError, RuntimeError) as error:  # no network; a truncated file
             raise UserError(
-                f"peer_init 'imagenet': {url} cannot be had ({error}); download it on another machine and use "
+                f"peer_init 'imagenet': {url} is unavailable ({error}); download it on another machine and use "
                 f"{self.arch}:PATH"
             ) from error
         return Checkpoint(self.arch, path, IMAGENET)
@@ -45,28 +45,28 @@ PeerSpec = Checkpoint | Hub | Trained | ImageNet
 
 
 def parse_peer(text: str, arch: str) -> PeerSpec:
-    """The weights that `text` names for a peer of this architecture; reads no file. Raises UserError."""
+    """Return the weights that `text` names for a peer of this architecture; reads no file. Raises UserError."""
     if text == "imagenet":
         if arch not in IMAGENET_WEIGHTS:
             known = ", ".join(IMAGENET_WEIGHTS)
-            raise UserError(f"peer_init 'imagenet': there are weights for {known}, not for {arch}; use {arch}:PATH")
+            raise UserError(f"peer_init 'imagenet': weights are available for {known}, not for {arch}; use {arch}:PATH")
         return ImageNet(arch)
     try:
         spec = parse_spec(text)
     except UserError as error:
         raise UserError(f"peer_init {text!r}: {error}, or imagenet") from None
     if isinstance(spec, Transformers):
-        raise UserError(f"peer_init {text!r}: a peer is a {arch} of kdq's own; use {arch}:PATH, imagenet or train")
+        raise UserError(f"peer_init {text!r}: a peer must be kdq's own {arch}; use {arch}:PATH, imagenet or train")
     if isinstance(spec, Checkpoint | Trained) and spec.arch not in (arch, None):
-        raise UserError(f"peer_init {text!r}: both students have one architecture; name weights of a {arch}")
+        raise UserError(f"peer_init {text!r}: both students must have the same architecture; name weights of a {arch}")
     return spec
 
 
 def warm_start(spec: Checkpoint, arch: str, data: Dataset, seed: int) -> Classifier:
-    """A student that starts from the weights of a checkpoint, as a peer may: on this data set, or on ImageNet.
+    """Return a student initialised from a checkpoint trained on this data set or on ImageNet.
 
-    The first and the last layer stay random where theirs have another shape, as ImageNet's 7x7 stem and 1,000
-    classes have. Raises UserError for a checkpoint that `read_state` refuses or that does not fit otherwise.
+    The first and the last layer stay random where the checkpoint's have another shape, as with ImageNet's 7x7 stem
+    and 1,000 classes. Raises UserError for a checkpoint that `read_state` rejects or that does not fit otherwise.
     """
     normalization = spec.normalization or saved_normalization(spec.path) or data.normalization
     student = build(arch, classes=data.classes, normalization=normalization, seed=seed)
@@ -82,5 +82,5 @@ def warm_start(spec: Checkpoint, arch: str, data: Dataset, seed: int) -> Classif
 
 
 def peer_seed(seed: int) -> int:
-    """Of the peer's initialisation: no other student of the study has it."""
+    """Return the seed of the peer's initialisation, which no other student of the study has."""
     return int(digest(f"peer of {seed}")[:15], 16)

@@ -1,4 +1,4 @@
-"""The training recipe: schedules, optimizers, the average of the weights, precision."""
+"""The training recipe: schedules, optimizers, weight averaging, precision."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,20 +12,20 @@ from torch import nn
 from kdq.data.augment import AugmentConfig
 from kdq.errors import UserError, unknown
 
-DIGITS = 9  # of an epoch at which the learning rate drops: equal ones are to be equal whatever share they come from
+DIGITS = 9  # decimals of an epoch at which the learning rate drops, so that those from different shares compare equal
 PRECISIONS = ("float32", "bf16")
-"""Of the forward passes of a training, by autocast; weights, losses, updates and validation are float32."""
+"""Precisions of the forward passes in training, by autocast; weights, losses, updates and validation are float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
     """A training recipe: an optimizer of OPTIMIZERS, a linear warm-up, then a schedule of SCHEDULES.
 
-    lr: the highest learning rate; momentum: that of SGD, the first β of Adam; weight_decay: of the weights of
-    convolutions and linear layers only; warmup_epochs: length of the warm-up; milestones, step_factor: shares
-    of the training at which `step` multiplies the learning rate, and by what; ema: decay of the average of
-    the weights that is validated and kept instead of the last ones, 0 for none; precision: one of PRECISIONS;
-    compile: by torch.compile, on a GPU. Raises UserError for a value that is not allowed.
+    lr: peak learning rate; momentum: of SGD, or the first β of Adam; weight_decay: of the weights of convolutions
+    and linear layers only; warmup_epochs: length of the warm-up; milestones, step_factor: shares of the training
+    at which `step` multiplies the learning rate, and the factor; ema: decay of the average of the weights that is
+    validated and kept instead of the last weights, 0 for none; precision: one of PRECISIONS; compile: use
+    torch.compile, on a GPU. Raises UserError for a value that is not allowed.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -65,10 +65,10 @@ class TrainConfig:
             if getattr(self, name) not in list(known):
                 raise unknown(name, getattr(self, name), known)
         if self.schedule == "one_cycle" and not self.warmup_epochs:
-            raise UserError("warmup_epochs = 0: must be above 0 for the schedule one_cycle, whose rising part it is")
+            raise UserError("warmup_epochs = 0: must be above 0 for the schedule one_cycle, whose rising phase it is")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the training, as JSON: fields that the chosen schedule does not use are left out."""
+        """Return what determines the training, as JSON, without the fields that the schedule does not use."""
         fields = asdict(self)
         if self.schedule != "step":
             del fields["milestones"], fields["step_factor"]
@@ -81,11 +81,11 @@ class TrainConfig:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether its first epochs would be others if the training were longer: `step` alone does not need to know."""
+        """Whether the first epochs of a longer training would differ: with every schedule but `step`."""
         return self.schedule != "step"
 
     def start(self, epoch: int) -> dict[str, Any]:
-        """What decides the first epochs of a training that does not look ahead, as JSON."""
+        """Return what determines the first `epoch` epochs of a training that does not look ahead, as JSON."""
         assert not self.looks_ahead
         fields = self.identity()
         del fields["epochs"]
@@ -104,12 +104,12 @@ SCHEDULES: dict[str, Callable[[TrainConfig, float, float], float]] = {
     "one_cycle": lambda config, done, x: 1 - x,
 }
 """Name -> factor of the learning rate after the warm-up: cosine (Loshchilov and Hutter 2017), step (He et al.
-2016), one-cycle (Smith and Topin 2018; of the learning rate only). done: share of all steps that is done; x: of
+2016), one-cycle (Smith and Topin 2018; of the learning rate only). done: completed share of all steps; x: of
 those after the warm-up; both in [0, 1)."""
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 over the whole training."""
+    """Return the learning rate of a step, counted from 0 over the whole training."""
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return config.lr * min((step + 1) / warmup, 1.0)
@@ -127,7 +127,7 @@ Ba 2015; its weight decay is part of the gradient), AdamW (Loshchilov and Hutter
 
 
 def make_optimizer(models: Iterable[nn.Module], config: TrainConfig) -> torch.optim.Optimizer:
-    """Of all parameters of the models; batch norm and biases (the parameters of one dimension) do not decay."""
+    """Return an optimizer of all parameters of the models; one-dimensional ones (batch norm, biases) do not decay."""
     parameters = [parameter for model in models for parameter in model.parameters()]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -140,9 +140,9 @@ def make_optimizer(models: Iterable[nn.Module], config: TrainConfig) -> torch.op
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Average ← d·average + (1 − d)·model, after the model's update number `step`, counted from 1.
 
-    Batch norm's running statistics are averaged like the weights that they belong to; its counters are copied.
-    Early on the average looks back over a tenth of the training only: d = min(decay, (1 + step) / (10 + step)),
-    or the first weights would stay in it for too long.
+    Batch norm's running statistics are averaged like its weights; its counters are copied. Early on, the average
+    spans only about a tenth of the steps so far: d = min(decay, (1 + step) / (10 + step)); otherwise the initial
+    weights would remain in it for too long.
     """
     decay = min(decay, (1 + step) / (10 + step))
     averages, values = (list(module.state_dict().values()) for module in (average, model))
@@ -158,5 +158,5 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a forward pass in one of PRECISIONS."""
+    """Return the context of a forward pass in one of PRECISIONS."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision != "float32")

@@ -1,6 +1,6 @@
 """Where a teacher comes from: a checkpoint file, the Hugging Face Hub, or a training run of our own.
 
-A teacher is named by one word: `ARCH:PATH`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
+A teacher is specified by one string: `ARCH:PATH`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
 `transformers:FOLDER`, `train` or `train:ARCH`.
 """
 
@@ -33,13 +33,13 @@ class Hub:
     revision: str | None = None
 
     def fetch(self) -> Checkpoint:
-        """Download it (or find it in the Hub's own cache). Raises UserError if it is not to be had."""
+        """Download it, or find it in the Hub's cache. Raises UserError if it is unavailable."""
         config = _hub_config(self, _download(self, "config.json"))
         path = _download(self, "model.safetensors", "pytorch_model.bin")
         return Checkpoint(_hub_arch(self, config), path, _hub_normalization(self, config))
 
     def identity(self) -> Json:
-        """That of the weights it stands for today: a moved revision is another teacher."""
+        """Return the identity of the weights it currently resolves to: a moved revision is another teacher."""
         return self.fetch().identity()
 
 
@@ -51,7 +51,7 @@ class Transformers:
     revision: str | None = None
 
     def fetch(self) -> Path:
-        """Its folder, downloaded if it is a repository. Raises UserError if it is not to be had."""
+        """Return its folder, downloaded if it is a repository. Raises UserError if it is unavailable."""
         if isinstance(self.source, Path):
             if not self.source.is_dir():
                 raise UserError(f"transformers:{self.source}: there is no such folder; give one, or OWNER/NAME")
@@ -62,28 +62,28 @@ class Transformers:
             return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=list(PRETRAINED_FILES)))
         except Exception as error:  # no network, no such repository or revision, no permission, ...
             raise UserError(
-                f"transformers:{self.source}: cannot be had ({first_line(error)}); download it on another machine and "
+                f"transformers:{self.source}: unavailable ({first_line(error)}); download it on another machine and "
                 "use transformers:FOLDER"
             ) from error
 
     def files(self) -> list[Path]:
-        """The files that determine what it says: configurations and safetensors, no code and no pickles."""
+        """Return the files that determine its logits: configurations and safetensors, no code and no pickles."""
         folder = self.fetch()
         return sorted(path for pattern in PRETRAINED_FILES for path in folder.glob(pattern))
 
     def identity(self) -> Json:
-        """Name and content of each of its files."""
+        """Return name and content hash of each of its files."""
         return {"files": {path.name: content_hash(path) for path in self.files()}}
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """`train` or `train:ARCH`: trained here by the workload's recipe; None leaves `arch` to the workload."""
+    """`train` or `train:ARCH`: trained here by the workload's recipe; arch: None for the workload's."""
 
     arch: str | None = None
 
     def identity(self) -> Json:
-        """The architecture alone; data, recipe and seed are for the caller to add."""
+        """Return the architecture alone; the caller adds data, recipe and seed."""
         return {"arch": self.arch}
 
 
@@ -120,13 +120,13 @@ KINDS: dict[str, Callable[[str], TeacherSpec]] = {
     "transformers": _parse_transformers,
     "train": _parse_trained,
 }
-"""First word of a teacher that is not ARCH:PATH -> function of the text after the colon."""
+"""Prefix of a teacher that is not ARCH:PATH -> parser of the text after the colon."""
 
 
 def parse_spec(text: str) -> TeacherSpec:
-    """The teacher that `text` names. A relative path is taken from the current folder, once and for all.
+    """Return the teacher that `text` names. A relative path becomes absolute, from the current folder.
 
-    Raises UserError for a word of another form and for unknown architectures. Reads no file.
+    Raises UserError for a string of another form and for unknown architectures. Reads no file.
     """
     head, _, rest = text.partition(":")
     if head in KINDS:
@@ -139,7 +139,7 @@ def parse_spec(text: str) -> TeacherSpec:
 
 
 def find_checkpoint(data_dir: Path, pattern: str) -> Path:
-    """The one file under `data_dir`/checkpoints whose name matches `pattern` (as in `resnet56*.th`)."""
+    """Return the one file under `data_dir`/checkpoints whose name matches `pattern` (as in `resnet56*.th`)."""
     found = sorted((data_dir / "checkpoints").glob(pattern))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -151,7 +151,7 @@ def find_checkpoint(data_dir: Path, pattern: str) -> Path:
 
 
 def _download(hub: Hub, *names: str) -> Path:
-    """Local path of the first of the files that the repository has."""
+    """Return the local path of the first of the files that the repository has."""
     from huggingface_hub import hf_hub_download
 
     errors = []
@@ -161,25 +161,25 @@ def _download(hub: Hub, *names: str) -> Path:
         except Exception as error:  # no network, no such repository, revision or file, no permission, ...
             errors.append(error)
     raise UserError(
-        f"hub:{hub.repo}: {' or '.join(names)} cannot be had ({first_line(errors[-1])}); {REMEDY}"
+        f"hub:{hub.repo}: {' or '.join(names)} is unavailable ({first_line(errors[-1])}); {REMEDY}"
     ) from errors[-1]
 
 
 def _hub_config(hub: Hub, path: Path) -> dict[str, Json]:
-    """The configuration, fields of its `pretrained_cfg` (timm's place for mean and std) beneath its own."""
+    """Return the configuration; fields it lacks come from its `pretrained_cfg` (timm's place for mean and std)."""
     config = _json_object(path.read_text(errors="replace"), f"hub:{hub.repo}: config.json")
     beneath = config.get("pretrained_cfg")
     return {**beneath, **config} if isinstance(beneath, dict) else config
 
 
 def _hub_arch(hub: Hub, config: Mapping[str, Json]) -> str:
-    """The architecture that the configuration, or else the repository's name, has as one of its words."""
+    """Return the architecture that is a word of the configuration's `architecture`, or of the repository's name."""
     for text in (config.get("architecture"), hub.repo.split("/")[1]):
         for word in re.split(r"[^a-z0-9]+", str(text).lower()):
             if word in ARCHITECTURES:
                 return word
     raise UserError(
-        f"hub:{hub.repo}: neither config.json nor the name says which architecture it is; known: "
+        f"hub:{hub.repo}: neither config.json nor the repository's name contains the name of an architecture; known: "
         f"{', '.join(ARCHITECTURES)}; {REMEDY}"
     )
 

@@ -1,4 +1,4 @@
-"""The one training loop, of students under every method and of teachers trained here."""
+"""The training loop, for students under every method and for teachers trained here."""
 
 import copy
 import time
@@ -24,11 +24,11 @@ from kdq.errors import UserError
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import accuracy, logits
 
-CHECK_EVERY = 50  # steps between two looks at the losses: a look makes a GPU wait
+CHECK_EVERY = 50  # steps between two checks of the losses: each check synchronizes with the GPU
 
 
-class Diverged(RuntimeError):  # noqa: N818 - it ends a trial, as `completed` and `stopped` do
-    """Training left the finite numbers in this epoch and step, both counted from 1."""
+class Diverged(RuntimeError):  # noqa: N818 - an end of a trial, like `completed` and `stopped`
+    """Training produced NaN or infinity in this epoch and step, both counted from 1."""
 
     def __init__(self, epoch: int, step: int, reason: str) -> None:
         super().__init__(epoch, step, reason)  # so that it survives pickling
@@ -39,11 +39,11 @@ class Diverged(RuntimeError):  # noqa: N818 - it ends a trial, as `completed` an
 
 
 class Trainer:
-    """Trains `student`, and for a method that needs one its `peer`, in place, an epoch a call.
+    """Trains `student`, and `peer` for a method that needs one, in place, one epoch per call.
 
-    All randomness is in the first weights and the views. data: on the students' device; teacher: may be None for
-    a method that needs none; peer: a student with other first weights; stream_seed: determines the views (see
-    kdq.data.augment). Raises UserError if the method needs a teacher and there is none, and for `compile` on a CPU.
+    All randomness is in the initial weights and the views. data: on the students' device; teacher: may be None for
+    a method that needs none; peer: a student with other initial weights; stream_seed: determines the views (see
+    kdq.data.augment). Raises UserError if a teacher is needed and missing, and for `compile` on a CPU.
     """
 
     def __init__(
@@ -79,28 +79,28 @@ class Trainer:
         )
         self.optimizer = make_optimizer(self.students, config)
         self.epoch = 0
-        """Epochs done."""
+        """Completed epochs."""
         self.val_top1 = [0.0 for _ in self.students]
-        """Percent, of each student after the last epoch."""
+        """Validation accuracy of each student after the last epoch, in percent."""
         self._forwards = _forwards(self.students, config, self.device)
 
     @property
     def best(self) -> Classifier:
-        """The student that is better on the validation images after the last epoch; averaged if `ema` is on."""
+        """The student with the higher validation accuracy after the last epoch; averaged if `ema` is on."""
         models = self.averages or self.students
         return models[self.val_top1.index(max(self.val_top1))]
 
     @property
     def steps(self) -> int:
-        """Steps in an epoch."""
+        """Steps per epoch."""
         return self.views.steps(self.config.batch_size)
 
     def run_epoch(self) -> dict[str, float]:
-        """Train one epoch and measure the students on the validation images.
+        """Train one epoch and evaluate the students on the validation images.
 
-        Returns `epoch` (epochs done), `train_loss` and its terms as `train_<term>` (means over the epoch and the
-        students), `lr` (of the last step), `val_top1` (percent; the better of two students, and then
-        `val_top1_student` and `val_top1_peer`), `seconds` (all of it), `images_per_s` (training alone).
+        Returns `epoch` (completed epochs), `train_loss` and its terms as `train_<term>` (means over the epoch and
+        the students), `lr` (of the last step), `val_top1` (percent; of two students the better one's, with both as
+        `val_top1_student` and `val_top1_peer`), `seconds` (in total), `images_per_s` (of training alone).
         Raises Diverged if a loss or a validation logit is not finite.
         """
         assert self.epoch < self.config.epochs
@@ -122,7 +122,7 @@ class Trainer:
         }
 
     def _train_epoch(self) -> dict[str, float]:
-        """One pass over the views; returns the mean of each term of the loss."""
+        """Train on every view once; return the mean of each term of the loss."""
         for student in self.students:
             student.train()
         sums: list[Tensor] = []  # of each term over a batch; they stay on the device until they are checked
@@ -137,7 +137,7 @@ class Trainer:
         return dict(zip(names, total.tolist(), strict=True))
 
     def _step(self, step: int, view: View) -> Terms:
-        """The `step`-th update of the training, counted from 1.
+        """Run update number `step` of the training, counted from 1.
 
         Returns the terms of the loss before it, each [B], summed over the students.
         """
@@ -152,9 +152,9 @@ class Trainer:
         return terms
 
     def _terms(self, view: View, progress: float) -> Terms:
-        """The terms of the loss of a view, each [B], summed over the students.
+        """Return the terms of the loss of a view, each [B], summed over the students.
 
-        A student's loss takes the logits of its peer as constants: no gradient passes from one to the other.
+        A student's loss treats the logits of its peer as constants: no gradient flows from one to the other.
         """
         with autocast(self.device, self.config.precision):
             answers: list[Tensor] = [forward(view.images) for forward in self._forwards]
@@ -181,17 +181,17 @@ class Trainer:
             raise Diverged(self.epoch + 1, finite.index(False) + 1, "the loss is not finite")
 
     def _validate(self, model: Classifier) -> float:
-        """Top-1 on the validation images. A last step can spoil the weights without any loss to show it."""
+        """Return the validation accuracy in percent. The last step can spoil the weights without a loss to show it."""
         answers = logits(model, self.data.val_images)
         if not answers.isfinite().all():
             raise Diverged(self.epoch, self.steps, "the validation logits are not finite")
         return accuracy(answers, self.data.val_labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training needs to go on as if never interrupted, fit for `torch.load(weights_only=True)`.
+        """Return all that training needs to resume as if never interrupted, for `torch.load(weights_only=True)`.
 
-        The tensors are the living ones: save them before the next epoch. There is no random state in it
-        because there is none: the views are a function of the epoch.
+        The tensors are not copies: save them before the next epoch. No random state is included because there is
+        none: the views are a function of the epoch.
         """
         return {
             "epoch": self.epoch,
@@ -202,7 +202,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of a trainer with the same configuration, method, data and seeds."""
+        """Resume from the `state_dict` of a trainer with the same configuration, method, data and seeds."""
         for name, models in {"students": self.students, "averages": self.averages}.items():
             for model, weights in zip(models, state[name], strict=True):
                 model.load_state_dict(weights)
@@ -213,18 +213,18 @@ class Trainer:
 def _forwards(
     students: Sequence[Classifier], config: TrainConfig, device: torch.device
 ) -> Sequence[Callable[[Tensor], Tensor]]:
-    """The students' forward passes, compiled if the recipe says so; batches have two sizes at most."""
+    """Return the students' forward passes, compiled if the recipe requests it; batches have at most two sizes."""
     if not config.compile:
         return students
     if device.type == "cpu":
-        raise UserError("compile = True: compiles for a GPU, and this training is on the CPU; leave it out")
+        raise UserError("compile = True: needs a GPU, but this training runs on the CPU; leave it out")
     return [torch.compile(student, dynamic=False) for student in students]
 
 
 def view_terms(
     method: MethodConfig, logits_student: Tensor, logits_teacher: Tensor | None, view: View, progress: float
 ) -> Terms:
-    """The terms of the loss of a view, each [B].
+    """Return the terms of the loss of a view, each [B].
 
     A mixed view has two targets: λ·L(·, labels) + (1 − λ)·L(·, the partner's labels), so λ = 1 is the plain method.
     """

@@ -1,4 +1,4 @@
-"""Weights in files: read, checked against an architecture, and saved."""
+"""Checkpoint files: read, checked against an architecture, and saved."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from kdq.store.files import content_hash
 from kdq.store.stage import Json
 
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-"""What published CIFAR checkpoints of the `.th` kind expect (Idelbayev 2018), as ImageNet's do."""
+"""The normalisation that ImageNet weights expect, as do published `.th` checkpoints for CIFAR (Idelbayev 2018)."""
 
 PREFIXES = ("module.", "net.")
-"""What wrappers put before every key: torch's DataParallel, our Classifier."""
+"""The prefixes that wrappers add to every key: torch's DataParallel, our Classifier."""
 
 BUFFERS_TO_IGNORE = "num_batches_tracked"
 REMEDY = "download its weights on another machine and use ARCH:PATH"
@@ -27,14 +27,14 @@ REMEDY = "download its weights on another machine and use ARCH:PATH"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`ARCH:PATH`: weights in a file. normalization: what its source says they expect, if it says so."""
+    """`ARCH:PATH`: weights in a file. normalization: the one their source declares, if any."""
 
     arch: str
     path: Path
     normalization: Normalization | None = None
 
     def identity(self) -> Json:
-        """Architecture, content (not path) and, if its source gives one, normalisation of the weights."""
+        """Return the architecture, content (not path) and, if declared, normalisation of the weights."""
         own = self.normalization
         normalization = own and {"mean": own.mean, "std": own.std}
         return {
@@ -45,12 +45,12 @@ class Checkpoint:
 
 
 def load(spec: Checkpoint, *, classes: int, normalization: Normalization) -> Classifier:
-    """The classifier that `spec` names, in evaluation mode on the CPU.
+    """Load the classifier that `spec` names, in evaluation mode on the CPU.
 
-    normalization: what the weights expect if their source does not say so itself, as a safetensors file
-    written by `save` does, and a Hub repository whose configuration has mean and std; that goes first.
-    Nothing else is guessed. Raises UserError if the file is missing or damaged, holds code, has another
-    number of classes or channels, or its keys and shapes do not fit the architecture.
+    normalization: used if the weights' source declares none. A Hub repository whose configuration has mean and
+    std declares one, as does a safetensors file written by `save`; a declared one takes precedence. Nothing
+    else is guessed. Raises UserError if the file is missing or damaged, holds code, has another number of
+    classes or channels, or its keys and shapes do not fit the architecture.
     """
     state = read_state(spec.path)
     own = spec.normalization or saved_normalization(spec.path) or normalization
@@ -66,19 +66,19 @@ def load(spec: Checkpoint, *, classes: int, normalization: Normalization) -> Cla
 
 
 def save(model: Classifier, path: Path) -> None:
-    """Write the weights as safetensors that `ARCH:PATH` reads, normalisation included as metadata."""
+    """Save the weights as safetensors that `ARCH:PATH` reads, with the normalisation as metadata."""
     save_state(model.net.state_dict(), model.normalization, path)
 
 
 def save_state(state: Mapping[str, Tensor], normalization: Normalization, path: Path) -> None:
-    """The same for weights without a model around them."""
+    """Save a state_dict in the same format, without a model."""
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    # One key: safetensors writes several in random order, and the same weights must give the same bytes.
+    # One metadata key: safetensors writes several in random order, and the same weights must give the same bytes.
     save_file(plain, path, metadata={"normalization": json.dumps(asdict(normalization))})
 
 
 def saved_normalization(path: Path) -> Normalization | None:
-    """What a safetensors file written by `save` says its weights expect; None for every other file."""
+    """Return the normalisation that `save` stored in a safetensors file; None for every other file."""
     if path.suffix != ".safetensors":
         return None
     with safe_open(path, framework="pt") as file:
@@ -87,9 +87,9 @@ def saved_normalization(path: Path) -> Normalization | None:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by key of a torch checkpoint or a safetensors file, wrappers and prefixes removed.
+    """Return the tensors of a torch checkpoint or a safetensors file by key, without wrappers and prefixes.
 
-    A torch checkpoint is read with weights_only=True: one that holds code is refused, never run.
+    A torch checkpoint is read with weights_only=True: one that holds code is rejected, never run.
     """
     _existing(path)
     try:
@@ -97,10 +97,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's reader raises nearly anything for damaged bytes
+    except Exception as error:  # torch's reader raises almost any exception for damaged bytes
         raise UserError(
-            f"{path}: not a whole checkpoint of plain tensors ({first_line(error)}); download it again, or save "
-            f"its state_dict alone"
+            f"{path}: not a valid checkpoint of plain tensors ({first_line(error)}); download it again, or save "
+            f"only its state_dict"
         ) from error
     return _unwrap(path, state)
 
@@ -124,7 +124,7 @@ def _unwrap(path: Path, state: object) -> dict[str, Tensor]:
 
 
 def _check_fit(spec: Checkpoint, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise UserError unless both have the same keys and shapes; the first offending key is named."""
+    """Raise UserError, naming the first offending key, unless both have the same keys and shapes."""
     needed = {key for key in expected if not key.endswith(BUFFERS_TO_IGNORE)}
     missing = [key for key in expected if key in needed - state.keys()]
     extra = [key for key in state if key not in expected and not key.endswith(BUFFERS_TO_IGNORE)]
@@ -139,14 +139,14 @@ def _check_fit(spec: Checkpoint, state: Mapping[str, Tensor], expected: Mapping[
         )
     first = (misshapen or missing or extra)[0]
     raise UserError(
-        f"{spec.path}: does not fit {spec.arch}: {first} is expected {_shape(expected, first)}, found "
+        f"{spec.path}: does not fit {spec.arch}: {first}: expected shape {_shape(expected, first)}, found "
         f"{_shape(state, first)} ({len(missing)} keys missing, {len(extra)} unexpected, {len(misshapen)} of "
-        f"another shape); name the architecture that it was saved from"
+        f"another shape); name the architecture it was saved from"
     )
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> str:
-    return f"as {list(state[key].shape)}" if key in state else "nowhere"
+    return str(list(state[key].shape)) if key in state else "none"
 
 
 def _json_object(text: str, place: str) -> dict[str, Json]:

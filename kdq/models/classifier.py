@@ -1,4 +1,4 @@
-"""A classifier: an architecture by name with the normalisation that its weights expect."""
+"""A classifier: an architecture by name, with the normalisation that its weights expect."""
 
 import math
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class Normalization:
     def __post_init__(self) -> None:
         finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
         if len(self.mean) != len(self.std) or not finite or not all(s > 0 for s in self.std):
-            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, of one length, and std above 0")
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, of equal length, and std above 0")
 
 
 class Classifier(nn.Module):
     """A network that takes images in [0, 1] and normalises them itself.
 
-    forward: float [N, C, H, W] in [0, 1] -> logits [N, classes]. A classifier thereby carries what its
-    weights expect, and a teacher and a student with different normalisations can share one view of an image.
+    forward: float [N, C, H, W] in [0, 1] -> logits [N, classes]. A teacher and a student with different
+    normalisations can therefore share one view of an image.
     """
 
     mean: Tensor
@@ -49,13 +49,13 @@ class Classifier(nn.Module):
 
 
 def check_architecture(arch: str) -> None:
-    """Raise UserError with the nearest known name if `arch` is not an architecture."""
+    """Raise UserError, suggesting the closest known name, if `arch` is not an architecture."""
     if arch not in ARCHITECTURES:
         raise unknown("architecture", arch, ARCHITECTURES)
 
 
 def build(arch: str, *, classes: int, normalization: Normalization, seed: int) -> Classifier:
-    """A freshly initialised classifier; the same seed gives the same weights.
+    """Build a newly initialised classifier; the same seed gives the same weights.
 
     The images have `len(normalization.mean)` channels. Raises UserError for an unknown architecture.
     """

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-BATCH = 125  # images at a time: on a CPU their activations should stay in its cache
+BATCH = 125  # images per forward pass: on a CPU, their activations should stay in its cache
 
 
 @torch.inference_mode()
 def logits(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
-    """The model's logits in evaluation mode.
+    """Return the model's logits in evaluation mode, float32 [N, classes].
 
-    images: uint8 [N, C, H, W] on the model's device. Returns float32 [N, classes]. The training mode of the
-    model is left as it was found (batch norm evaluated in training mode is a classic way to be wrong).
+    images: uint8 [N, C, H, W] on the model's device. The model's training mode is restored afterwards
+    (evaluating batch norm in training mode is a classic mistake).
     """
     was_training = model.training
     model.eval()
@@ -26,10 +26,10 @@ def logits(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
 
 
 def top1(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = BATCH) -> float:
-    """Share of images whose largest logit is their label, in percent. images: uint8 [N, C, H, W]; labels: int64 [N]."""
+    """Return the top-1 accuracy in percent. images: uint8 [N, C, H, W]; labels: int64 [N]."""
     return accuracy(logits(model, images, batch_size), labels)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy in percent of logits [N, classes] against labels int64 [N]."""
+    """Return the top-1 accuracy in percent of logits [N, classes] against labels int64 [N]."""
     return 100.0 * (logits.argmax(1) == labels).double().mean().item()

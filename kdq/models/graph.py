@@ -1,4 +1,4 @@
-"""A classifier as a graph of operations: where its layers are, which batch norms fold, what is added."""
+"""A classifier as a graph of operations: its layers, foldable batch norms and residual additions."""
 
 import copy
 import operator
@@ -16,11 +16,11 @@ from kdq.models.classifier import Classifier
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 Layer = nn.Conv2d | nn.Linear
 PREFIX = "net."
-"""What a Classifier puts before the names of its network's modules."""
+"""The prefix that a Classifier adds to the names of its network's modules."""
 
 
 def trace(model: Classifier) -> fx.Graph:
-    """The operations of the model in evaluation mode. Raises UserError where its code branches on tensors."""
+    """Return the operations of a model in evaluation mode. Raises UserError if its code branches on tensors."""
     try:
         return fx.Tracer().trace(model)
     except Exception as error:
@@ -37,10 +37,10 @@ def _module(model: nn.Module, node: object) -> nn.Module | None:
 
 
 def fold(model: Classifier) -> Classifier:
-    """A copy in evaluation mode whose batch norms are folded into the layers before them.
+    """Return a copy in evaluation mode with batch norms folded into the layers before them.
 
-    A batch norm folds if it alone reads the output of a layer, and becomes nn.Identity; the others stay.
-    Every layer gets a bias, which quantization needs to keep the mean of its outputs.
+    A batch norm folds, and becomes nn.Identity, if it is the only reader of a layer's output; the others stay.
+    Every layer gets a bias, which quantization needs to preserve the mean of its outputs.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     graph = trace(model)
@@ -79,7 +79,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A layer in the graph. `partner` is what its output is added to, if that is known before it runs."""
+    """A layer in the graph; `partner` is the value that its output is added to, if that is computed before it."""
 
     name: str
     position: int
@@ -89,9 +89,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The operations of a folded model in the order they are run, and its layers in that order.
+    """The operations of a folded model in execution order, and its layers in that order.
 
-    `last_use[node]` is the position after which the value of `node` is needed no more.
+    `last_use[node]` is the position after which the value of `node` is no longer needed.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -100,7 +100,7 @@ class Network:
 
 
 def network(model: Classifier) -> Network:
-    """Read a folded model."""
+    """Return the network of a folded model."""
     graph = trace(model)
     for node in list(graph.nodes):
         if isinstance(_module(model, node), nn.Identity | nn.Dropout):
@@ -123,9 +123,9 @@ def network(model: Classifier) -> Network:
 
 
 def _shortcuts_first(graph: fx.Graph) -> list[fx.Node]:
-    """An order in which the shallow operand of an addition, the shortcut, is known before the deep one.
+    """Return an order in which the shallow operand of an addition, the shortcut, is computed before the deep one.
 
-    The deep branch can then make up for the shortcut's error.
+    The deep branch can then compensate for the shortcut's error.
     """
     depth: dict[fx.Node, int] = {}
     for node in graph.nodes:
@@ -143,7 +143,7 @@ def _shortcuts_first(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _partner(node: fx.Node, position: Mapping[fx.Node, int]) -> fx.Node | None:
-    """The other operand of the addition that alone reads `node`, if it comes first."""
+    """Return the other operand of the addition that is the only reader of `node`, if it is computed before it."""
     users = list(node.users)
     if len(users) != 1 or users[0].target not in (operator.add, torch.add, "add", "add_") or users[0].kwargs:
         return None
@@ -154,11 +154,11 @@ def _partner(node: fx.Node, position: Mapping[fx.Node, int]) -> fx.Node | None:
 
 
 def run(node: fx.Node, values: Mapping[fx.Node, Any], model: Classifier) -> Any:
-    """The value of one operation, given those of its operands, which it leaves as they are."""
+    """Return the value of one operation from those of its operands, which are not modified."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        if getattr(module, "inplace", False):  # the code may overwrite; here values are used in another order
+        if getattr(module, "inplace", False):  # operations run in another order: a later one may need the input
             args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
         return module(*args, **kwargs)
     if node.op == "call_method":
@@ -171,7 +171,7 @@ def run(node: fx.Node, values: Mapping[fx.Node, Any], model: Classifier) -> Any:
 
 
 def layer(model: Classifier, name: str) -> Layer:
-    """The convolution or linear layer of that name."""
+    """Return the convolution or linear layer of that name."""
     module = model.get_submodule(name)
     assert isinstance(module, QUANTIZABLE)
     return module
@@ -180,4 +180,4 @@ def layer(model: Classifier, name: str) -> Layer:
 def check_finite(tensor: Tensor, what: str) -> None:
     """Raise UserError naming `what` if a value is NaN or infinite."""
     if not torch.isfinite(tensor).all():
-        raise UserError(f"{what}: NaN or infinite values; all must be finite; mend the model or the images")
+        raise UserError(f"{what}: NaN or infinite values; all must be finite; fix the model or the images")

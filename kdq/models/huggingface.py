@@ -1,8 +1,8 @@
 """Image classifiers of the transformers library (ViT, BiT, ResNet, …) as teachers.
 
-One becomes a `Classifier`: it takes the student's images as they are, brings them to its own size and
-normalisation on their device, and answers in the data set's label order. It is loaded from a folder of
-safetensors and JSON; code that comes with a model is never run.
+Each is wrapped as a `Classifier`: it takes the student's images unchanged, resizes and normalises them on
+their device, and returns logits in the data set's label order. It is loaded from a folder of safetensors and
+JSON; code that comes with a model is never run.
 """
 
 import re
@@ -19,12 +19,12 @@ from kdq.errors import UserError, first_line
 from kdq.models.classifier import Classifier, Normalization
 
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
-"""Pillow's number of a way to resample -> torch's name."""
+"""Pillow's number of a resampling filter -> torch's interpolation mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What a model wants done to an image: resized to `size`, its middle of `crop` cut out (height, width)."""
+    """The preprocessing a model expects: resize to `size`, then cut out the centre of size `crop` (height, width)."""
 
     normalization: Normalization
     size: tuple[int, int] | None
@@ -33,7 +33,7 @@ class Preprocessing:
 
 
 class Pretrained(nn.Module):
-    """A transformers model behind its resizing. order: the model's output for each class of the data set.
+    """A transformers model preceded by resizing. order: the model's output index for each class of the data set.
 
     forward: normalised images, float [N, C, H, W] -> logits [N, classes].
     """
@@ -52,10 +52,10 @@ class Pretrained(nn.Module):
 
 
 def resize(images: Tensor, wanted: Preprocessing) -> Tensor:
-    """Normalised images [N, C, H, W] in the size that the model takes.
+    """Return normalised images [N, C, H, W] in the model's input size.
 
     Resizing and normalising commute: both are linear, and the weights of a resized pixel sum to 1. The bicubic
-    filter overshoots; as in the library's own processors, no pixel leaves the range of the images.
+    filter overshoots; as in the library's own processors, pixels are clamped to the range of images.
     """
     if wanted.size is not None and wanted.size != tuple(images.shape[2:]):
         antialias = wanted.mode in ("bilinear", "bicubic")
@@ -73,11 +73,11 @@ def _statistics(normalization: Normalization) -> tuple[tuple[float, ...], tuple[
 
 
 def load_pretrained(folder: Path, class_names: Sequence[str], channels: int) -> Classifier:
-    """The classifier in a folder (config.json, preprocessor_config.json, model.safetensors), in evaluation mode.
+    """Load the classifier in a folder (config.json, preprocessor_config.json, model.safetensors), in evaluation mode.
 
-    class_names: those of the data set, in its order; channels: of its images. The architecture is called
-    `transformers:TYPE`, such as `transformers:vit`. Raises UserError if the folder does not hold a whole image
-    classifier of the library, or one for other classes or images.
+    class_names: those of the data set, in its order; channels: of its images. The architecture is named
+    `transformers:TYPE`, such as `transformers:vit`. Raises UserError if the folder does not hold a complete image
+    classifier of the library, or holds one for other classes or another number of channels.
     """
     from transformers import AutoModelForImageClassification
 
@@ -93,12 +93,12 @@ def load_pretrained(folder: Path, class_names: Sequence[str], channels: int) -> 
             output_loading_info=True,
             dtype=torch.float32,
         )
-    except Exception as error:  # the library raises nearly anything for a damaged or foreign folder
+    except Exception as error:  # the library raises almost any exception for a damaged or foreign folder
         raise _unusable(folder, error) from error
     if info["missing_keys"]:
         raise UserError(
             f"{folder}: its weights lack {min(info['missing_keys'])} and {len(info['missing_keys']) - 1} others, "
-            "which would be random: it is no trained image classifier; fine-tune it first, or choose another teacher"
+            "which would be random: not a trained image classifier; fine-tune it first, or choose another teacher"
         )
     net = Pretrained(model, preprocessing, order)
     return Classifier(
@@ -107,7 +107,7 @@ def load_pretrained(folder: Path, class_names: Sequence[str], channels: int) -> 
 
 
 def labels(folder: Path) -> tuple[str, ...]:
-    """What the model's outputs mean, in their order. Raises UserError if the folder holds no model's configuration."""
+    """Return the labels of the model's outputs in order. Raises UserError if the folder has no model configuration."""
     from transformers import AutoConfig
 
     try:
@@ -118,15 +118,15 @@ def labels(folder: Path) -> tuple[str, ...]:
 
 
 def unnamed(names: Sequence[str]) -> bool:
-    """Whether these are the names that the library gives where nobody did."""
+    """Return whether these are the placeholder names of the library, LABEL_0, LABEL_1, …"""
     return all(name == f"LABEL_{i}" for i, name in enumerate(names))
 
 
 def label_order(names: Sequence[str], class_names: Sequence[str], source: str) -> tuple[int, ...]:
-    """For each class of the data set the number of the model's output.
+    """Return the model's output index for each class of the data set.
 
-    Names match without regard to case, spaces, hyphens and underscores. Names that nobody gave are taken to be
-    in the data set's order. Raises UserError if the model's names are not those of the data set.
+    Names match regardless of case, spaces, hyphens and underscores. Placeholder names are assumed to be in the
+    data set's order. Raises UserError if the model's names are not those of the data set.
     """
     if len(names) != len(class_names):
         raise UserError(
@@ -138,7 +138,7 @@ def label_order(names: Sequence[str], class_names: Sequence[str], source: str) -
     if missing := [name for name in class_names if _plain(name) not in position]:
         raise UserError(
             f"{source}: {len(missing)} of the data set's classes are not among its labels ({', '.join(missing[:3])}; "
-            f"it has {', '.join(sorted(names)[:3])}, …): it is a teacher of other classes; choose another, or "
+            f"it has {', '.join(sorted(names)[:3])}, …): it was trained on other classes; choose another, or "
             "correct id2label in its config.json"
         )
     return tuple(position[_plain(name)] for name in class_names)
@@ -149,9 +149,9 @@ def _plain(name: str) -> str:
 
 
 def _preprocessing(folder: Path, channels: int) -> Preprocessing:
-    """What the folder's image processor does, for images on any device in batches.
+    """Return what the folder's image processor does, to be applied to batches on any device.
 
-    It is compared with the processor itself on an image, so that one which does more is refused.
+    It is compared with the processor itself on an image, so a processor that does more is rejected.
     """
     from transformers import AutoImageProcessor
 
@@ -174,7 +174,7 @@ def _preprocessing(folder: Path, channels: int) -> Preprocessing:
 
 
 def _check(found: Preprocessing, processor: Any, folder: Path) -> None:
-    """Raise UserError unless the processor makes of a smooth probe what we make of it, up to a level of brightness.
+    """Raise UserError unless the processor and `resize` agree on a smooth probe to one level of brightness.
 
     (At sharp edges the processors differ by a few levels: they round between the two passes of a filter.)
     """
@@ -188,16 +188,16 @@ def _check(found: Preprocessing, processor: Any, folder: Path) -> None:
     if theirs.shape != ours.shape or ((theirs - ours).abs() * std).max() > 1.01 / 255:
         raise UserError(
             f"{folder}: its {type(processor).__name__} does more to an image than resize, crop and normalise it, "
-            "which is not known here; choose another teacher"
+            "which is not supported; choose another teacher"
         )
 
 
 def _sizes(wanted: dict[str, Any]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Sizes of the resized image and of the part that is cut out of it, for square images; None for as it is."""
+    """Return the sizes to resize and to crop to, for square images; None where the processor does not."""
     size = _pair(wanted["size"]) if wanted.get("do_resize") else None
     crop = _pair(wanted["crop_size"]) if wanted.get("do_center_crop") else None
     share = wanted.get("crop_pct")
-    if size and share and "shortest_edge" in wanted["size"] and size[0] < 384:  # as ConvNext's processor has it
+    if size and share and "shortest_edge" in wanted["size"] and size[0] < 384:  # as in ConvNext's processor
         size, crop = (int(size[0] / share), int(size[1] / share)), size
     return size, crop
 
@@ -208,7 +208,7 @@ def _pair(size: dict[str, int]) -> tuple[int, int]:
 
 
 def _normalization(wanted: dict[str, Any], channels: int) -> Normalization:
-    """For images in [0, 1]; the processor's own is for pixels of 0 to 255 times its factor."""
+    """Return the normalisation of images in [0, 1]; the processor's own is for pixels of 0 to 255 times its factor."""
     mean, std = (0.0,) * channels, (1.0,) * channels
     if wanted.get("do_normalize"):
         mean, std = tuple(wanted["image_mean"]), tuple(wanted["image_std"])

@@ -76,7 +76,7 @@ def _cifar_resnet(depth: int, classes: int, channels: int) -> nn.Module:
 
 
 def _cifar_stem(make: Callable[..., torchvision_resnet.ResNet], classes: int, channels: int) -> nn.Module:
-    """A torchvision ResNet whose stem keeps small images large: 3x3 stride-1 conv1, no max-pool."""
+    """Build a torchvision ResNet with the CIFAR stem, which does not downsample: 3x3 stride-1 conv1, no max-pool."""
     net: torchvision_resnet.ResNet = make(weights=None, num_classes=classes)
     net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")

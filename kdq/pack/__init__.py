@@ -1,1 +1,1 @@
-"""The packed file: exactly the bits that are counted."""
+"""The packed file, whose payload is exactly the bits that are counted."""

@@ -1,10 +1,10 @@
-"""The packed file: a safetensors file whose payload is exactly what `size.ledger` counts.
+"""The packed file: a safetensors file whose payload is exactly what `size.size_breakdown` counts.
 
-For each quantized layer `NAME.codes` (uint8, a stream of bits), `NAME.scale` and `NAME.bias` (float16 or float32)
-and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all else under
-its name in float32. What is needed to build the network stands as JSON in the header's metadata, under `kdq`: format
+It holds, for each quantized layer, `NAME.codes` (uint8, a bit stream), `NAME.scale` and `NAME.bias` (float16 or
+float32) and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all
+other tensors under their names in float32. The header's metadata describes the network as JSON under `kdq`: format
 version, architecture, classes, normalisation, the alphabet of each quantized layer (bits, extra levels, gap) and
-the width of its inputs. The names, shapes and these few numbers in the header are the only things outside the payload.
+the width of its inputs. Only the header's names, shapes and these few numbers are outside the payload.
 """
 
 import json
@@ -30,15 +30,15 @@ from kdq.quantize.result import Quantized, QuantizedLayer
 
 FORMAT = 2
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-"""What reading a header raises that is not as `pack` writes it."""
+"""The errors raised by reading a header that `pack` did not write."""
 
 LARGEST_CLASSES = 1_000_000
 
 
 def pack(quantized: Quantized, path: Path | str) -> None:
-    """Write the model to a file that `load` gives back with identical predictions.
+    """Write the model to a file from which `load` restores it with identical predictions.
 
-    Raises UserError for an architecture that has no name here, because `load` could not build it.
+    Raises UserError for an unknown architecture, which `load` could not build.
     """
     model = quantized.model
     check_architecture(model.arch)
@@ -67,14 +67,14 @@ def _plain(alphabet: Alphabet) -> list[float]:
 
 
 def payload_bytes(path: Path | str) -> int:
-    """Bytes of the tensors in the file, without its header."""
+    """Return the bytes of the tensors in the file, without its header."""
     with Path(path).open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
     return Path(path).stat().st_size - 8 - header
 
 
 def load(path: Path | str) -> Classifier:
-    """The classifier in the file, in evaluation mode on the CPU; it needs nothing else.
+    """Load the classifier in the file, in evaluation mode on the CPU; nothing else is needed.
 
     Raises UserError for a file that is missing, damaged, or not written by `pack`.
     """
@@ -99,7 +99,7 @@ def load(path: Path | str) -> Classifier:
 
 
 def _empty(header: Mapping[str, Any]) -> Classifier:
-    """The network that the header describes, batch norms folded as `quantize` folds them."""
+    """Build the network that the header describes, batch norms folded as `quantize` folds them."""
     if header["format"] != FORMAT:
         raise ValueError(f"format {header['format']!r}, this version reads {FORMAT}")
     arch, classes = header["arch"], header["classes"]
@@ -110,12 +110,12 @@ def _empty(header: Mapping[str, Any]) -> Classifier:
 
 
 def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:
-    """The quantized layers that the header names."""
+    """Return the quantized layers that the header names."""
     layers = {}
     for name, (bits, extra, gap) in header["alphabets"].items():
         module = model.get_submodule(PREFIX + name)
         if not isinstance(module, QUANTIZABLE):
-            raise ValueError(f"{name!r} is no layer that has codes")
+            raise ValueError(f"{name!r} is not a quantizable layer")
         alphabet, shape = Alphabet(bits, extra, float(gap)), module.weight.shape
         codes, scale, bias = (tensors[f"{name}.{kind}"] for kind in ("codes", "scale", "bias"))
         stored = scale.dtype in (torch.float16, torch.float32) and bias.dtype == scale.dtype
@@ -145,8 +145,8 @@ def _inputs(tensors: Mapping[str, Tensor], name: str, bits: int | None) -> Input
 
 
 def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer]) -> dict[str, Tensor]:
-    """The tensors of the model's state, weights of quantized layers restored."""
-    state = dict(tensors)  # what no layer takes out of it has to be in the network
+    """Return the tensors of the model's state, weights of quantized layers restored."""
+    state = dict(tensors)  # what remains after the quantized layers must be in the network
     for name, layer in layers.items():
         kinds = ("codes", "scale", "bias", *(("input_scale", "input_zero_point") if layer.inputs else ()))
         for kind in kinds:
@@ -159,7 +159,7 @@ def _check(state: Mapping[str, Tensor], model: Classifier) -> None:
     """Raise ValueError unless the state fits the model: the same names, shapes and types, all finite."""
     wanted = floating(model)
     if differing := sorted(state.keys() ^ wanted.keys()):
-        raise ValueError(f"{differing[0]!r} is on one side only")
+        raise ValueError(f"{differing[0]!r} is not in both the file and the network")
     for key, value in state.items():
         if value.shape != wanted[key].shape or value.dtype != wanted[key].dtype:
             raise ValueError(f"{key!r} has {tuple(value.shape)} {value.dtype}, must have {tuple(wanted[key].shape)}")

@@ -1,4 +1,4 @@
-"""How large a model is as it is stored: to the bit, layer by layer."""
+"""The stored size of a model: to the bit, layer by layer."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from kdq.quantize.result import Quantized
 class Row:
     """Bits that one layer takes in the packed file.
 
-    codes: the weights of a quantized layer, `code_bits` of the alphabet each, the last byte filled up; scales: its
+    codes: the weights of a quantized layer, `code_bits` of the alphabet each, padded to whole bytes; scales: its
     scales, of weights and inputs; zero_points: that of its inputs, if they are quantized (those of weights are the
     same everywhere and take no bits); leftovers: everything else, that is its bias, or a float layer's weight and
     bias. `bits` is 32 for a module left in float.
@@ -34,12 +34,12 @@ class Row:
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that `count` codes of `bits` bits take: whole bytes for the tensor, not for each code."""
+    """Return the bytes that `count` codes of `bits` bits take: whole bytes for the tensor, not for each code."""
     return (count * bits + 7) // 8
 
 
-def ledger(quantized: Quantized) -> tuple[Row, ...]:
-    """Everything that is stored, a row a module, in the order of the model."""
+def size_breakdown(quantized: Quantized) -> tuple[Row, ...]:
+    """Return the sizes of everything that is stored, one row per module, in the order of the model."""
     rows: dict[str, Row] = {}
     for key, value in leftovers(quantized).items():
         name = key.rpartition(".")[0]
@@ -55,14 +55,14 @@ def ledger(quantized: Quantized) -> tuple[Row, ...]:
 
 
 def leftovers(quantized: Quantized) -> dict[str, Tensor]:
-    """What is stored in floating point beside the quantized layers: name in the network -> float32 tensor."""
+    """Return the tensors stored besides the quantized layers: name in the network -> float32 tensor."""
     kinds = ("weight", "bias", f"{INPUTS}.scale")
     stored = {f"{name}.{kind}" for name in quantized.layers for kind in kinds}
     return {key: value for key, value in floating(quantized.model).items() if key not in stored}
 
 
 def floating(model: Classifier) -> dict[str, Tensor]:
-    """The floating tensors of the model's state: name in the network -> tensor."""
+    """Return the floating-point tensors of the model's state: name in the network -> tensor."""
     state = {key.removeprefix(PREFIX): value for key, value in model.state_dict().items()}
     return {key: value for key, value in state.items() if value.is_floating_point()}
 
@@ -72,17 +72,17 @@ def _bits(tensor: Tensor) -> int:
 
 
 def total_bits(quantized: Quantized) -> int:
-    """8 × the bytes of the packed file's payload (the header with names and shapes is not payload)."""
-    return sum(row.total for row in ledger(quantized))
+    """Return 8 × the bytes of the packed file's payload (the header with names and shapes is not payload)."""
+    return sum(row.total for row in size_breakdown(quantized))
 
 
 def float_bits(quantized: Quantized) -> int:
-    """Bits of the same model, batch norms folded, in float32."""
+    """Return the bits of the same model, batch norms folded, in float32."""
     return FLOAT_BITS * _parameters(quantized)
 
 
 def avg_bits(quantized: Quantized) -> float:
-    """Total bits for each parameter of the folded float model; 32 for a float model."""
+    """Return the total bits per parameter of the folded float model; 32 for a float model."""
     return total_bits(quantized) / _parameters(quantized)
 
 
@@ -91,9 +91,9 @@ def _parameters(quantized: Quantized) -> int:
 
 
 def paper_bits(quantized: Quantized) -> int:
-    """The count of the GPFQ study this project started from: non-zero weights × nominal bits.
+    """Return the bit count of the GPFQ study this project started from: non-zero weights × nominal bits.
 
-    It leaves out scales, biases and the place of the zeros, so no file is that small. For its figures only.
+    It omits scales, biases and the positions of the zeros, so no file is that small. For that study's figures only.
     """
     widths = {name: layer.alphabet.bits for name, layer in quantized.layers.items()}
     return sum(

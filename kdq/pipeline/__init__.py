@@ -1,1 +1,1 @@
-"""The cached steps of a study: a student, a point, a probe."""
+"""The cached steps of a study: students, points, probes."""

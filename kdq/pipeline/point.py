@@ -12,7 +12,7 @@ from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import top1
 from kdq.pack.file import pack
-from kdq.pack.size import avg_bits, ledger, paper_bits, total_bits
+from kdq.pack.size import avg_bits, paper_bits, size_breakdown, total_bits
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
 from kdq.quantize.model import choose_calibration, quantize_many
 from kdq.quantize.result import Quantized
@@ -96,7 +96,7 @@ def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:
         "evaluate_seconds": time.perf_counter() - started,
     }
     layers = {
-        "ledger": [asdict(row) for row in ledger(quantized)],
+        "size_breakdown": [asdict(row) for row in size_breakdown(quantized)],
         "layers": [asdict(row) for row in quantized.report],
     }
     (folder / MEASUREMENT_FILE).write_text(json.dumps(measurement, indent=1))

@@ -1,4 +1,4 @@
-"""Students as stages: a student at epoch e is found, gone on from, or trained."""
+"""Students as stages: a student at epoch e is reused, resumed or trained."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -40,9 +40,8 @@ class Epoch:
 class StudentSpec:
     """All that determines a student.
 
-    data: a fingerprint; teacher: the id of its stage, None without one; seed: that of its initialisation, of its
-    peer's and of the views it is shown; peer_init: an id of the weights that its peer starts from, None for
-    random ones or no peer.
+    data: a fingerprint; teacher: the id of its stage, None without one; seed: of the initialisation, its peer's
+    included, and of the views; peer_init: an id of the peer's initial weights, None for random ones or no peer.
     """
 
     data: str
@@ -55,11 +54,11 @@ class StudentSpec:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether its first epochs would be others if the training were longer."""
+        """Whether the first epochs of a longer training would differ."""
         return self.train.looks_ahead or self.method.looks_ahead
 
     def stage(self, epoch: int | None = None) -> Stage:
-        """The student after `epoch` epochs, by what decides those alone; None: the finished one.
+        """Return the stage of the student after `epoch` epochs, identified by what determines those; None: finished.
 
         A training that does not look ahead shares its epochs with all longer ones.
         """
@@ -121,12 +120,12 @@ def _epochs(history: list[Json], model: Callable[[], Classifier] | None) -> Iter
 
 
 def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
-    """The finished student in a folder, on the CPU, in evaluation mode."""
+    """Load the finished student in a folder, on the CPU, in evaluation mode."""
     return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
 
 
 def forget(store: StageStore, spec: StudentSpec) -> bool:
-    """Remove every kept epoch of a student's training. False, and nothing is done, if somebody is training it."""
+    """Remove every stored epoch of a student's training; if a process is training it, do nothing and return False."""
     try:
         with store.lock(spec.stage(), timeout=0):
             for epoch in range(1, spec.train.epochs):
@@ -150,12 +149,12 @@ def _trainer(
 
 
 def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:
-    """Put the training where its last kept epoch left it. Returns the history until there."""
+    """Restore the training from its last stored epoch; return the history up to it."""
     device = trainer.data.train_images.device
     for epoch in range(spec.train.epochs, 0, -1):
         if not (folder := store.find(spec.stage(epoch))):
             continue
-        with suppress(FileNotFoundError):  # a shorter or longer training of this student has just moved on from it
+        with suppress(FileNotFoundError):  # removed just now by a shorter or longer training of this student
             history: list[Json] = json.loads((folder / HISTORY_FILE).read_text())
             trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
             store.remove(spec.stage(epoch - 1))  # left by a kill between the two steps of `_keep`
@@ -164,7 +163,7 @@ def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]
 
 
 def _keep(store: StageStore, spec: StudentSpec, trainer: Trainer, history: list[Json]) -> None:
-    """Publish the state after this epoch, then forget the one before: a live student keeps its last only."""
+    """Store the state after this epoch, then remove the previous one: a training keeps only its last state."""
 
     def write(folder: Path) -> None:
         torch.save(trainer.state_dict(), folder / STATE_FILE)

@@ -1,1 +1,1 @@
-"""Post-training quantization: alphabets, the calibration streams, the solvers, whole models."""
+"""Post-training quantization: alphabets, calibration streams, solvers, whole models."""

@@ -1,4 +1,4 @@
-"""Quantized activations: a layer's inputs on 2^b evenly spaced levels, whose range was fixed by calibration."""
+"""Quantized activations: a layer's inputs on 2^b evenly spaced levels, whose range is fixed by calibration."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from kdq.errors import UserError
 
 NAME = "input_quantizer"
-"""What the module is called that a layer with quantized inputs has."""
+"""The name of the submodule that quantizes a layer's inputs."""
 
 BINS = 4096
 SHRINK = torch.linspace(0.1, 1, 91, dtype=torch.float64)
-"""Ranges that are tried, as shares of the one that holds every value seen."""
+"""Candidate ranges, as shares of the one that covers every observed value."""
 
 
 def check_activation_bits(bits: object) -> None:
@@ -32,7 +32,7 @@ class InputRange:
 
 
 class InputQuantizer(nn.Module):
-    """Rounds to the levels of an InputRange. Its buffers are stored: scale float32 [1], zero_point uint8 [1]."""
+    """Rounds values to the levels of an InputRange. Its buffers are stored: scale float32 [1], zero_point uint8 [1]."""
 
     scale: Tensor
     zero_point: Tensor
@@ -44,14 +44,14 @@ class InputQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.tensor([found.zero_point], dtype=torch.uint8))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Floating values of any shape -> the nearest levels, same shape and dtype."""
+        """Round floating values of any shape to the nearest levels, same shape and dtype."""
         scale, zero = self.scale.to(values.dtype), self.zero_point.to(values.dtype)
         codes = (values / scale + zero).round_().clamp_(0, (1 << self.bits) - 1)
         return codes.sub_(zero).mul_(scale)
 
 
 def attach(layer: nn.Module, found: InputRange) -> None:
-    """Let the layer round its inputs before it looks at them."""
+    """Make the layer round its inputs before it uses them."""
     quantizer = InputQuantizer(found).to(next(layer.parameters()).device)
     layer.add_module(NAME, quantizer)
     layer.register_forward_pre_hook(_round_inputs)
@@ -62,12 +62,12 @@ def _round_inputs(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def find_range(batches: Callable[[], Iterable[Tensor]], bits: int) -> InputRange:
-    """The range of 2^bits levels with the least squared error on the values of all batches.
+    """Return the range of 2^bits levels with the least squared error on the values of all batches.
 
-    batches: gives the same finite tensors, of any shape, each time it is called, which is twice, so that memory does
-    not grow with their number; the error is that of their histogram of BINS bins.
+    batches: called twice, so that memory does not grow with their number; it must return the same finite tensors, of
+    any shape, each time. The error is computed from a histogram of BINS bins.
     """
-    low, high = 0.0, 0.0  # zero, which padding is made of, must be a level
+    low, high = 0.0, 0.0  # zero, the padding value, must be a level
     for batch in batches():
         low, high = min(low, batch.min().item()), max(high, batch.max().item())
     if low == high:
@@ -81,7 +81,7 @@ def find_range(batches: Callable[[], Iterable[Tensor]], bits: int) -> InputRange
 
 
 def _levels(low: float, high: float, bits: int) -> InputRange:
-    """2^bits levels from about low <= 0 to about high >= 0."""
+    """Return 2^bits levels from about low <= 0 to about high >= 0."""
     steps = (1 << bits) - 1
     scale = (high - low) / steps
     return InputRange(bits, scale, round(-low / scale))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kdq.params import POSITIVE, Interval
 from kdq.quantize.alphabet import Alphabet
-from kdq.quantize.moments import Moments
-from kdq.quantize.solvers import Operator, descend, diffuse, soft_threshold, solve, stochastic
+from kdq.quantize.gram import GramStatistics
+from kdq.quantize.solvers import Operator, descend, diffuse_errors, soft_threshold, solve, stochastic
 
 Params = Mapping[str, float]
 
@@ -25,7 +25,7 @@ class Problem:
 
     W: Tensor
     bias: Tensor
-    moments: Moments
+    moments: GramStatistics
     alphabet: Alphabet
     params: Params
     stored: torch.dtype
@@ -90,7 +90,7 @@ def search(W: Tensor, G: Tensor, alphabet: Alphabet, stored: torch.dtype) -> tup
     scales = storable(largest * torch.cat([RATIOS, -RATIOS]).to(W), stored)  # [groups, m, candidates]
     flat = scales.view(groups, -1)
     rows = W.repeat_interleave(scales.shape[-1], 1)
-    codes = diffuse(rows, G, alphabet, flat)
+    codes = diffuse_errors(rows, G, alphabet, flat)
     error = squared_error(rows - alphabet.values(codes, flat.unsqueeze(-1)), G.to(W)).view_as(scales)
     best = error.argmin(-1, keepdim=True)
     codes = codes.view(groups, m, -1, d).take_along_dim(best.unsqueeze(-1), 2).squeeze(2)
@@ -151,7 +151,7 @@ def gptq(problem: Problem) -> Solution:
     G = problem.moments.G + torch.where(damping > 0, damping, 1) * torch.eye(problem.W.shape[-1]).to(damping)
     order = strongest_first(G)
     scale = widest_scale(problem)
-    codes = diffuse(problem.W.take_along_dim(order, -1), reordered(G, order), problem.alphabet, scale)
+    codes = diffuse_errors(problem.W.take_along_dim(order, -1), reordered(G, order), problem.alphabet, scale)
     return Solution(codes.take_along_dim(order.argsort(-1), -1), scale, problem.bias)
 
 

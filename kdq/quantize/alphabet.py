@@ -1,4 +1,4 @@
-"""What "b bits" means: 2^b evenly spaced levels, never one more. The papers' larger alphabets stand beside it."""
+"""Alphabets: "b bits" means 2^b evenly spaced levels, never one more. The papers' larger ones are available too."""
 
 from dataclasses import dataclass
 
@@ -16,8 +16,8 @@ class Alphabet:
     bit they are ±1/2, because {−1, 0} would leave no sign. A scale may be negative, which gives the extra
     level to the positive side.
 
-    extra: levels beyond 2^b, as the alphabets of the GPFQ papers have (see `symmetric` and `sparse`); a code then
-    takes a bit more than b, and is charged for it. gap: the distance from 0 to its neighbours, where it is not 1.
+    extra: levels beyond 2^b, as in the alphabets of the GPFQ papers (see `symmetric` and `sparse`); a code then takes
+    one bit more than b, and is counted as such. gap: the distance from 0 to its neighbours.
     """
 
     bits: int
@@ -28,7 +28,9 @@ class Alphabet:
         if not isinstance(self.bits, int) or not 1 <= self.bits <= 8:
             raise UserError(f"an alphabet of {self.bits!r} bits: must have 1 to 8 bits")
         if not isinstance(self.extra, int) or not 0 <= self.extra <= 3 or not 0 < self.gap < float("inf"):
-            raise UserError(f"an alphabet of {self.extra!r} extra levels and gap {self.gap!r}: there is none")
+            raise UserError(
+                f"extra = {self.extra!r}, gap = {self.gap!r}: extra must be 0 to 3 levels, gap a finite number above 0"
+            )
 
     @classmethod
     def symmetric(cls, bits: int) -> "Alphabet":
@@ -42,7 +44,7 @@ class Alphabet:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether all that lies within the gap is 0."""
+        """Whether values within the gap are rounded to 0."""
         return self.extra == 3
 
     @property
@@ -55,34 +57,34 @@ class Alphabet:
 
     @property
     def code_bits(self) -> int:
-        """Bits that a stored code takes: b, or more where there are more than 2^b levels."""
+        """Bits of a stored code: b, or more if there are more than 2^b levels."""
         return (self.levels - 1).bit_length()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of codes in memory."""
+        """The dtype of codes in memory."""
         return torch.uint8 if self.levels <= 256 else torch.int16
 
     def nearest(self, values: Tensor, scale: Tensor) -> Tensor:
-        """Codes of the levels nearest to `values`, of `dtype`; `scale` broadcasts; a scale of 0 has one level.
+        """Return codes, of `dtype`, of the levels nearest to `values`; `scale` broadcasts; a scale of 0 has one level.
 
-        In a sparse alphabet, what lies within the gap is 0 (hard thresholding), though ±gap might be nearer.
+        In a sparse alphabet, values within the gap become 0 (hard thresholding), even if ±gap is nearer.
         """
         inverse = torch.where(scale == 0, 0, 1 / scale)
         return self.encode_(values * inverse).to(self.dtype)
 
     def encode_(self, positions: Tensor) -> Tensor:
-        """Codes, in the dtype and memory of `positions`, which are values in units of the scale."""
+        """Return the codes of `positions`, values in units of the scale, in their dtype and memory."""
         if self.is_sparse:
             outside = positions.abs() > self.gap
             positions.add_(positions.sign(), alpha=1 - self.gap).mul_(outside)
         return positions.add_(self.offset).round_().clamp_(0, self.levels - 1)
 
     def decode_(self, codes: Tensor) -> Tensor:
-        """The levels of codes in units of the scale, in the dtype and memory of `codes`."""
+        """Return the levels of codes in units of the scale, in the dtype and memory of `codes`."""
         codes.sub_(self.offset)
         return codes if self.gap == 1 else codes.sub_(codes.sign(), alpha=1 - self.gap)
 
     def values(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """The levels themselves, in the dtype of `scale`."""
+        """Return the levels of codes times the scale, in the dtype of `scale`."""
         return self.decode_(codes.to(scale.dtype, copy=True)) * scale

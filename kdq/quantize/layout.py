@@ -8,9 +8,9 @@ from kdq.models.graph import Layer
 
 
 def patches(inputs: Tensor, layer: Layer) -> Tensor:
-    """The rows that meet the layer's weights: [groups, samples, d], d in the order of `matrix`.
+    """Return the rows that multiply the layer's weights: [groups, samples, d], d in the order of `matrix`.
 
-    For a convolution, a sample is one position of one image. Any stride, padding, dilation, groups.
+    For a convolution, a sample is one position of one image. Supports any stride, padding, dilation and groups.
     """
     if isinstance(layer, nn.Linear):
         return inputs.reshape(1, -1, layer.in_features)
@@ -27,7 +27,7 @@ def patches(inputs: Tensor, layer: Layer) -> Tensor:
 
 
 def matrix(weight: Tensor, layer: Layer) -> Tensor:
-    """A weight-shaped tensor as [groups, m, d], one row a neuron (output channel)."""
+    """Return a weight-shaped tensor as [groups, m, d], one row per neuron (output channel)."""
     if isinstance(layer, nn.Linear):
         return weight.unsqueeze(0)
     m = layer.out_channels // layer.groups
@@ -35,14 +35,14 @@ def matrix(weight: Tensor, layer: Layer) -> Tensor:
 
 
 def unmatrix(matrix: Tensor, layer: Layer) -> Tensor:
-    """The inverse of `matrix`."""
+    """Invert `matrix`."""
     if isinstance(layer, nn.Linear):
         return matrix.squeeze(0).contiguous()
     return matrix.reshape(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2).contiguous()
 
 
 def outputs(values: Tensor, layer: Layer) -> Tensor:
-    """Outputs of the layer as [groups, samples, m], samples in the order of `patches`."""
+    """Return outputs of the layer as [groups, samples, m], samples in the order of `patches`."""
     if isinstance(layer, nn.Linear):
         return values.reshape(1, -1, layer.out_features)
     rows = values.permute(0, 2, 3, 1).reshape(-1, layer.groups, layer.out_channels // layer.groups)

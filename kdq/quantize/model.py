@@ -1,4 +1,4 @@
-"""The one verb: quantize(model, calibration images, configuration) -> quantized model and report."""
+"""Whole models: quantize(model, calibration images, configuration) -> quantized model and report."""
 
 import copy
 import time
@@ -15,39 +15,39 @@ from kdq.quantize.activations import InputQuantizer, InputRange, attach, find_ra
 from kdq.quantize.algorithms import Problem, Solution
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.config import CALIBRATION_IMAGES, DTYPES, QuantizeConfig
+from kdq.quantize.gram import GramStatistics
 from kdq.quantize.layout import matrix, outputs, patches, unmatrix
-from kdq.quantize.moments import Moments
 from kdq.quantize.result import LayerReport, Quantized, QuantizedLayer
 from kdq.quantize.stream import Stream
 from kdq.store.stage import digest
 
 
 def layer_names(model: Classifier) -> tuple[str, ...]:
-    """The layers that are quantized, in the order they are run."""
+    """Return the names of the layers to be quantized, in execution order."""
     return tuple(site.name.removeprefix(PREFIX) for site in network(fold(model)).sites)
 
 
 def choose_calibration(images: Tensor, *, seed: int, count: int = CALIBRATION_IMAGES) -> Tensor:
-    """`count` images (all, if there are fewer) drawn without replacement by the seed."""
+    """Draw `count` images (all, if there are fewer) without replacement, determined by the seed."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images), generator=generator)[:count].sort().values
     return images[chosen.to(images.device)]
 
 
 def quantize(model: Classifier, calibration_images: Tensor, config: QuantizeConfig) -> Quantized:
-    """Quantize every convolution and linear layer; the model given is left as it is.
+    """Quantize every convolution and linear layer of a copy of the model.
 
     calibration_images: uint8 [N, C, H, W] (or float in [0, 1]) on the model's device. Raises UserError for
-    widths that do not fit the model, and for NaN in weights or images, with the layer's name.
+    widths that do not fit the model, and, naming the layer, for NaN in weights or images.
     """
     return quantize_many(model, calibration_images, [config])[0]
 
 
 @torch.no_grad()
 def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
-    """The same as `quantize` for each of the configurations, but what they share is computed once.
+    """Quantize the model by each of the configurations, computing once what they share.
 
-    All go through the network together, layer by layer, beside one float stream: a layer is quantized for
+    All advance through the network together, layer by layer, beside one float stream: a layer is quantized for
     every configuration as soon as its inputs are known, and its quantized outputs are the next one's inputs.
     """
     if len(calibration_images) == 0:
@@ -68,7 +68,7 @@ def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequen
 
 
 class _Job:
-    """One configuration on its way through the network."""
+    """The state of one configuration while the network is quantized layer by layer."""
 
     def __init__(self, plan: Network, folded: Classifier, images: Tensor, config: QuantizeConfig) -> None:
         self.config = config
@@ -80,7 +80,7 @@ class _Job:
         self.report: list[LayerReport] = []
 
     def find_inputs(self, site: Site) -> InputRange | None:
-        """The levels of the inputs of a layer, None if they stay in float."""
+        """Return the levels of the inputs of a layer, None if they stay in float."""
         bits = self.config.activation_bits
         if bits is None or self.widths[_name(site)] == FLOAT_BITS:
             return None
@@ -93,18 +93,18 @@ class _Job:
 
         return find_range(batches, bits)
 
-    def quantize(self, site: Site, moments: Moments, inputs: InputRange | None) -> None:
-        """Quantize one layer of the job's model, if it is to be."""
+    def quantize(self, site: Site, statistics: GramStatistics, inputs: InputRange | None) -> None:
+        """Quantize one layer of the job's model, unless it stays in float."""
         started = time.perf_counter()
         bits = self.widths[_name(site)]
         if bits == FLOAT_BITS:
             return
         module = layer(self.model, site.name)
-        solution, alphabet = self._solve(site, bits, moments)
+        solution, alphabet = self._solve(site, bits, statistics)
         check_finite(solution.bias, f"layer {_name(site)}: its bias")
         dtype = DTYPES[self.config.stored]
         if solution.bias.abs().max() > torch.finfo(dtype).max:
-            dtype = torch.float32  # as in a model that has hardly been trained; it is charged for it
+            dtype = torch.float32  # as in a barely trained model; the larger size counts
         scale, bias = (t.flatten().to(dtype) for t in (solution.scale, solution.bias))
         stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
         assert module.bias is not None
@@ -112,17 +112,17 @@ class _Job:
         if inputs is not None:
             attach(module, inputs)
         self.layers[_name(site)] = stored
-        error = moments.relative_error(matrix(module.weight.double(), module))
+        error = statistics.relative_error(matrix(module.weight.double(), module))
         self.report.append(_describe(_name(site), stored, error, time.perf_counter() - started))
 
-    def _solve(self, site: Site, bits: int, moments: Moments) -> tuple[Solution, Alphabet]:
+    def _solve(self, site: Site, bits: int, statistics: GramStatistics) -> tuple[Solution, Alphabet]:
         module, config = layer(self.model, site.name), self.config
         assert module.bias is not None
         W = matrix(module.weight.double(), module)
         problem = Problem(
             W,
             module.bias.double().view(W.shape[:2]),
-            moments,
+            statistics,
             config.quantizer.alphabet(bits, config.parameters),
             config.parameters,
             DTYPES[config.stored],
@@ -149,10 +149,12 @@ def _describe(name: str, layer: QuantizedLayer, error: float, seconds: float) ->
     )
 
 
-def _observe(site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[InputRange | None]) -> list[Moments]:
-    """The moments of one layer for each job, with all streams run up to it, on the inputs that it will look at."""
+def _observe(
+    site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[InputRange | None]
+) -> list[GramStatistics]:
+    """Advance all streams to one layer; return its statistics for each job, on the inputs as it will receive them."""
     module = layer(source.model, site.name)
-    totals: list[Moments | None] = [None] * len(jobs)
+    totals: list[GramStatistics | None] = [None] * len(jobs)
     rounding = [None if found is None else InputQuantizer(found).to(source.model.mean.device) for found in inputs]
     need_float_inputs = any(job.config.quantizer.needs_float_inputs for job in jobs)
     for index in range(len(source.batches)):
@@ -168,9 +170,9 @@ def _observe(site: Site, source: Stream, jobs: Sequence[_Job], inputs: Sequence[
             seen = reached[site.source] if (rounded := rounding[number]) is None else rounded(reached[site.source])
             x = X if job.config.quantizer.needs_float_inputs else None
             rows = patches(seen, module), outputs(wanted, module), x
-            batch = Moments.of(*rows, dtype=DTYPES[job.config.accumulate])
+            batch = GramStatistics.of(*rows, dtype=DTYPES[job.config.accumulate])
             totals[number] = batch.plus(totals[number])
-    moments = [total for total in totals if total is not None]
-    for total in moments:
+    statistics = [total for total in totals if total is not None]
+    for total in statistics:
         check_finite(total.G, f"layer {_name(site)}: its inputs from the calibration images")
-    return moments
+    return statistics

@@ -1,4 +1,4 @@
-"""What a quantization gives back: layers in codes, the model, a report."""
+"""The result of a quantization: layers as codes, the model, a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class QuantizedLayer:
     """A layer as it is stored: its weight is the levels of its codes times its scale.
 
     codes: of the alphabet's dtype, in the shape of the weight; scale: [output channels], or [1] for all of them;
-    bias: [output channels], both of the dtype that is stored; inputs: the levels of its inputs, None for float.
+    bias: [output channels], both of the stored dtype; inputs: the levels of its inputs, None for float.
     """
 
     alphabet: Alphabet
@@ -26,7 +26,7 @@ class QuantizedLayer:
     inputs: InputRange | None = None
 
     def weight(self) -> Tensor:
-        """The float32 weight that the model computes with."""
+        """Return the float32 weight that the model computes with."""
         scale = self.scale.float().view(-1, *[1] * (self.codes.dim() - 1))
         return self.alphabet.values(self.codes, scale)
 
@@ -35,9 +35,8 @@ class QuantizedLayer:
 class LayerReport:
     """One row of the report.
 
-    error: ‖Y − Ŷ‖ / ‖Y‖ over the calibration images, Y the outputs wanted of the layer less their mean, Ŷ
-    those it gives on the inputs it gets; nonzero: share of the weights that are not 0; seconds: time spent in the
-    solver.
+    error: ‖Y − Ŷ‖ / ‖Y‖ over the calibration images, Y the layer's target outputs less their mean, Ŷ its outputs on
+    the inputs of the quantized stream; nonzero: share of non-zero weights; seconds: time spent in the solver.
     """
 
     name: str
@@ -52,7 +51,7 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """A quantized model: `model` to run, `layers` to store (float layers are not in it), `report` to read."""
+    """A quantized model: `model` to run, `layers` to store (without float layers), `report` to read."""
 
     model: Classifier
     config: QuantizeConfig

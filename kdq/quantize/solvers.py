@@ -9,11 +9,11 @@ Written out, the data enters only through H = XᵀX̂ and G = X̂ᵀX̂:
 
     q_t = Q((Σ_{s≤t} w_s H_st − Σ_{s<t} q_s G_st) / G_tt),
 
-so calibration data can stream, and its amount does not matter here. The three functions below are one
+so calibration data can be streamed, and the cost here does not depend on its amount. The three functions below are one
 triangular recursion, `_recurse`, with different coefficients; it solves all neurons of a layer together.
 
-Shapes everywhere: W [groups, m, d], one row a neuron; H, G [groups, d, d]; scale [groups, m]; all of one
-floating dtype. Codes are [groups, m, d] of the alphabet's dtype. No function changes its arguments.
+Shapes everywhere: W [groups, m, d], one row per neuron; H, G [groups, d, d]; scale [groups, m]; all of one
+floating dtype. Codes are [groups, m, d] of the alphabet's dtype. No function modifies its arguments.
 """
 
 from collections.abc import Callable
@@ -27,11 +27,11 @@ BLOCK = 32
 """Columns solved one by one between two matrix products; a power of two."""
 
 Operator = Callable[[Tensor], Tensor]
-"""Changes values in units of the scale, in place, before they are rounded to their nearest levels."""
+"""Modifies values in units of the scale, in place, before they are rounded to the nearest levels."""
 
 
 def stochastic(generator: torch.Generator) -> Operator:
-    """SGPFQ (Zhang and Saab 2023): up or down to a whole number, so that the mean is the value itself."""
+    """SGPFQ (Zhang and Saab 2023): rounds up or down at random, so that the expectation is the value itself."""
     return lambda x: x.add_(torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device)).floor_()
 
 
@@ -43,10 +43,9 @@ def soft_threshold(threshold: float) -> Operator:
 def solve(
     W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
 ) -> Tensor:
-    """Codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded.
+    """Return the codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded.
 
-    Of H only the upper triangle is looked at, of G only the lower one. operator: turns it into a variant of the
-    papers'.
+    Only the upper triangle of H and the lower one of G are read. operator: applies one of the papers' variants.
     """
     inverse = _inverse_diagonal(G)
     base = torch.where(inverse > 0, (W @ H.triu()).mT * inverse, W.mT)
@@ -54,7 +53,7 @@ def solve(
 
 
 def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, codes: Tensor) -> Tensor:
-    """One sweep of coordinate descent on ‖Xw − X̂q‖², from `codes`: each weight anew, all others known.
+    """Run one sweep of coordinate descent on ‖Xw − X̂q‖² from `codes`: each weight in turn, all others fixed.
 
     q_t ← Q((Σ_s w_s H_st − Σ_{s≠t} q_s G_st) / G_tt). No sweep raises the error.
     """
@@ -64,13 +63,13 @@ def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, 
     return _recurse(base, Q.mT, G * inverse, alphabet, scale)
 
 
-def diffuse(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
-    """Codes of rounding with error diffusion (GPTQ, Frantar et al. 2023), for H = G.
+def diffuse_errors(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
+    """Return the codes of rounding with error diffusion (GPTQ, Frantar et al. 2023), for H = G.
 
-    Where GPFQ corrects with the next weight alone, here each weight is rounded as if all later ones were to
-    make up for the error as well as real numbers can. With G = RRᵀ, R upper triangular, ‖X̂(w − q)‖ is
+    Where GPFQ corrects with the next weight alone, here each weight is rounded as if all later ones, real-valued,
+    compensated for its error optimally. With G = RRᵀ, R upper triangular, ‖X̂(w − q)‖ is
     ‖Rᵀ(w − q)‖, and q_t = Q(w_t + Σ_{s<t} (w_s − q_s) R_st / R_tt) (Babai's nearest plane). G must be positive
-    definite; it may have more precision than W.
+    definite; it may be of higher precision than W.
     """
     R = torch.linalg.cholesky(G.flip(-1, -2)).flip(-1, -2)
     A = (R / R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).mT
@@ -80,9 +79,9 @@ def diffuse(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
 def _recurse(
     base: Tensor, origin: Tensor, A: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
 ) -> Tensor:
-    """q_t = Q(base_t − Σ_{s<t} A_ts (q_s − origin_s)), one column of weights after the other.
+    """q_t = Q(base_t − Σ_{s<t} A_ts (q_s − origin_s)), column by column.
 
-    base, origin: [groups, d, m], so that a column of weights is one run of memory; A: [groups, d, d].
+    base, origin: [groups, d, m], so that a column of weights is contiguous in memory; A: [groups, d, d].
     """
     steps = torch.where(scale == 0, 0, 1 / scale).unsqueeze(-2)
     wanted, origin = (base * steps).contiguous(), (origin * steps).contiguous()  # in units of the scales
@@ -103,6 +102,6 @@ def _recurse(
 
 
 def _inverse_diagonal(G: Tensor) -> Tensor:
-    """1 / G_tt as a column [groups, d, 1], and 0 for a zero."""
+    """Return 1 / G_tt as a column [groups, d, 1], with 0 where G_tt is 0."""
     diagonal = G.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
     return torch.where(diagonal > 0, 1 / diagonal, 0)

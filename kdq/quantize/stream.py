@@ -1,4 +1,4 @@
-"""What a layer needs to know of the calibration images: two streams of inputs, summed into small matrices."""
+"""Calibration streams: the values of the calibration images in one version of the model, operation by operation."""
 
 import tempfile
 from typing import Any
@@ -10,14 +10,14 @@ from kdq.models.classifier import Classifier
 from kdq.models.graph import Network, run
 
 BATCH = 32
-"""Images that go through the network at once."""
+"""Images per forward pass."""
 
 RESIDENT = 2**27
 """Bytes of each value of a stream that are kept in memory."""
 
 
 class Stream:
-    """The calibration images on their way through one version of the model, batch by batch.
+    """The calibration images as they advance through one version of the model, batch by batch.
 
     Only values that later operations need are kept: the first RESIDENT bytes of each in memory, the rest in
     temporary files, so that memory does not grow with the number of images.
@@ -32,7 +32,7 @@ class Stream:
         self.positions = [0] * len(self.batches)
 
     def advance(self, index: int, end: int) -> dict[fx.Node, Any]:
-        """Run batch `index` through the operations before position `end`; the values known there."""
+        """Run batch `index` through the operations before position `end`; return the values known there."""
         values = self.batches[index]
         device = self.model.mean.device
         for position in range(self.positions[index], end):
@@ -56,7 +56,7 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 def _spill(value: Any, index: int) -> Any:
-    """The value of batch `index`, moved to a temporary file if those before it fill the memory allowed."""
+    """Return the value of batch `index`, moved to a temporary file if those before it exhaust RESIDENT."""
     small = not isinstance(value, Tensor) or (index + 1) * value.nbytes <= RESIDENT
     if small or value.dtype != torch.float32 or value.untyped_storage().filename is not None:
         return value
@@ -67,6 +67,6 @@ def _spill(value: Any, index: int) -> Any:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 images as floats in [0, 1], channels last; float images as they are."""
+    """Return uint8 images as floats in [0, 1] and float images unchanged, both channels-last."""
     images = images.contiguous(memory_format=torch.channels_last)
     return images if images.is_floating_point() else images.float() / 255

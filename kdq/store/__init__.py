@@ -1,1 +1,1 @@
-"""The content-addressed store: stages as folders, found by what determines them."""
+"""The content-addressed store: stages as folders, looked up by what determines them."""

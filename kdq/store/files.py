@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, content hashes and locks of files."""
 
 import os
 import tempfile
@@ -9,9 +9,9 @@ from filelock import FileLock
 
 
 def publish(path: Path, content: bytes) -> None:
-    """Write a file in one step: a reader sees the old content or the new one, never a part.
+    """Write a file atomically: a reader sees the old content or the new, never a part.
 
-    The folder is made if it is not there. A failed write raises OSError and leaves the old file.
+    The parent folder is created if missing. A failed write raises OSError and leaves the old file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -28,21 +28,22 @@ def publish(path: Path, content: bytes) -> None:
 
 
 def content_hash(file: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return file_digest(stream, "sha256").hexdigest()
 
 
 def system_lock(path: Path, timeout: float = -1) -> FileLock:
-    """A lock that the system frees when its holder dies, whatever kills it; waited for so many seconds, -1 for ever.
+    """Return a lock that the operating system releases when its holder dies, whatever the cause.
 
-    On a file system that knows no locks it raises OSError, where filelock would take up one that outlives its holder.
+    timeout: seconds to wait for it, -1 without limit. On a file system without locks, acquiring it raises OSError;
+    filelock's default would be a lock file that outlives its holder.
     """
     return FileLock(path, timeout=timeout, fallback_to_soft=False)
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The content-addressed store: a stage is found by what determines it, made once, and never half there."""
+"""The content-addressed store: a stage is looked up by what determines it, built once, and never incomplete."""
 
 import json
 import shutil
@@ -15,10 +15,10 @@ from kdq.store.stage import Stage
 
 
 class StageStore:
-    """Stages as folders `root/kind/id`. A folder is there whole or not at all.
+    """Stages as folders `root/kind/id`. A folder exists complete or not at all.
 
-    Looking a stage up creates nothing. Two processes that want the same stage wait for one of them; the lock
-    is the operating system's, so that of a killed process is free at once.
+    Looking up a stage creates nothing. If several processes request the same stage, one builds it and the others
+    wait; the lock is the operating system's, so it is released as soon as its holder is killed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -28,7 +28,7 @@ class StageStore:
         return self.root / stage.kind / stage.id
 
     def find(self, stage: Stage) -> Path | None:
-        """The folder of a finished stage, or None."""
+        """Return the folder of a finished stage, or None."""
         path = self.path(stage)
         return path if path.is_dir() else None
 
@@ -64,7 +64,7 @@ class StageStore:
     def _temporary(self, stage: Stage, path: Path) -> Iterator[Path]:
         """A folder that becomes `path`."""
         for left in path.parent.glob(f".making-{stage.id}-*"):
-            shutil.rmtree(left)  # of a builder that was killed: the lock is ours, nobody else is at it
+            shutil.rmtree(left)  # of a killed builder: we hold the lock, so no other process is building
         temporary = Path(tempfile.mkdtemp(prefix=f".making-{stage.id}-", dir=path.parent))
         try:
             yield temporary
@@ -79,28 +79,28 @@ class StageStore:
             raise
 
     def remove(self, stage: Stage) -> None:
-        """Forget a stage, if it is there."""
+        """Remove a stage if it exists."""
         if path := self.find(stage):
             self.discard(path)
 
     def discard(self, path: Path) -> None:
-        """Remove a stage's folder. It disappears in one step, then its files are deleted; two may try at once."""
+        """Rename a stage's folder out of sight in one step, then delete its files; safe in concurrent processes."""
         grave = path.with_name(f".removing-{uuid4().hex}")
         with suppress(FileNotFoundError):
             path.replace(grave)
             shutil.rmtree(grave)
 
     def lock(self, stage: Stage, timeout: float = -1) -> FileLock:
-        """What the maker of a stage holds. Raises filelock's Timeout when it is not free in so many seconds."""
+        """Return the build lock of a stage. Acquiring it raises filelock's Timeout after `timeout` seconds."""
         return system_lock(self.path(stage).with_suffix(".lock"), timeout=timeout)
 
     def leftovers(self) -> Iterator[Path]:
-        """What killed processes have left half made or half removed, and what others have in hand just now."""
+        """Yield folders half built or half removed, by killed processes or by running ones."""
         yield from self.root.glob("*/.removing-*")
         yield from self.root.glob("*/.making-*")
 
     def sweep(self) -> None:
-        """Delete the leftovers of processes that were killed. Others may be at work, and sweep at once."""
+        """Delete the leftovers of killed processes; safe while others build, remove or sweep."""
         for left in self.leftovers():
             kind, stage_id = left.name.split("-")[:2]
             held = system_lock(left.with_name(f"{stage_id}.lock"), timeout=0) if kind == ".making" else nullcontext()

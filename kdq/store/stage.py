@@ -1,4 +1,4 @@
-"""A stage: a unit of work named by everything that determines its result."""
+"""A stage: a unit of work identified by everything that determines its result."""
 
 import json
 from collections.abc import Mapping
@@ -11,21 +11,21 @@ Json = Any
 
 
 def canonical(value: Json) -> str:
-    """The one JSON text of a value: sorted keys, no spaces; NaN and infinity are refused."""
+    """Return the one JSON text of a value: sorted keys, no spaces. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Json) -> str:
-    """SHA-256 of the canonical JSON of a value, as 64 hexadecimal digits."""
+    """Return the SHA-256 of the canonical JSON of a value as 64 hexadecimal digits."""
     return sha256(canonical(value).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A unit of work named by everything that determines its result.
+    """A unit of work identified by everything that determines its result.
 
-    kind: what it is (`data`, `teacher`, `student`, `point`); version: raised whenever the code that makes
-    this kind changes its results; inputs: JSON values, parent stages by their ids.
+    kind: `data`, `teacher`, `student`, `point`, …; version: incremented whenever a change of code changes the results
+    of this kind; inputs: JSON values, parent stages by their ids.
     """
 
     kind: str

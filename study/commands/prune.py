@@ -90,7 +90,7 @@ def _stages(store: StageStore, kind: str) -> Iterator[tuple[Path, Mapping[str, A
 
 
 def _shown(logits: Mapping[str, Any]) -> tuple[str, str, int]:
-    """The data, teacher and seed of a part of the bank."""
+    """The data, teacher and seed of a part of the teacher-logits cache."""
     return logits["data"], logits["teacher"], logits["stream_seed"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.peers import peer_seed, warm_start
-from kdq.distill.teacher_logits import Bank, TeacherLogits, forward_teacher
+from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
 from kdq.distill.trainer import Diverged
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
@@ -182,7 +182,7 @@ def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
     return model.to(data.train_images.device)
 
 
-def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> Bank:
+def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> TeacherLogitsCache:
     """What the teacher says about the views of a student's training, shared by all students that see the same."""
     views = Views(
         data.train_images,
@@ -197,7 +197,7 @@ def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset)
     def teach() -> TeacherLogits:
         return forward_teacher(load_teacher(teacher, data), precision)
 
-    return Bank(store, teach, teacher.id, data, views, precision=precision)
+    return TeacherLogitsCache(store, teach, teacher.id, data, views, precision=precision)
 
 
 def _failed(status: TrialStatus, reason: str, log: Path, error: BaseException) -> TrialEnded:

@@ -164,9 +164,9 @@ def good(count: int = 3) -> list[bytes | None]:
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "not a whole parquet file .*again"),
-    "empty": (lambda f: f.write_bytes(b""), "not a whole parquet file"),
-    "text": (lambda f: f.write_text("version https://git-lfs\n" * 9), "not a whole parquet file"),
+    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "not a valid parquet file .*again"),
+    "empty": (lambda f: f.write_bytes(b""), "not a valid parquet file"),
+    "text": (lambda f: f.write_text("version https://git-lfs\n" * 9), "not a valid parquet file"),
     "no rows": (rewrite([], pa.array([], pa.int64())), "holds no rows"),
     "other image column": (
         rewrite(good(), [0, 1, 2], image="picture"),
@@ -232,7 +232,7 @@ class TestDamage:
         whole = (cifar / FOLDER / "test-00000-of-00001.parquet").read_bytes()
         file = tmp_path / "cut.parquet"
         file.write_bytes(whole[: int(cut * len(whole))])
-        with pytest.raises(UserError, match="not a whole parquet file"):
+        with pytest.raises(UserError, match="not a valid parquet file"):
             read_split([file], LAYOUT)
 
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -347,7 +347,9 @@ class TestOpen:
         [(50, 11), (None, 60), (None, 61), (0, 5), (5, 0), (-1, 5), (5, -1), (1, 60)],
     )
     def test_more_than_there_is_is_refused_with_the_numbers(self, stage_path, train_images, val_images):
-        with pytest.raises(UserError, match=rf"{val_images} validation images were asked of 60: .* at most 60"):
+        with pytest.raises(
+            UserError, match=rf"{val_images} validation images were requested, 60 are available: .* at most 60"
+        ):
             open_dataset(stage_path, train_images=train_images, val_images=val_images)
 
     def test_the_fingerprint_is_that_of_source_and_split(self, stage_path, store):

@@ -46,10 +46,10 @@ def test_what_a_peer_may_start_from(text: str, kind: type) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("imagenet", "there are weights for resnet18, resnet34, resnet50, not for resnet20; use resnet20:PATH"),
-        ("resnet56:w.pt", "both students have one architecture; name weights of a resnet20"),
-        ("train:resnet8", "both students have one architecture"),
-        ("transformers:owner/vit", "a peer is a resnet20 of kdq's own"),
+        ("imagenet", "weights are available for resnet18, resnet34, resnet50, not for resnet20; use resnet20:PATH"),
+        ("resnet56:w.pt", "both students must have the same architecture; name weights of a resnet20"),
+        ("train:resnet8", "both students must have the same architecture"),
+        ("transformers:owner/vit", "a peer must be kdq's own resnet20"),
         ("resnet20", "no file is named"),
         ("imagnet", r"^peer_init 'imagnet': unknown .*, or imagenet$"),
     ],
@@ -79,7 +79,7 @@ def test_imagenet_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypat
         assert torch.equal(started.net.state_dict()["layer1.0.conv1.weight"], weights["layer1.0.conv1.weight"])
         served.unlink(missing_ok=True)  # the second time it is in the cache
     spec.path.unlink()
-    with pytest.raises(UserError, match=r"cannot be had .*use resnet18:PATH"):
+    with pytest.raises(UserError, match=r"is unavailable .*use resnet18:PATH"):
         ImageNet("resnet18").fetch()
 
 

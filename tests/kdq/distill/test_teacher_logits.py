@@ -1,4 +1,4 @@
-"""The teacher bank: computed once, shared exactly, bounded, and invisible in the results."""
+"""The teacher-logits cache: computed once, shared exactly, bounded, and invisible in the results."""
 
 import dataclasses
 import multiprocessing
@@ -21,7 +21,7 @@ from kdq.distill import teacher_logits
 from kdq.distill.losses import kd
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
-from kdq.distill.teacher_logits import FILE, KIND, Bank, TeacherLogits, compress, forward_teacher
+from kdq.distill.teacher_logits import FILE, KIND, TeacherLogits, TeacherLogitsCache, compress, forward_teacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.store.folder_store import StageStore
@@ -65,19 +65,19 @@ class Counting:
         return self.answer(view)
 
 
-def banked(
+def cached(
     root: Path,
     teacher: TeacherLogits,
     data: Dataset | None = None,
     name: str = "t",
     bound: int = 1 << 20,
     **views_: object,
-) -> Bank:
+) -> TeacherLogitsCache:
     data = data or dataset()
-    return Bank(StageStore(root), lambda: teacher, name, data, views(data, **views_), bound=bound)  # type: ignore[arg-type]
+    return TeacherLogitsCache(StageStore(root), lambda: teacher, name, data, views(data, **views_), bound=bound)  # type: ignore[arg-type]
 
 
-def answers(of: Bank, epoch: int = 0, batch_size: int = 16) -> Tensor:
+def answers(of: TeacherLogitsCache, epoch: int = 0, batch_size: int = 16) -> Tensor:
     """All that it says about an epoch, by image."""
     said = torch.empty(len(of.views), of.classes)
     for view in of.views.epoch(epoch, batch_size):
@@ -93,7 +93,7 @@ def test_it_says_what_the_teacher_says_of_these_very_views(tmp_path: Path) -> No
     """The reference is the teacher itself, on every view of two epochs, mixed and not."""
     direct = forward_teacher(model())
     for alpha in (0.0, 0.5):
-        of = banked(tmp_path, forward_teacher(model()), mixup_alpha=alpha)
+        of = cached(tmp_path, forward_teacher(model()), mixup_alpha=alpha)
         for epoch in (0, 1):
             for view in of.views.epoch(epoch, 16):
                 expected, got = direct(view), of(view)
@@ -104,11 +104,11 @@ def test_it_says_what_the_teacher_says_of_these_very_views(tmp_path: Path) -> No
 
 def test_it_is_computed_once_and_shared(tmp_path: Path) -> None:
     first, second = Counting(), Counting()
-    said = answers(banked(tmp_path, first))
+    said = answers(cached(tmp_path, first))
     assert first.images == COUNT
-    assert torch.equal(answers(banked(tmp_path, second), batch_size=9), said)  # another batch size: the same views
+    assert torch.equal(answers(cached(tmp_path, second), batch_size=9), said)  # another batch size: the same views
     assert second.images == 0
-    again = banked(tmp_path, second)
+    again = cached(tmp_path, second)
     answers(again, epoch=1)
     answers(again, epoch=0)
     assert second.images == COUNT
@@ -116,29 +116,29 @@ def test_it_is_computed_once_and_shared(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_is_not_needed_is_not_opened(tmp_path: Path) -> None:
-    answers(banked(tmp_path, forward_teacher(model())))
+    answers(cached(tmp_path, forward_teacher(model())))
 
     def never() -> TeacherLogits:
         raise AssertionError
 
     data = dataset()
-    answers(Bank(StageStore(tmp_path), never, "t", data, views(data)))
+    answers(TeacherLogitsCache(StageStore(tmp_path), never, "t", data, views(data)))
 
 
-OTHERS: dict[str, Callable[[Path, Counting], Bank]] = {
-    "teacher": lambda root, teacher: banked(root, teacher, name="u"),
-    "data": lambda root, teacher: banked(root, teacher, data=dataclasses.replace(dataset(), fingerprint="1" * 64)),
-    "augmentation": lambda root, teacher: banked(root, teacher, augment=AugmentConfig(crop_padding=2)),
-    "stream seed": lambda root, teacher: banked(root, teacher, seed=1),
-    "mixup": lambda root, teacher: banked(root, teacher, mixup_alpha=1.0),
-    "mixup alpha": lambda root, teacher: banked(root, teacher, mixup_alpha=0.2),
+OTHERS: dict[str, Callable[[Path, Counting], TeacherLogitsCache]] = {
+    "teacher": lambda root, teacher: cached(root, teacher, name="u"),
+    "data": lambda root, teacher: cached(root, teacher, data=dataclasses.replace(dataset(), fingerprint="1" * 64)),
+    "augmentation": lambda root, teacher: cached(root, teacher, augment=AugmentConfig(crop_padding=2)),
+    "stream seed": lambda root, teacher: cached(root, teacher, seed=1),
+    "mixup": lambda root, teacher: cached(root, teacher, mixup_alpha=1.0),
+    "mixup alpha": lambda root, teacher: cached(root, teacher, mixup_alpha=0.2),
 }
 
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_other_views_are_not_shared(what: str, tmp_path: Path) -> None:
-    answers(banked(tmp_path, Counting()))
-    answers(banked(tmp_path, Counting(), mixup_alpha=0.5))
+    answers(cached(tmp_path, Counting()))
+    answers(cached(tmp_path, Counting(), mixup_alpha=0.5))
     teacher = Counting()
     answers(OTHERS[what](tmp_path, teacher))
     assert teacher.images == COUNT
@@ -156,18 +156,18 @@ class TestTraining:
         return [trainer.run_epoch()["train_loss"] for _ in range(2)], student.state_dict()
 
     @pytest.mark.parametrize("settings", METHODS, ids=str)
-    def test_the_loss_is_that_without_a_bank_to_rounding(self, settings: dict[str, object], tmp_path: Path) -> None:
+    def test_the_loss_is_that_without_the_cache_to_rounding(self, settings: dict[str, object], tmp_path: Path) -> None:
         alpha = MethodConfig.parse(settings).params["mixup_alpha"]
         without, _ = self.train(forward_teacher(model()), settings)
-        with_bank, _ = self.train(banked(tmp_path, forward_teacher(model()), mixup_alpha=alpha), settings)
-        assert with_bank == pytest.approx(without, rel=1e-3)
+        with_cache, _ = self.train(cached(tmp_path, forward_teacher(model()), mixup_alpha=alpha), settings)
+        assert with_cache == pytest.approx(without, rel=1e-3)
 
     def test_what_the_disk_holds_changes_no_bit(self, tmp_path: Path) -> None:
         """Computed and kept, found, and computed and not kept for want of room: the same weights."""
         settings: dict[str, object] = {"method": "dkd"}
-        _, computed = self.train(banked(tmp_path, forward_teacher(model())), settings)
-        _, found = self.train(banked(tmp_path, forward_teacher(model())), settings)
-        _, unkept = self.train(banked(tmp_path / "full", forward_teacher(model()), bound=0), settings)
+        _, computed = self.train(cached(tmp_path, forward_teacher(model())), settings)
+        _, found = self.train(cached(tmp_path, forward_teacher(model())), settings)
+        _, unkept = self.train(cached(tmp_path / "full", forward_teacher(model()), bound=0), settings)
         assert kept(tmp_path / "full") == []
         for key in computed:
             assert torch.equal(computed[key], found[key])
@@ -186,7 +186,7 @@ class TestBound:
         bound = 2 * self.EPOCH
         answers_by_epoch = []
         teacher = Counting()
-        of = banked(tmp_path, teacher, bound=bound)
+        of = cached(tmp_path, teacher, bound=bound)
         for epoch in range(6):
             answers_by_epoch.append(answers(of, epoch))
             assert size(tmp_path) <= bound
@@ -194,44 +194,44 @@ class TestBound:
         stored = len(kept(tmp_path)) // self.PARTS
         assert 2 <= stored < 6
         teacher = Counting()
-        again = banked(tmp_path, teacher, bound=bound)
+        again = cached(tmp_path, teacher, bound=bound)
         for epoch in range(6):
             assert torch.equal(answers(again, epoch), answers_by_epoch[epoch])
         assert teacher.images == (6 - stored) * COUNT
         assert size(tmp_path) <= bound
 
     def test_a_part_takes_no_more_than_is_reckoned(self, tmp_path: Path) -> None:
-        answers(banked(tmp_path, Counting()))
+        answers(cached(tmp_path, Counting()))
         assert size(tmp_path) <= self.EPOCH
 
     def test_what_was_unused_for_a_day_makes_room_the_oldest_first(self, tmp_path: Path) -> None:
-        of = banked(tmp_path, Counting(), name="old")
+        of = cached(tmp_path, Counting(), name="old")
         for epoch in range(3):
             answers(of, epoch)
         folders = {epoch: [of.store.path(of.stage(epoch, start)) for start in (0, 20, 40)] for epoch in range(3)}
         for epoch, folder in ((e, f) for e in (0, 1) for f in folders[e]):
             os.utime(folder, (0, epoch))
-        answers(banked(tmp_path, Counting(), bound=size(tmp_path) + self.EPOCH - 1))
+        answers(cached(tmp_path, Counting(), bound=size(tmp_path) + self.EPOCH - 1))
         assert [folder.exists() for folder in folders[0]].count(False) == 1
         assert all(folder.exists() for folder in folders[1] + folders[2])
-        answers(banked(tmp_path, Counting(), name="third", bound=self.EPOCH))
+        answers(cached(tmp_path, Counting(), name="third", bound=self.EPOCH))
         assert all(folder.exists() for folder in folders[2])  # in use a moment ago
         assert not any(folder.exists() for folder in folders[0] + folders[1])
         assert list((tmp_path / KIND).glob(".*")) == []
 
     def test_a_use_makes_it_young_again(self, tmp_path: Path) -> None:
-        of = banked(tmp_path, Counting())
+        of = cached(tmp_path, Counting())
         answers(of)
         folders = [of.store.path(of.stage(0, start)) for start in (0, 20, 40)]
         for folder in folders:
             os.utime(folder, (0, 0))
-        answers(banked(tmp_path, Counting()))
-        answers(banked(tmp_path, Counting(), name="other", bound=self.EPOCH))
+        answers(cached(tmp_path, Counting()))
+        answers(cached(tmp_path, Counting(), name="other", bound=self.EPOCH))
         assert all(folder.exists() for folder in folders)
 
     def test_a_part_that_vanishes_is_computed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        said = answers(banked(tmp_path, Counting()))
-        of = banked(tmp_path, teacher := Counting())
+        said = answers(cached(tmp_path, Counting()))
+        of = cached(tmp_path, teacher := Counting())
         find = of.store.find
         monkeypatch.setattr(of.store, "find", lambda stage: vanish(find(stage)))
 
@@ -248,7 +248,7 @@ def use(root: Path, counted: "multiprocessing.Queue[tuple[int, float]]") -> None
     torch.set_num_threads(1)
     teacher_logits.PART, teacher_logits.BATCH = 20, 7
     teacher = Counting()
-    of = banked(root, teacher)
+    of = cached(root, teacher)
     total = sum(answers(of, epoch).sum().item() for epoch in range(4))
     counted.put((teacher.images, total))
 
@@ -270,7 +270,7 @@ DYING = """
 import sys, time
 from pathlib import Path
 from kdq.distill import teacher_logits
-from tests.kdq.distill.test_teacher_logits import Counting, answers, banked
+from tests.kdq.distill.test_teacher_logits import Counting, answers, cached
 teacher_logits.BATCH = 7
 class Slow(Counting):
     def __call__(self, view):
@@ -278,7 +278,7 @@ class Slow(Counting):
             print("computing", flush=True)
             time.sleep(100)
         return super().__call__(view)
-answers(banked(Path(sys.argv[1]), Slow()))
+answers(cached(Path(sys.argv[1]), Slow()))
 """
 
 
@@ -291,7 +291,7 @@ def test_a_killed_process_leaves_nothing_that_is_found(tmp_path: Path) -> None:
         assert dying.stdout.readline() == "computing\n"
         dying.send_signal(signal.SIGKILL)
     assert kept(tmp_path) == []
-    answers(banked(tmp_path, teacher := Counting()))
+    answers(cached(tmp_path, teacher := Counting()))
     assert teacher.images == COUNT
     assert len(kept(tmp_path)) == 3
 

@@ -165,19 +165,19 @@ def without(key: str) -> Callable[[State], State]:
 MISFITS: dict[str, tuple[Callable[[State], object], str]] = {
     "missing key": (
         without("layer2.0.conv1.weight"),
-        r"layer2\.0\.conv1\.weight is expected as \[32, 16, 3, 3\], found nowhere \(1 keys missing, 0 unexp",
+        r"layer2\.0\.conv1\.weight: expected shape \[32, 16, 3, 3\], found none \(1 keys missing, 0 unexp",
     ),
     "unexpected key": (
         lambda state: {**state, "layer2.0.shortcut.0.weight": torch.ones(32, 16, 1, 1)},
-        r"layer2\.0\.shortcut\.0\.weight is expected nowhere, found as \[32, 16, 1, 1\] \(0 keys missing, 1 ",
+        r"layer2\.0\.shortcut\.0\.weight: expected shape none, found \[32, 16, 1, 1\] \(0 keys missing, 1 ",
     ),
     "other shape": (
         lambda state: {**state, "conv1.weight": torch.ones(16, 1, 3, 3)},
-        r"conv1\.weight is expected as \[16, 3, 3, 3\], found as \[16, 1, 3, 3\] \(0 keys .*, 1 of an",
+        r"conv1\.weight: expected shape \[16, 3, 3, 3\], found \[16, 1, 3, 3\] \(0 keys .*, 1 of an",
     ),
     "other architecture": (
         lambda _: build("resnet14", classes=10, normalization=OWN, seed=0).net.state_dict(),
-        r"does not fit resnet8: layer1\.1\..* is expected nowhere",
+        r"does not fit resnet8: layer1\.1\..*: expected shape none",
     ),
     "other number of classes": (
         lambda _: small(classes=100).net.state_dict(),
@@ -212,10 +212,10 @@ class TestMisfits:
                 return os.mkdir, (str(tmp_path / "run"),)
 
         (tmp_path / name).write_bytes(pickle.dumps({"state_dict": Evil()}, protocol))
-        with pytest.raises(UserError, match="not a whole checkpoint of plain tensors"):
+        with pytest.raises(UserError, match="not a valid checkpoint of plain tensors"):
             load(Checkpoint("resnet8", tmp_path / name), classes=10, normalization=OWN)
         torch.save({"state_dict": Evil()}, tmp_path / "zip.pt", pickle_protocol=protocol)
-        with pytest.raises(UserError, match="not a whole checkpoint of plain tensors"):
+        with pytest.raises(UserError, match="not a valid checkpoint of plain tensors"):
             load(Checkpoint("resnet8", tmp_path / "zip.pt"), classes=10, normalization=OWN)
         assert not (tmp_path / "run").exists()
 
@@ -227,7 +227,7 @@ class TestMisfits:
         write(small().net.state_dict(), path)
         content = path.read_bytes()
         path.write_bytes(content[: int(cut * len(content))])
-        with pytest.raises(UserError, match="not a whole checkpoint of plain tensors") as raised:
+        with pytest.raises(UserError, match="not a valid checkpoint of plain tensors") as raised:
             load(Checkpoint("resnet8", path), classes=10, normalization=OWN)
         assert "\n" not in str(raised.value)
 
@@ -314,12 +314,12 @@ class TestHub:
         assert Hub("a/resnet8").identity() != Hub("a/resnet8", "v2").identity()  # another normalisation
 
     def test_what_cannot_be_had_names_the_way_round(self, hub):
-        with pytest.raises(UserError, match=r"hub:a/resnet8: config.json cannot be had \(config.json is .*ARCH:PATH"):
+        with pytest.raises(UserError, match=r"hub:a/resnet8: config.json is unavailable \(config.json is .*ARCH:PATH"):
             load(Hub("a/resnet8").fetch(), classes=10, normalization=OWN)
         publish(hub / "a/resnet8" / "main", STATISTICS)
         (hub / "a/resnet8/main/pytorch_model.bin").unlink()
         with pytest.raises(
-            UserError, match=r"model.safetensors or pytorch_model.bin cannot be had .*ARCH:PATH"
+            UserError, match=r"model.safetensors or pytorch_model.bin is unavailable .*ARCH:PATH"
         ) as raised:
             load(Hub("a/resnet8").fetch(), classes=10, normalization=OWN)
         assert "\n" not in str(raised.value)
@@ -342,7 +342,7 @@ class TestHub:
 
     def test_an_architecture_that_is_not_ours_is_said(self, hub):
         publish(hub / "a/vit" / "main", {"architecture": "vit_base_patch16"})
-        with pytest.raises(UserError, match=r"which architecture it is; known: resnet8, .*ARCH:PATH"):
+        with pytest.raises(UserError, match=r"contains the name of an architecture; known: resnet8, .*ARCH:PATH"):
             load(Hub("a/vit").fetch(), classes=10, normalization=OWN)
 
     def test_the_papers_repositories_are_resnet50(self):

@@ -173,16 +173,16 @@ def test_a_teacher_says_what_its_model_says_to_rounding() -> None:
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.5])
 def test_logits_kept_by_epoch_and_image_replace_the_teacher(mixup_alpha: float) -> None:
-    """What a bank does: the teacher looks at each view once, whatever batches it came in."""
+    """What the cache does: the teacher looks at each view once, whatever batches it came in."""
     method = {"method": "dkd", "mixup_alpha": mixup_alpha}
     live = forward_teacher(student(seed=9))
     probe = trainer(method)
-    bank = torch.zeros(2, len(DATA.train_images), 4)
+    cache = torch.zeros(2, len(DATA.train_images), 4)
     for epoch in range(2):
         for view in probe.views.epoch(epoch, 7):
-            bank[epoch, view.index] = live(view)
-    banked = trainer(method, lambda view: bank[view.epoch, view.index])
-    rows, expected = run(banked, 2), run(trainer(method, live), 2)
+            cache[epoch, view.index] = live(view)
+    cached = trainer(method, lambda view: cache[view.epoch, view.index])
+    rows, expected = run(cached, 2), run(trainer(method, live), 2)
     for row, other in zip(rows, expected, strict=True):
         assert row == pytest.approx(other, rel=1e-4)
 
@@ -484,7 +484,7 @@ def test_bf16_is_of_the_forward_passes_alone() -> None:
 
 
 def test_compiling_is_for_gpus() -> None:
-    with pytest.raises(UserError, match="compile = True: compiles for a GPU, and this training is on the CPU"):
+    with pytest.raises(UserError, match="compile = True: needs a GPU, but this training runs on the CPU"):
         trainer({"method": "ce"}, config=dataclasses.replace(CONFIG, compile=True))
 
 

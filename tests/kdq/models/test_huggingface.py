@@ -254,7 +254,7 @@ class TestSpec:
         assert Transformers("a/b", "v1").identity() == Transformers(tmp_path).identity()
         assert asked[0][:2] == ("a/b", "v1")
         assert not any(pattern.endswith(("*", ".py", ".bin")) for pattern in asked[0][2])
-        with pytest.raises(UserError, match=r"transformers:a/c: cannot be had \(not cached.*transformers:FOLDER"):
+        with pytest.raises(UserError, match=r"transformers:a/c: unavailable \(not cached.*transformers:FOLDER"):
             Transformers("a/c").identity()
 
 

@@ -134,7 +134,7 @@ def test_an_unknown_architecture_names_the_nearest():
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5, 0.5)), ((0.5,), (0.0,)), ((0.5,), (float("nan"),))])
 def test_a_normalisation_that_is_none_is_refused(mean, std):
-    with pytest.raises(ValueError, match="must be finite, of one length, and std above 0"):
+    with pytest.raises(ValueError, match="must be finite, of equal length, and std above 0"):
         Normalization(mean, std)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.pack.size import avg_bits, float_bits, ledger, packed_bytes, paper_bits, total_bits
+from kdq.pack.size import avg_bits, float_bits, packed_bytes, paper_bits, size_breakdown, total_bits
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import layer_names, quantize
 from kdq.quantize.result import Quantized
@@ -35,9 +35,9 @@ def images() -> Tensor:
     return torch.randint(0, 256, (8, 1, 6, 6), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
-def test_ledger_by_hand() -> None:
+def test_size_breakdown_by_hand() -> None:
     made = quantize(tiny(), images(), QuantizeConfig({"conv": 3, "out": 32}))
-    conv, out = ledger(made)
+    conv, out = size_breakdown(made)
     # 18 codes of 3 bits are 54 bits, 7 bytes; 2 scales and 2 biases of 16 bits; 6 + 3 floats of 32.
     assert asdict(conv) == {"layer": "conv", "bits": 3, "codes": 56, "scales": 32, "zero_points": 0, "leftovers": 32}
     assert asdict(out) == {"layer": "out", "bits": 32, "codes": 0, "scales": 0, "zero_points": 0, "leftovers": 288}
@@ -46,10 +46,10 @@ def test_ledger_by_hand() -> None:
     assert avg_bits(made) == 408 / 29
 
 
-def test_ledger_of_the_papers_alphabet_with_quantized_inputs_by_hand() -> None:
+def test_size_breakdown_of_the_papers_alphabet_with_quantized_inputs_by_hand() -> None:
     config = QuantizeConfig({"conv": 3, "out": 32}, "gpfq_paper", activation_bits=6, stored="float32")
     made = quantize(tiny(), images(), config)
-    conv, out = ledger(made)
+    conv, out = size_breakdown(made)
     # 18 codes of 9 levels take 4 bits each: 9 bytes; one scale of 32 bits, one of the inputs, 2 biases of 32.
     assert asdict(conv) == {"layer": "conv", "bits": 3, "codes": 72, "scales": 64, "zero_points": 8, "leftovers": 64}
     assert out.total == 288
@@ -74,7 +74,7 @@ def test_total_is_codes_scales_and_biases_and_nothing_else(bits: int) -> None:
     shapes = [row.shape for row in made.report]
     codes = sum(8 * -(-bits * torch.Size(shape).numel() // 8) for shape in shapes)
     assert total_bits(made) == codes + sum(2 * 16 * shape[0] for shape in shapes)
-    assert [row.layer for row in ledger(made)] == list(layer_names(model))
+    assert [row.layer for row in size_breakdown(made)] == list(layer_names(model))
     assert bits < avg_bits(made) < bits + 0.6
 
 
@@ -97,6 +97,6 @@ def test_norm_that_does_not_fold_is_counted_as_float() -> None:
             return self.norm(self.conv(x).relu()).mean((2, 3))  # type: ignore[no-any-return]
 
     made = quantize(Classifier("late", Late(), 2, NORMALIZATION), images(), QuantizeConfig(4))
-    rows = {row.layer: row for row in ledger(made)}
+    rows = {row.layer: row for row in size_breakdown(made)}
     assert rows["norm"].total == rows["norm"].leftovers == 4 * 2 * 32  # weight, bias, mean, variance
     assert rows["norm"].bits == 32

@@ -45,7 +45,7 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
         assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
         layers = json.loads((folder / LAYERS_FILE).read_text())
-        total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["ledger"])
+        total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["size_breakdown"])
         assert total == found["total_bits"]
         assert {row["bits"] for row in layers["layers"]} == (set() if spec.bits == 32 else {spec.bits})
 

@@ -82,5 +82,5 @@ def test_other_widths_are_refused(bits: object) -> None:
 
 def test_other_alphabets_are_refused() -> None:
     for extra, gap in ((-1, 1.0), (4, 1.0), (1.0, 1.0), (3, 0.0), (3, float("nan")), (3, float("inf"))):
-        with pytest.raises(UserError, match="there is none"):
+        with pytest.raises(UserError, match="extra must be 0 to 3 levels, gap a finite number above 0"):
             Alphabet(2, extra, gap)

@@ -15,9 +15,9 @@ from kdq.quantize import stream
 from kdq.quantize.algorithms import QUANTIZERS
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.gram import WIDTH, GramStatistics, gram, triangle
 from kdq.quantize.layout import matrix, outputs, patches, unmatrix
 from kdq.quantize.model import choose_calibration, layer_names, quantize, quantize_many
-from kdq.quantize.moments import WIDTH, Moments, gram, triangle
 from kdq.quantize.result import Quantized
 
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -135,14 +135,14 @@ def test_products_of_which_half_is_known(d: int) -> None:
     assert torch.allclose(gram(X), X.mT @ X)
 
 
-def test_moments_of_batches_add_up_to_those_of_the_samples() -> None:
+def test_statistics_of_batches_add_up_to_those_of_the_samples() -> None:
     X, Y = torch.rand(1, 30, 5) + 3, torch.rand(1, 30, 2) - 7
-    moments = Moments.of(X[:, :11], Y[:, :11]).plus(None)
-    moments = Moments.of(X[:, 11:], Y[:, 11:]).plus(moments).centred()
+    statistics = GramStatistics.of(X[:, :11], Y[:, :11]).plus(None)
+    statistics = GramStatistics.of(X[:, 11:], Y[:, 11:]).plus(statistics).centred()
     x, y = (z[0].double() - z[0].double().mean(0) for z in (X, Y))
-    assert torch.allclose(moments.G[0], x.T @ x, atol=1e-3)
-    assert torch.allclose(moments.T[0], y.T @ x, atol=1e-3)
-    assert torch.allclose(moments.yy[0], y.square().sum(0), atol=1e-3)
+    assert torch.allclose(statistics.G[0], x.T @ x, atol=1e-3)
+    assert torch.allclose(statistics.T[0], y.T @ x, atol=1e-3)
+    assert torch.allclose(statistics.yy[0], y.square().sum(0), atol=1e-3)
 
 
 EXTRA_LEVELS = {"gpfq_paper": 1, "sgpfq": 1, "gpfq_l1": 1, "gpfq_l0": 3}

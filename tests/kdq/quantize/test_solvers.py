@@ -14,7 +14,7 @@ from torch.nn.functional import conv2d, unfold
 
 from kdq.quantize.algorithms import squared_error
 from kdq.quantize.alphabet import Alphabet
-from kdq.quantize.solvers import BLOCK, descend, diffuse, soft_threshold, solve, stochastic
+from kdq.quantize.solvers import BLOCK, descend, diffuse_errors, soft_threshold, solve, stochastic
 
 
 def naive_gpfq(
@@ -154,10 +154,10 @@ def test_groups_are_solved_one_by_one() -> None:
     problems = [(*correlated(s, 50, 40), weights(s, 3, 40)) for s in range(3)]
     W, G = (torch.stack(part) for part in zip(*((w, y.T @ y) for _, y, w in problems), strict=True))
     scale = W.abs().amax(-1) / 4
-    together = diffuse(W, G + torch.eye(40), Alphabet(3), scale)
+    together = diffuse_errors(W, G + torch.eye(40), Alphabet(3), scale)
     for i in range(3):
         one = slice(i, i + 1)
-        assert torch.equal(together[one], diffuse(W[one], G[one] + torch.eye(40), Alphabet(3), scale[one]))
+        assert torch.equal(together[one], diffuse_errors(W[one], G[one] + torch.eye(40), Alphabet(3), scale[one]))
 
 
 @settings(max_examples=30, deadline=None)
@@ -177,10 +177,10 @@ def test_descend_is_coordinate_descent_and_never_raises_the_error(d: int, bits: 
 
 @settings(max_examples=30, deadline=None)
 @given(d=st.integers(1, BLOCK + 7), bits=st.integers(1, 4), seed=st.integers(0, 10**6))
-def test_diffuse_moves_all_later_weights_to_their_best(d: int, bits: int, seed: int) -> None:
+def test_error_diffusion_moves_all_later_weights_to_their_best(d: int, bits: int, seed: int) -> None:
     (_, Y), W, alphabet = correlated(seed, 2 * d + 5, d), weights(seed, 2, d), Alphabet(bits)
     G, scale = Y.T @ Y + 0.1 * torch.eye(d), scale_of(weights(seed, 2, d), bits)
-    codes = diffuse(W[None], G[None], alphabet, scale[None])
+    codes = diffuse_errors(W[None], G[None], alphabet, scale[None])
     assert torch.equal(codes[0], naive_diffusion(W, G, alphabet, scale))
 
 
@@ -191,7 +191,7 @@ def test_error_on_correlated_inputs_is_below_round_to_nearest(bits: int, samples
     G = (Y.T @ Y + 0.01 * torch.eye(d))[None]
     scale = W.abs().amax(-1) / 2 ** (bits - 1)
     rounded = alphabet.nearest(W, scale.unsqueeze(-1))
-    diffused = diffuse(W, G, alphabet, scale)
+    diffused = diffuse_errors(W, G, alphabet, scale)
     for codes in (solve(W, G, G, alphabet, scale), diffused, descend(W, G, G, alphabet, scale, diffused)):
         errors = [squared_error(W - alphabet.values(c, scale.unsqueeze(-1)), G).sum() for c in (codes, rounded)]
         assert errors[0] < errors[1]
@@ -204,7 +204,7 @@ def test_arguments_are_left_as_they_are() -> None:
     arguments = (W, H, G, scale, codes)
     copies = [tensor.clone() for tensor in arguments]
     descend(W, H, G, Alphabet(3), scale, codes)
-    diffuse(W, G + torch.eye(70), Alphabet(3), scale)
+    diffuse_errors(W, G + torch.eye(70), Alphabet(3), scale)
     assert all(torch.equal(a, b) for a, b in zip(arguments, copies, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What trials share: teachers of the transformers library in a study, and the bank that all trials look into."""
+"""What trials share: teachers of the transformers library in a study, and the teacher-logits cache."""
 
 import pickle
 import shutil

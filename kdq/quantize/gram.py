@@ -1,4 +1,4 @@
-"""Gram matrices of a layer's inputs and wanted outputs, summed over the calibration images."""
+"""Gram matrices of a layer's inputs and target outputs, summed over the calibration images."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 WIDTH = 144
-"""Columns that are computed at once, or more if there are many, of a product of which half need not be."""
+"""Columns per block of a product of which only one triangle is needed; more in large products."""
 
 
 def triangle(X: Tensor, Y: Tensor) -> Tensor:
-    """XᵀY [groups, d, d] on and above the diagonal, for nearly half the work; below, what it brings or 0.
+    """Return XᵀY [groups, d, d] on and above the diagonal, for nearly half the work; below it, XᵀY or 0.
 
     X, Y: [groups, samples, d].
     """
@@ -23,7 +23,7 @@ def triangle(X: Tensor, Y: Tensor) -> Tensor:
 
 
 def gram(X: Tensor) -> Tensor:
-    """XᵀX [groups, d, d] for X [groups, samples, d]."""
+    """Return XᵀX [groups, d, d] for X [groups, samples, d]."""
     product = triangle(X, X)
     for start, stop in _slices(X.shape[-1]):
         product[:, stop:, start:stop] = product[:, start:stop, stop:].mT
@@ -36,13 +36,12 @@ def _slices(d: int) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """Sums over a layer's samples of its inputs X̂ in the quantized stream and of its wanted outputs Y.
+class GramStatistics:
+    """Sums over a layer's samples of its inputs X̂ in the quantized stream and of its target outputs Y.
 
     count: samples; x, y, yy: sums of X̂, Y and Y², [groups, d], [groups, m], [groups, m]; G = X̂ᵀX̂
-    [groups, d, d]; T = YᵀX̂ [groups, m, d], which is WH where Y are the float layer's outputs; H = XᵀX̂ only
-    if asked for, X the inputs in the float stream, and only its upper triangle. All
-    float64; what the products of one batch are is said to `of`.
+    [groups, d, d]; T = YᵀX̂ [groups, m, d], which is WH where Y are the float layer's outputs; H: the upper triangle
+    of XᵀX̂, X the inputs in the float stream, if requested. All float64; `of` takes the dtype of the products.
     """
 
     count: int
@@ -62,7 +61,7 @@ class Moments:
         *,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Of one batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m].
+        """Return the statistics of a batch: inputs and float_inputs [groups, samples, d], wanted [groups, samples, m].
 
         dtype: that of the products.
         """
@@ -75,7 +74,7 @@ class Moments:
         return cls(inputs.shape[1], T[:, -1], y, yy, G, T[:, :-1], H)
 
     def plus(self, other: Self | None) -> Self:
-        """The moments of both batches together."""
+        """Return the statistics of both batches together."""
         if other is None:
             return self
         H = None if self.H is None or other.H is None else self.H + other.H
@@ -92,18 +91,18 @@ class Moments:
         )
 
     def centred(self) -> Self:
-        """G, T and yy about the means: what is left for the weights once the bias carries the means."""
+        """Return G, T and yy about the means: what remains for the weights once the bias carries the means."""
         mean = self.x / self.count
         G = self.G - self.x.unsqueeze(-1) * mean.unsqueeze(-2)
         T = self.T - self.y.unsqueeze(-1) * mean.unsqueeze(-2)
         return replace(self, G=G, T=T, yy=(self.yy - self.y.square() / self.count).clamp_min(0), H=None)
 
     def bias(self, Q: Tensor) -> Tensor:
-        """The bias [groups, m] that gives weights Q [groups, m, d] the wanted mean outputs."""
+        """Return the bias [groups, m] with which weights Q [groups, m, d] give the target mean outputs."""
         return (self.y - (Q @ self.x.unsqueeze(-1)).squeeze(-1)) / self.count
 
     def relative_error(self, Q: Tensor) -> float:
-        """‖Y − X̂Qᵀ‖ / ‖Y‖ about the means; 0 if Y is constant."""
+        """Return ‖Y − X̂Qᵀ‖ / ‖Y‖ about the means; 0 if Y is constant."""
         centred = self.centred()
         error = ((Q @ centred.G - 2 * centred.T) * Q).sum() + centred.yy.sum()
         norm = centred.yy.sum()

@@ -1,6 +1,6 @@
-"""What the teacher bank saves: the mean cost of an epoch in a dkd_grid study of 9 trials, with it and without.
+"""What the teacher-logits cache saves: the mean cost of an epoch in a dkd_grid study of 9 trials, with it and without.
 
-    python -m benchmarks.bank --data-dir DIR
+    python -m benchmarks.teacher_logits --data-dir DIR
 
 Both kinds of study are run in one process, trial by trial in turn, so that other work on the machine disturbs
 both alike. Each trial's epochs are timed whole: training with the teacher's share, and validation.
@@ -20,7 +20,7 @@ from kdq.data.augment import Views
 from kdq.data.dataset import Dataset
 from kdq.distill.losses import kd
 from kdq.distill.methods import MethodConfig
-from kdq.distill.teacher_logits import Bank, TeacherLogits, compress, forward_teacher
+from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, compress, forward_teacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier
 from kdq.store.folder_store import StageStore
@@ -41,7 +41,7 @@ def main() -> None:
         for settings in GRID:
             for kind, source in (
                 ("without", forward_teacher(model)),
-                ("with", bank(store, model, data, options.epochs)),
+                ("with", cache(store, model, data, options.epochs)),
             ):
                 epochs = train(settings, source, data, options.epochs)
                 seconds[kind] += [epoch["seconds"] for epoch in epochs]
@@ -49,19 +49,19 @@ def main() -> None:
         means = {kind: sum(times) / len(times) for kind, times in seconds.items()}
         rows = [
             {
-                "study": f"{kind} bank",
+                "study": f"{kind} cache",
                 **summary(times),
                 "mean": means[kind],
                 "ratio of means": means[kind] / means["without"],
             }
             for kind, times in seconds.items()
         ]
-        publish("bank", {"unit": f"s an epoch of {options.images} images", **head}, rows)
+        publish("teacher_logits", {"unit": f"s an epoch of {options.images} images", **head}, rows)
         precision(model, data, accuracy)
 
 
-def bank(store: StageStore, model: Classifier, data: Dataset, epochs: int) -> Bank:
-    return Bank(store, lambda: forward_teacher(model), "resnet56", data, views(data, epochs))
+def cache(store: StageStore, model: Classifier, data: Dataset, epochs: int) -> TeacherLogitsCache:
+    return TeacherLogitsCache(store, lambda: forward_teacher(model), "resnet56", data, views(data, epochs))
 
 
 def views(data: Dataset, epochs: int) -> Views:
@@ -102,7 +102,7 @@ def _answers(model: Classifier, data: Dataset) -> Iterator[torch.Tensor]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bank", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.teacher_logits", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
     parser.add_argument("--images", type=int, default=2000, help="training images (default: 2000)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a trial (default: 2)")
