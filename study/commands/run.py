@@ -14,6 +14,7 @@ from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
 from study.commands.site import machines_at
 from study.console.failures import likely, text
+from study.console.program import program_name
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
 from study.control.journal import Journal
@@ -270,4 +271,4 @@ class Study:
                 drop_value = False
             else:
                 kept.append(argument)
-        return shlex.join(["python", "study/run.py", *kept])
+        return shlex.join([*program_name().split(), *kept])
