@@ -1,10 +1,16 @@
 # Two commands: `make study` runs a whole study, `make test` runs lint, types and tests.
+# For maintainers: `make test-latest` runs the tests on the newest releases of all that we depend on, and
+# `make constraints` writes the installed versions into constraints.txt (BIN=.venv-latest/bin for those newest).
 PYTHON ?= python3
 BIN := .venv/bin
 # One thread a torch process; idle OpenMP threads must sleep, or two processes slow each other down.
 export OMP_WAIT_POLICY := passive
+# Prints the names of what we depend on, without the bounds on their versions.
+NAMES := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*(re.match(r"[\w.\[\]-]+", line)[0] for line in \
+	project["dependencies"] + project["optional-dependencies"]["dev"]))
 
-.PHONY: study test lint types clean
+.PHONY: study test lint types test-latest constraints clean
 
 study: .venv/.installed
 	$(BIN)/python study/run.py --space dkd_grid
@@ -20,17 +26,26 @@ lint: .venv/.installed-dev
 types: .venv/.installed-dev
 	$(BIN)/mypy
 
-.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("needs Python 3.11 or newer, found " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
+test-latest: .venv-latest/bin/python
+	$< -m pip install --quiet --upgrade --upgrade-strategy eager $$($< -c '$(NAMES)')
+	$< -m pip install --quiet --no-deps --editable .
+	OMP_NUM_THREADS=1 $< -m pytest --numprocesses auto --dist loadfile
 
-.venv/.installed: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --editable .
+constraints:
+	echo '# The versions that the suite passes on, written by `make constraints`.' > constraints.txt
+	$(BIN)/python -m pip list --format freeze --exclude-editable --exclude pip >> constraints.txt
+
+.venv/bin/python .venv-latest/bin/python: %/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("needs Python 3.11 or newer, found " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $*
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml .venv/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+.venv/.installed-dev: pyproject.toml constraints.txt .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-latest

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdq.errors import UserError
+from study.console.program import program_name
 from study.schedulers.config import SCHEDULERS
 from study.space.documents import descriptions, parse_scalar
 
@@ -122,7 +123,7 @@ def _frozen(value: Any) -> Any:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python study/run.py",
+        prog=program_name(),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Search a space of distillation and quantization on a workload; every run goes to MLflow.",

@@ -14,6 +14,7 @@ from kdq.store.folder_store import StageStore
 from study.commands.options import RunOptions
 from study.commands.site import Site
 from study.console.failures import likely, text
+from study.console.program import program_name
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
@@ -261,4 +262,4 @@ class _Study:
     def _command(self) -> str:
         """The command that runs this space on this workload, for others to narrow: no name, no limit, no retry."""
         options = replace(self.options, name=None, trials=None, extend=False, retry_failed=False)
-        return shlex.join(["python", "study/run.py", *options.arguments()])
+        return shlex.join([*program_name().split(), *options.arguments()])

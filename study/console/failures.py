@@ -43,7 +43,7 @@ CAUSES = (
     Cause(
         rf"{_errno(28, 122)}|No space left|disk is full|inline_container\S* \. unexpected pos",
         "the disk is full, or a quota used up",
-        "make room, for instance by `python study/run.py --prune STUDY`",
+        "make room, for instance by the option --prune STUDY",
     ),
     Cause(
         rf"{_errno(1, 13, 30)}|readonly database",

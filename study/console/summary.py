@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.console.program import CONSOLE_SCRIPT, program_name
 from study.results.front import configurations, with_front
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
@@ -65,7 +66,9 @@ def close(outcome: Outcome, uri: str, given: Sequence[str], say: Callable[[str],
 
 def interrupted(given: Sequence[str]) -> str:
     """What to say after Ctrl-C; given: the arguments of the command."""
-    command = shlex.join([_program("python"), _here(str(SCRIPT)), *given])
+    is_installed = program_name() == CONSOLE_SCRIPT
+    program = [_here(sys.argv[0])] if is_installed else [_program("python"), _here(str(SCRIPT))]
+    command = shlex.join([*program, *given])
     return f"\ninterrupted: nothing that was finished is lost; to go on:\n  {command}"
 
 
