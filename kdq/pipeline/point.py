@@ -19,7 +19,7 @@ from kdq.quantize.result import Quantized
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
 
-POINT_VERSION = 2
+POINT_VERSION = 3
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
 LAYERS_FILE = "layers.json"

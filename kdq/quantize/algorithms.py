@@ -58,8 +58,8 @@ def storable(scale: Tensor, stored: torch.dtype) -> Tensor:
     return scale.clamp(-largest, largest).to(stored).to(scale.dtype)
 
 
-def best_recipe(problem: Problem) -> Solution:
-    """The most accurate recipe found.
+def least_squares(problem: Problem) -> Solution:
+    """The default, and the most accurate recipe found. It is our own, and none of the papers' algorithms.
 
     The wanted outputs are those of the float stream plus what the other branch of an addition lacks (see
     `quantize`). Their damped least-squares solution for the inputs of the quantized stream replaces the
@@ -107,8 +107,11 @@ def squared_error(E: Tensor, G: Tensor) -> Tensor:
     return (E @ G * E).sum(-1)
 
 
-def plain_gpfq(problem: Problem) -> Solution:
-    """The GPFQ recursion alone, one scale a channel from its largest weight, the bias as it was."""
+def gpfq(problem: Problem) -> Solution:
+    """The GPFQ recursion (Lybrand and Saab 2021) on exactly 2^b levels.
+
+    One scale a channel from its largest weight, the bias as it was.
+    """
     scale = widest_scale(problem)
     assert problem.moments.H is not None
     codes = solve(problem.W, problem.moments.H, problem.moments.G, problem.alphabet, scale)
@@ -208,10 +211,10 @@ RADIUS = {"scalar": (1.16, POSITIVE), "percentile": (1.0, Interval(0, 1))}
 THRESHOLD = {"threshold": (0.5, Interval(0, 0.9, above=True))}
 _authors = partial(Quantizer, needs_float_inputs=True)
 QUANTIZERS: dict[str, Quantizer] = {
-    "gpfq": Quantizer("the most accurate recipe found: least-squares target, scale search, descent", best_recipe),
+    "least_squares": Quantizer("our own: least-squares target, scale search, error diffusion, descent", least_squares),
+    "gpfq": _authors("the GPFQ recursion with 2^b levels and one scale a channel", gpfq),
     "gptq": Quantizer("error diffusion on the quantized inputs (Frantar et al. 2023)", gptq),
     "rtn": Quantizer("each weight to its nearest level", round_to_nearest),
-    "gpfq_plain": _authors("the GPFQ recursion with 2^b levels and one scale a channel", plain_gpfq),
     "gpfq_paper": _authors("the recursion on its authors' alphabet, 2^b + 1 levels", authors_gpfq, RADIUS, _symmetric),
     "sgpfq": _authors("the same with stochastic rounding (Zhang and Saab 2023)", stochastic_gpfq, RADIUS, _symmetric),
     "gpfq_l1": _authors("sparse: soft thresholding", soft_gpfq, RADIUS | THRESHOLD, _symmetric),

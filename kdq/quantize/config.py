@@ -19,7 +19,7 @@ class QuantizerSpec:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    method: str = "gpfq"
+    method: str = "least_squares"
     params: Mapping[str, float] = field(default_factory=dict)
     activation_bits: int | None = None
 
@@ -29,6 +29,9 @@ class QuantizerSpec:
 
 CALIBRATION_IMAGES = 512
 """Enough: more images change the accuracy by less than another choice of them."""
+
+RENAMED = {"gpfq_plain": "it is called 'gpfq' now, and what 'gpfq' was is called 'least_squares'"}
+"""Names that quantizers had in an earlier version, and what to write instead."""
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
@@ -46,7 +49,7 @@ class QuantizeConfig:
     """
 
     bits: int | Mapping[str, int] = 4
-    method: str = "gpfq"
+    method: str = "least_squares"
     params: Mapping[str, float] = field(default_factory=dict)
     activation_bits: int | None = None
     stored: str = "float16"
@@ -63,6 +66,8 @@ class QuantizeConfig:
                 check_bits(bits, f"bits[{name!r}]")
         else:
             check_bits(self.bits)
+        if self.method in RENAMED:
+            raise UserError(f"unknown quantization method {self.method!r}: {RENAMED[self.method]}")
         if self.method not in QUANTIZERS:
             raise unknown("quantization method", self.method, QUANTIZERS)
         for name, value in self.params.items():
