@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdq.bits import Bits, bits_name
 from kdq.store.folder_store import StageStore
 from study.console import failures
 from study.console.live_table import Progress
@@ -58,7 +59,7 @@ class Session:
     store: StageStore
     logs: Path
     interrupts: Interrupts
-    found: dict[tuple[str, int], Point] = field(default_factory=dict)
+    found: dict[tuple[str, Bits], Point] = field(default_factory=dict)
     failures: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shares_gpu: bool = False
     _alone: set[str] = field(default_factory=set)
@@ -221,7 +222,7 @@ class Session:
         self.progress.point(trial.id, event["point"])
         self.found[trial.id, point.bits] = point
         params = {**self._params(trial), "bits": point.bits}
-        self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event["files"])
+        self.tracker.log_point(point, f"{trial.name}, {bits_name(point.bits)}", params, event["files"])
 
     def _end(self, trial_id: str, status: str, reason: str, log: str | None = None, error: str = "") -> None:
         if trial_id not in self.tracker.runs:
@@ -229,8 +230,9 @@ class Session:
         mine = [point for point in self.points if point.trial_id == trial_id]
         self.agenda.end(trial_id, status, reason, objectives(mine) if status == "completed" else None)
         self.progress.end(trial_id, status, reason, log)
-        best_of = {f"val_top1_{p.bits}bit": p.val_top1 for p in mine}
-        best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in mine}
+        uniform = [point for point in mine if isinstance(point.bits, int)]  # trials do not share a mixed allocation
+        best_of = {f"val_top1_{p.bits}bit": p.val_top1 for p in uniform}
+        best_of |= {f"test_top1_{p.bits}bit": p.test_top1 for p in uniform}
         self.tracker.end_trial(trial_id, status, reason, best_of)
         self.tracker.log_front(self.points)
         if status in ("failed", "out_of_memory"):
@@ -262,5 +264,5 @@ class Session:
 
     def _params(self, trial: Trial) -> dict[str, Any]:
         own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": trial.arch}
-        widths = ",".join(str(point.bits) for point in trial.points)
+        widths = ",".join(point.bits.label for point in trial.points)
         return {**self.plan.params(), **own, "widths": widths, "trial_id": trial.id}

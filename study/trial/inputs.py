@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from kdq.bits import Allocation
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import load_source
 from kdq.distill.methods import MethodConfig
@@ -197,7 +198,7 @@ def make_trial(
         student=plan.workload.student,
         train=asdict(plan.workload.train),
         seed=seed,
-        bits=configuration.bits,
+        bits=tuple(map(Allocation.uniform, configuration.bits)),
         quantizer=plan.workload.quantizer,
         calibration_images=plan.workload.calibration_images,
         store=str(store.root),

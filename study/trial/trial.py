@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from kdq.bits import FLOAT_BITS
+from kdq.bits import FLOAT, Allocation
 from kdq.data.augment import AugmentConfig
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.recipe import TrainConfig
@@ -51,7 +51,7 @@ class Trial:
     """Everything a worker needs to run one trial; its document is plain JSON.
 
     name: for people, `dkd alpha=1 beta=8 temperature=4 seed=0`; peer: what second students start from, None for
-    random weights; parameters: the method's, complete; bits: the widths at which the student is quantized, beside
+    random weights; parameters: the method's, complete; bits: the allocations at which the student is quantized, beside
     float.
     """
 
@@ -64,7 +64,7 @@ class Trial:
     student: str
     train: Mapping[str, Json]
     seed: int
-    bits: tuple[int, ...]
+    bits: tuple[Allocation, ...]
     quantizer: QuantizerSpec
     calibration_images: int
     store: str
@@ -100,11 +100,11 @@ class Trial:
 
     @property
     def points(self) -> tuple[PointSpec, ...]:
-        """Float first, then every width."""
-        widths = dict.fromkeys((FLOAT_BITS, *self.bits))
+        """Float first, then every allocation."""
+        allocations = dict.fromkeys((FLOAT, *self.bits))
         return tuple(
             PointSpec(self.model_id, self.data.fingerprint, bits, self.quantizer, self.calibration_images, self.seed)
-            for bits in widths
+            for bits in allocations
         )
 
     @property
@@ -117,7 +117,7 @@ class Trial:
         return 0 if self.method == TEACHER else int(self.train["epochs"])
 
     def document(self) -> dict[str, Json]:
-        return asdict(self)
+        return {**asdict(self), "bits": [bits.document() for bits in self.bits]}
 
     @classmethod
     def of(cls, document: Mapping[str, Json]) -> "Trial":
@@ -126,7 +126,7 @@ class Trial:
         known["data"] = DataRef(**document["data"])
         for key in ("teacher", "peer"):
             known[key] = ModelRef(**document[key]) if document[key] else None
-        known["bits"] = tuple(document["bits"])
+        known["bits"] = tuple(map(Allocation.of_document, document["bits"]))
         known["quantizer"] = QuantizerSpec(**document["quantizer"])
         return cls(**known)
 

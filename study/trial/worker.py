@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from kdq.bits import FLOAT_BITS
+from kdq.bits import FLOAT, Allocation, Bits
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.peers import peer_seed, warm_start
@@ -109,7 +109,7 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None], probing: Pr
             started = time.perf_counter()
             student = spec.stage(int(epoch["epoch"])).id
             found = probe(store, student, probing.widths, trial.quantizer, trial.seed, model, data)
-            own = [shown for shown in found or () if shown[0] in (FLOAT_BITS, *trial.bits)]
+            own = [shown for shown in found or () if Allocation.uniform(shown[0]) in (FLOAT, *trial.bits)]
             event |= {"probe": own, "probe_seconds": time.perf_counter() - started} if found else {}
         report(event)
 
@@ -123,13 +123,13 @@ def _run(trial: Trial, device: str, report: Callable[[Event], None], probing: Pr
         report(
             {
                 "event": "point",
-                "point": asdict(_point(trial, point.bits, place)),
+                "point": asdict(_point(trial, point.bits.column, place)),
                 "files": [str(place / name) for name in (PACKED_FILE, LAYERS_FILE)],
             }
         )
 
 
-def _point(trial: Trial, bits: int, folder: Path) -> Point:
+def _point(trial: Trial, bits: Bits, folder: Path) -> Point:
     return from_row(
         {
             "trial_id": trial.id,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, ResNetConfig, ViTImageProcessor
 
+from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
@@ -20,6 +21,7 @@ from kdq.models.checkpoint import save as kdq_save
 from kdq.models.classifier import Classifier, build
 from kdq.models.evaluate import logits
 from kdq.models.huggingface import Pretrained, load_pretrained
+from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
 from study.plan.plan import Plan
 from study.space.load import load_space
@@ -173,6 +175,19 @@ def test_its_trials_ask_it_once_about_a_view(
     other_seed = dataclasses.replace(trial, seed=1)
     run(other_seed, tmp_path / "log")
     assert sum(asked) == 1200
+
+
+def test_a_trial_measures_its_mixed_allocations(prepared: Prepared, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    first, *others = layer_names(build("resnet8", classes=10, normalization=data.normalization, seed=0))
+    mixed = Allocation.of({first: 8, **dict.fromkeys(others, 2)})
+    made = make_trials(plan("methods"), reference, None, None, store).values()
+    trial = next(trial for trial in made if trial.method == "ce")
+    events = run(dataclasses.replace(trial, bits=(mixed, Allocation.uniform(2))), tmp_path / "log")
+    points = [event["point"] for event in events if event["event"] == "point"]
+    assert [point["bits"] for point in points] == [32, mixed.label, 2]
+    sizes = [point["total_bits"] for point in points]
+    assert sizes[2] < sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize("source", ["train", "file"])
