@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.record import Record
 from analysis.replay import EQUAL_BUDGET, on_front
 from analysis.store import Store, Study
-from kdq.bits import FLOAT_BITS
+from kdq.bits import bits_name
 from study.results.front import Configuration, best, front_hypervolume
 from study.results.point import Point
 from study.results.status import TrialStatus
@@ -62,7 +62,8 @@ def _flags(chosen: Configuration) -> str:
     """What narrows the study's command to this configuration."""
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in chosen.points))
     fixed = [f"--set {setting}" for setting in _settings(chosen) if not setting.startswith("student=")]
-    return " ".join([f"--seeds {seeds} --bits {chosen.bits}", *fixed])
+    widths = [] if isinstance(chosen.bits, str) else [f"--bits {chosen.bits}"]  # no option names a mixed allocation
+    return " ".join([f"--seeds {seeds}", *widths, *fixed])
 
 
 def _settings(chosen: Configuration) -> list[str]:
@@ -73,10 +74,9 @@ def _settings(chosen: Configuration) -> list[str]:
 
 
 def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:
-    width = "float" if chosen.bits == FLOAT_BITS else f"{chosen.bits} bits"
     lines = {
         "configuration": " ".join(_settings(chosen)),
-        "width": f"{width}, {chosen.mean('avg_bits'):.2f} on average",
+        "width": f"{bits_name(chosen.bits)}, {chosen.mean('avg_bits'):.2f} on average",
         "size": "{total_bits:,.0f} total bits, {packed_bytes:,.0f} bytes packed".format_map(document),
         "validation": _accuracy(chosen, "val_top1"),
         "test": _accuracy(chosen, "test_top1"),

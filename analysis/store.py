@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.record import Row
-from kdq.bits import BIT_WIDTHS, FLOAT_BITS
+from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
 from kdq.errors import UserError, first_line, unknown
 from study.results.front import with_front
 from study.results.point import Point, from_row
@@ -70,7 +70,7 @@ class Store:
         logged = {
             _point(run): run.info.run_id for run in self._runs([study.experiment_id], RunKind.POINT, finished=True)
         }
-        points = sorted(logged, key=lambda point: (point.trial_id, point.bits, point.total_bits))
+        points = sorted(logged, key=lambda point: (point.trial_id, display_order(point.bits), point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
 
     def trial_states(self, study: Study) -> Counter[TrialStatus]:
@@ -87,7 +87,7 @@ class Store:
         sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
         return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
 
-    def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, int], int]) -> list[Row]:
+    def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, Bits], int]) -> list[Row]:
         """sizes: total bits by student and bits, of some point; a model that has hardly learnt may take a few more."""
         trial, status = _trial_id(run), _status(run)
         if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
@@ -98,7 +98,7 @@ class Store:
         student = run.data.params.get("student", "")
         measured = [bits for bits in BIT_WIDTHS if schema.probe_metric(bits) in run.data.metrics]
         if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: it is NaN at every width
-            measured = [int(bits) for bits in run.data.params.get("widths", "").split(",") if bits]
+            measured = [int(bits) for bits in run.data.params.get("widths", "").split(",") if bits.isdigit()]
         widths = {bits: sizes.get((student, bits)) for bits in measured}
         known = {bits: size for bits, size in widths.items() if size is not None}
         if FLOAT_BITS not in known:

@@ -44,7 +44,7 @@ from kdq.store.folder_store import StageStore
 
 BATCH = 64
 """Of calibration images: the default of Brevitas' example."""
-OURS = "kdq gpfq"
+OURS = "kdq least_squares"
 
 Quantize = Callable[[Classifier, Tensor, int], Classifier]
 """Takes a float model, calibration images (uint8) and bits; gives the quantized model."""

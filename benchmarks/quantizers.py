@@ -36,8 +36,8 @@ from kdq.store.folder_store import StageStore
 def variants(bits: int) -> dict[str, QuantizeConfig]:
     """What is compared at one width, by name."""
     named = {name: QuantizeConfig(bits, name) for name in QUANTIZERS}
-    named["gpfq, float32 scales"] = QuantizeConfig(bits, stored="float32")
-    return named | {f"gpfq, activations {a}": QuantizeConfig(bits, activation_bits=a) for a in (8, 6, 4)}
+    named["least_squares, float32 scales"] = QuantizeConfig(bits, stored="float32")
+    return named | {f"least_squares, activations {a}": QuantizeConfig(bits, activation_bits=a) for a in (8, 6, 4)}
 
 
 def measure(model: Classifier, data: Dataset, config: QuantizeConfig, seed: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from kdq.pack.size import total_bits
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize
 
-QUANTIZERS = ("gpfq", "gpfq_plain", "gptq", "rtn")
+QUANTIZERS = ("least_squares", "gpfq", "gptq", "rtn")
 
 
 def measure(model: Classifier, images: torch.Tensor, bits: int, rounds: int) -> list[dict[str, object]]:
@@ -30,10 +30,12 @@ def measure(model: Classifier, images: torch.Tensor, bits: int, rounds: int) -> 
             made = quantize(model, images, QuantizeConfig(bits, name))
             found.append(time.perf_counter() - started)
             print(f"{model.arch}  {name}  {found[-1]:.1f} s", flush=True)
-    ours = summary(seconds["gpfq"])["median"]
+    ours = summary(seconds["least_squares"])["median"]
     size = {"arch": model.arch, "bits": bits, "total bits": total_bits(made)}
     found_rows = {name: summary(times) for name, times in seconds.items()}
-    return [{**size, "quantizer": name, **row, "x gpfq": row["median"] / ours} for name, row in found_rows.items()]
+    return [
+        {**size, "quantizer": name, **row, "x least_squares": row["median"] / ours} for name, row in found_rows.items()
+    ]
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""The compression core: distill a student, quantize it by GPFQ, count its bits. PyTorch only."""
+"""The compression core: distill a student, quantize it, count its bits. PyTorch only."""

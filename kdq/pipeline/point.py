@@ -1,4 +1,4 @@
-"""A point: one model at one bit width, quantized, packed and evaluated, as a stage of the store."""
+"""A point: one model at one allocation of bits, quantized, packed and evaluated, as a stage of the store."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from kdq.bits import FLOAT_BITS
+from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import top1
@@ -19,7 +19,7 @@ from kdq.quantize.result import Quantized
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
 
-POINT_VERSION = 2
+POINT_VERSION = 3
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
 LAYERS_FILE = "layers.json"
@@ -31,13 +31,13 @@ class PointSpec:
 
     model: str
     data: str
-    bits: int
+    bits: Allocation
     quantizer: QuantizerSpec
     calibration_images: int
     seed: int
 
     def stage(self) -> Stage:
-        return Stage("point", POINT_VERSION, asdict(self))
+        return Stage("point", POINT_VERSION, {**asdict(self), "bits": self.bits.document()})
 
     @property
     def config(self) -> QuantizeConfig:
@@ -62,13 +62,13 @@ def measure(
     The specs differ in their bits only. `model` and `data` are called only if something has to be made; both
     must give the same device.
     """
-    made: dict[int, Quantized] = {}
+    made: dict[Allocation, Quantized] = {}
     model = cache(model)
     for spec in specs:
         if spec.bits not in made and store.find(spec.stage()) is None:
             # The float point alone and first: it stands even if the model cannot be quantized.
-            is_float = spec.bits == FLOAT_BITS
-            missing = [s for s in specs if (s.bits == FLOAT_BITS) == is_float and store.find(s.stage()) is None]
+            is_float = spec.bits.is_float
+            missing = [s for s in specs if s.bits.is_float == is_float and store.find(s.stage()) is None]
             made |= _quantize(missing, model(), data())
         if spec.bits in made:
             yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec.bits], data=data()))
@@ -76,7 +76,7 @@ def measure(
             yield spec, store.path(spec.stage())
 
 
-def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[int, Quantized]:
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[Allocation, Quantized]:
     """The models by their bits."""
     images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
     made = quantize_many(model, images, [spec.config for spec in specs])

@@ -15,7 +15,7 @@ from kdq.quantize.model import choose_calibration, quantize_many
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 
-PROBE_VERSION = 1
+PROBE_VERSION = 2
 PROBE_FILE = "probe.json"
 CALIBRATION_IMAGES = 64
 VAL_IMAGES = 1000

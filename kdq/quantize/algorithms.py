@@ -17,7 +17,7 @@ Params = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One layer: W float64 [groups, m, d], bias [groups, m], and the moments of its inputs and outputs.
+    """One layer: W float64 [groups, m, d], bias [groups, m], and the statistics of its inputs and outputs.
 
     params: the quantizer's own, complete; stored: the floating dtype in which scales are kept; generator: the
     layer's random stream, on the CPU.
@@ -25,7 +25,7 @@ class Problem:
 
     W: Tensor
     bias: Tensor
-    moments: GramStatistics
+    statistics: GramStatistics
     alphabet: Alphabet
     params: Params
     stored: torch.dtype
@@ -58,18 +58,18 @@ def storable(scale: Tensor, stored: torch.dtype) -> Tensor:
     return scale.clamp(-largest, largest).to(stored).to(scale.dtype)
 
 
-def best_recipe(problem: Problem) -> Solution:
-    """The most accurate recipe found.
+def least_squares(problem: Problem) -> Solution:
+    """The default, and the most accurate recipe found. It is our own, and none of the papers' algorithms.
 
     The wanted outputs are those of the float stream plus what the other branch of an addition lacks (see
     `quantize`). Their damped least-squares solution for the inputs of the quantized stream replaces the
-    weights: (T + λW)(G + λI)⁻¹, moments centred. Error diffusion, strongest inputs first, rounds it for a grid
+    weights: (T + λW)(G + λI)⁻¹, statistics centred. Error diffusion, strongest inputs first, rounds it for a grid
     of scales of either sign, of which each channel takes the one with the least output error; sweeps of
     coordinate descent follow.
     The bias keeps the mean of the outputs. Least-squares target and diffusion as in Qronos (2026).
     """
-    centred = problem.moments.centred()
-    damping = DAMPING * mean_diagonal(centred.G) + ROUNDING * centred.G.shape[-1] * mean_diagonal(problem.moments.G)
+    centred = problem.statistics.centred()
+    damping = DAMPING * mean_diagonal(centred.G) + ROUNDING * centred.G.shape[-1] * mean_diagonal(problem.statistics.G)
     damping = torch.where(damping > 0, damping, 1)
     G = centred.G + damping * torch.eye(centred.G.shape[-1], dtype=torch.float64, device=centred.G.device)
     W = torch.cholesky_solve((centred.T + damping * problem.W).mT, torch.linalg.cholesky(G)).mT.float()
@@ -80,7 +80,7 @@ def best_recipe(problem: Problem) -> Solution:
         codes = descend(W, G.to(W), G.to(W), problem.alphabet, scale, codes)
     codes = codes.take_along_dim(order.argsort(-1), -1)
     Q = problem.alphabet.values(codes, scale.double().unsqueeze(-1))
-    return Solution(codes, scale, problem.moments.bias(Q))
+    return Solution(codes, scale, problem.statistics.bias(Q))
 
 
 def search(W: Tensor, G: Tensor, alphabet: Alphabet, stored: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -107,11 +107,14 @@ def squared_error(E: Tensor, G: Tensor) -> Tensor:
     return (E @ G * E).sum(-1)
 
 
-def plain_gpfq(problem: Problem) -> Solution:
-    """The GPFQ recursion alone, one scale a channel from its largest weight, the bias as it was."""
+def gpfq(problem: Problem) -> Solution:
+    """The GPFQ recursion (Lybrand and Saab 2021) on exactly 2^b levels.
+
+    One scale a channel from its largest weight, the bias as it was.
+    """
     scale = widest_scale(problem)
-    assert problem.moments.H is not None
-    codes = solve(problem.W, problem.moments.H, problem.moments.G, problem.alphabet, scale)
+    assert problem.statistics.H is not None
+    codes = solve(problem.W, problem.statistics.H, problem.statistics.G, problem.alphabet, scale)
     return Solution(codes, scale, problem.bias)
 
 
@@ -126,9 +129,9 @@ def authors_gpfq(problem: Problem, operator: Operator | None = None) -> Solution
     # Hard thresholding has its levels from the threshold to the same radius: K steps between ±λ and ±radius.
     share = 1 - problem.params["threshold"] / K if problem.alphabet.is_sparse else 1
     scale = storable((radius / K * share).view(1, 1), problem.stored)
-    assert problem.moments.H is not None
+    assert problem.statistics.H is not None
     every = scale.expand(problem.W.shape[:2])
-    codes = solve(problem.W, problem.moments.H, problem.moments.G, problem.alphabet, every, operator)
+    codes = solve(problem.W, problem.statistics.H, problem.statistics.G, problem.alphabet, every, operator)
     return Solution(codes, scale, problem.bias)
 
 
@@ -147,8 +150,8 @@ def gptq(problem: Problem) -> Solution:
 
     Damped by 1 % of the mean diagonal; one scale a channel from its largest weight, the bias as it was.
     """
-    damping = DAMPING * mean_diagonal(problem.moments.G)
-    G = problem.moments.G + torch.where(damping > 0, damping, 1) * torch.eye(problem.W.shape[-1]).to(damping)
+    damping = DAMPING * mean_diagonal(problem.statistics.G)
+    G = problem.statistics.G + torch.where(damping > 0, damping, 1) * torch.eye(problem.W.shape[-1]).to(damping)
     order = strongest_first(G)
     scale = widest_scale(problem)
     codes = diffuse_errors(problem.W.take_along_dim(order, -1), reordered(G, order), problem.alphabet, scale)
@@ -208,10 +211,10 @@ RADIUS = {"scalar": (1.16, POSITIVE), "percentile": (1.0, Interval(0, 1))}
 THRESHOLD = {"threshold": (0.5, Interval(0, 0.9, above=True))}
 _authors = partial(Quantizer, needs_float_inputs=True)
 QUANTIZERS: dict[str, Quantizer] = {
-    "gpfq": Quantizer("the most accurate recipe found: least-squares target, scale search, descent", best_recipe),
+    "least_squares": Quantizer("our own: least-squares target, scale search, error diffusion, descent", least_squares),
+    "gpfq": _authors("the GPFQ recursion with 2^b levels and one scale a channel", gpfq),
     "gptq": Quantizer("error diffusion on the quantized inputs (Frantar et al. 2023)", gptq),
     "rtn": Quantizer("each weight to its nearest level", round_to_nearest),
-    "gpfq_plain": _authors("the GPFQ recursion with 2^b levels and one scale a channel", plain_gpfq),
     "gpfq_paper": _authors("the recursion on its authors' alphabet, 2^b + 1 levels", authors_gpfq, RADIUS, _symmetric),
     "sgpfq": _authors("the same with stochastic rounding (Zhang and Saab 2023)", stochastic_gpfq, RADIUS, _symmetric),
     "gpfq_l1": _authors("sparse: soft thresholding", soft_gpfq, RADIUS | THRESHOLD, _symmetric),

@@ -1,12 +1,12 @@
 """The settings of a quantization."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 
-from kdq.bits import FLOAT_BITS, check_bits
+from kdq.bits import FLOAT, Allocation
 from kdq.errors import UserError, unknown
 from kdq.params import check_number
 from kdq.quantize.activations import check_activation_bits
@@ -19,16 +19,19 @@ class QuantizerSpec:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    method: str = "gpfq"
+    method: str = "least_squares"
     params: Mapping[str, float] = field(default_factory=dict)
     activation_bits: int | None = None
 
     def __post_init__(self) -> None:
-        QuantizeConfig(FLOAT_BITS, self.method, self.params, self.activation_bits)
+        QuantizeConfig(FLOAT, self.method, self.params, self.activation_bits)
 
 
 CALIBRATION_IMAGES = 512
 """Enough: more images change the accuracy by less than another choice of them."""
+
+RENAMED = {"gpfq_plain": "it is called 'gpfq' now, and what 'gpfq' was is called 'least_squares'"}
+"""Names that quantizers had in an earlier version, and what to write instead."""
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
@@ -37,16 +40,16 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.f
 class QuantizeConfig:
     """How to quantize.
 
-    bits: the width of every layer, 1 to 8, or 32 for float; or a mapping that names each layer's, by the
-    names of `layer_names`. method: a name in QUANTIZERS; params: what differs from its defaults. activation_bits:
+    bits: an allocation; or the width of every layer, 1 to 8, or 32 for float; or a mapping that names each layer's, by
+    the names of `layer_names`. method: a name in QUANTIZERS; params: what differs from its defaults. activation_bits:
     4 to 8 levels of the inputs of every quantized layer too, None for float. stored: what scales and biases are kept
     in, `float16` (`float32` in a layer with a bias beyond 65,504) or `float32`. accumulate: what products of the
     calibration images are computed in, `float32` (sums of batches are float64 all the same) or `float64`. seed: of
     quantizers that draw random numbers.
     """
 
-    bits: int | Mapping[str, int] = 4
-    method: str = "gpfq"
+    bits: Allocation | int | Mapping[str, int] = 4
+    method: str = "least_squares"
     params: Mapping[str, float] = field(default_factory=dict)
     activation_bits: int | None = None
     stored: str = "float16"
@@ -58,17 +61,19 @@ class QuantizeConfig:
         for name, allowed in {"stored": ("float16", "float32"), "accumulate": ("float32", "float64")}.items():
             if getattr(self, name) not in allowed:
                 raise unknown(name, str(getattr(self, name)), allowed)
-        if isinstance(self.bits, Mapping):
-            for name, bits in self.bits.items():
-                check_bits(bits, f"bits[{name!r}]")
-        else:
-            check_bits(self.bits)
+        _ = self.allocation  # raises for widths that there are not
+        if self.method in RENAMED:
+            raise UserError(f"unknown quantization method {self.method!r}: {RENAMED[self.method]}")
         if self.method not in QUANTIZERS:
             raise unknown("quantization method", self.method, QUANTIZERS)
         for name, value in self.params.items():
             if name not in self.quantizer.params:
                 raise unknown(f"parameter of quantizer {self.method!r}", name, self.quantizer.params)
             check_number(name, value, self.quantizer.params[name][1], f"quantizer {self.method!r}")
+
+    @property
+    def allocation(self) -> Allocation:
+        return self.bits if isinstance(self.bits, Allocation) else Allocation.of_document(self.bits)
 
     @property
     def quantizer(self) -> Quantizer:
@@ -78,16 +83,3 @@ class QuantizeConfig:
     def parameters(self) -> dict[str, float]:
         """All parameters of the quantizer."""
         return {name: float(self.params.get(name, default)) for name, (default, _) in self.quantizer.params.items()}
-
-    def widths(self, names: Sequence[str]) -> dict[str, int]:
-        """The width of each of the layers. Raises UserError for a mapping that does not name just these."""
-        if not isinstance(self.bits, Mapping):
-            return dict.fromkeys(names, self.bits)
-        for name in self.bits:
-            if name not in names:
-                raise unknown("layer in bits", name, names)
-        if missing := [name for name in names if name not in self.bits]:
-            raise UserError(
-                f"bits names no width for {', '.join(missing)}: must name every layer; 32 leaves one in float"
-            )
-        return {name: self.bits[name] for name in names}

@@ -72,7 +72,7 @@ class _Job:
 
     def __init__(self, plan: Network, folded: Classifier, images: Tensor, config: QuantizeConfig) -> None:
         self.config = config
-        self.widths = config.widths([site.name.removeprefix(PREFIX) for site in plan.sites])
+        self.widths = config.allocation.by_layer([site.name.removeprefix(PREFIX) for site in plan.sites])
         self.quantizes = any(bits != FLOAT_BITS for bits in self.widths.values())
         self.model = copy.deepcopy(folded)
         self.stream = Stream(plan, self.model, images)

@@ -27,6 +27,12 @@ def check(study: str, before: Mapping[str, Any], now: Plan, *, extend: bool) -> 
     changed = differences(before, now.document())
     if not changed:
         return
+    if versions := [line for key, line in changed.items() if key.startswith("versions.")]:
+        raise UserError(
+            f"study {study!r} was begun by another version of this program ({'; '.join(versions)}), and results of "
+            f"different versions are not comparable: choose another --name, where stages of the same version are used "
+            f"again"
+        )
     told = f"study {study!r} exists with other settings: {'; '.join(changed.values())}"
     others = "choose another --name, where what is finished is used again, or give the settings that it had"
     if why := _obstacle(before, now, changed):

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kdq.bits import bits_name
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.units import duration
@@ -83,7 +84,7 @@ class Progress:
     def point(self, trial_id: str, point: Point) -> None:
         row = self.rows[trial_id]
         row.points += 1
-        text = f"{row.name}, {point.bits} bits: val {point.val_top1:.2f} %, {point.total_bits:,} bits"
+        text = f"{row.name}, {bits_name(point.bits)}: val {point.val_top1:.2f} %, {point.total_bits:,} bits"
         if point.val_top1 > self.best_val:
             self.best, self.best_val = text, point.val_top1
 

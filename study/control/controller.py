@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdq.bits import Bits, bits_name
 from kdq.store.folder_store import StageStore
 from study.console import failures
 from study.console.live_table import Progress
@@ -52,7 +53,7 @@ class Controller:
     store: StageStore
     logs: Path
     interrupts: Interrupts
-    found: dict[tuple[str, int], Point] = field(default_factory=dict)
+    found: dict[tuple[str, Bits], Point] = field(default_factory=dict)
     failures: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shares_gpu: bool = False
     _alone: set[str] = field(default_factory=set)
@@ -202,7 +203,7 @@ class Controller:
         self.progress.point(trial.id, point)
         self.found[trial.id, point.bits] = point
         params = {**self._params(trial), "bits": point.bits}
-        self.tracker.log_point(point, f"{trial.name}, {point.bits} bits", params, event.files)
+        self.tracker.log_point(point, f"{trial.name}, {bits_name(point.bits)}", params, event.files)
 
     def _end(self, trial_id: str, end: TrialEnded) -> None:
         if trial_id not in self.tracker.runs:
@@ -215,6 +216,7 @@ class Controller:
             point_metric(name, point.bits): getattr(point, name)
             for name in ("val_top1", "test_top1")
             for point in points
+            if isinstance(point.bits, int)  # trials do not share a mixed allocation
         }
         self.tracker.end_trial(trial_id, end.status, end.reason, accuracies)
         self.tracker.log_front(self.points)
@@ -247,5 +249,5 @@ class Controller:
 
     def _params(self, trial: Trial) -> dict[str, Any]:
         own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": self.inputs.arch(trial)}
-        widths = ",".join(map(str, trial.bits))
+        widths = ",".join(bits.label for bits in trial.bits)
         return {**self.plan.params(), **own, "widths": widths, "trial_id": trial.id}

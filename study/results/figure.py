@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdq.bits import FLOAT_BITS
+from kdq.bits import FLOAT_BITS, Bits, bits_name, display_order
 from kdq.store.files import publish
 from study.results.front import Configuration, configurations, with_front
 from study.results.point import Point
@@ -32,6 +32,7 @@ COLOURS = {
     8: "#e8c80f",
     FLOAT_BITS: "#9ca3af",
 }
+MIXED = "#d1495b"  # the colour of all mixed allocations
 
 
 def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
@@ -94,14 +95,15 @@ def _draw_points(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) 
     """Dots where they are; carets at the border for those below the axis."""
     lowest = axes.get_ylim()[0]
     size = 70 if len(points) <= 60 else 40 if len(points) <= 300 else 22
-    for method, bits in sorted({(point.method, point.bits) for point in points}, key=lambda k: -k[1]):
+    kinds = {(point.method, point.bits) for point in points}
+    for method, bits in sorted(kinds, key=lambda kind: (display_order(kind[1]), kind[0]), reverse=True):
         here = [p for p in points if (p.method, p.bits) == (method, bits) and p.val_top1 >= lowest]
         axes.scatter(
             [p.total_bits for p in here],
             [p.val_top1 for p in here],
             s=size,
             marker=shapes[method],
-            color=COLOURS[bits],
+            color=_colour(bits),
             alpha=0.75,
             linewidths=0,
             zorder=3,
@@ -113,7 +115,7 @@ def _draw_points(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) 
                 0.012,
                 marker="v",
                 markersize=8,
-                color=COLOURS[point.bits],
+                color=_colour(point.bits),
                 transform=axes.get_xaxis_transform(),
                 zorder=3,
             )
@@ -124,7 +126,7 @@ def _draw_front(axes: "Axes", front: Sequence[Configuration], shapes: dict[str, 
     val, test = ([group.mean(name) for group in front] for name in ("val_top1", "test_top1"))
     bits_to_edge, val_to_edge = [*bits, axes.get_xlim()[1]], [*val, val[-1]]
     axes.step(bits_to_edge, val_to_edge, where="post", color=INK, linewidth=1.6, zorder=2)
-    colours = [COLOURS[group.bits] for group in front]
+    colours = [_colour(group.bits) for group in front]
     axes.vlines(bits, val, test, colors=colours, linewidth=1, zorder=2)
     axes.scatter(bits, test, s=110, facecolors="white", edgecolors=colours, linewidths=1.8, zorder=4)
     for x, y, group, colour in zip(bits, val, front, colours, strict=True):
@@ -153,7 +155,7 @@ def _label(axes: "Axes", group: Configuration) -> "Annotation":
     shown = accuracy >= lowest
     highest = max(group.mean("test_top1"), *(point.val_top1 for point in group.points), accuracy)
     return axes.annotate(
-        _bits_name(group.bits) if shown else f"{_bits_name(group.bits)}: {accuracy:.1f} %",
+        bits_name(group.bits) if shown else f"{bits_name(group.bits)}: {accuracy:.1f} %",
         (group.mean("total_bits"), highest if shown else lowest),
         xytext=(0, 9) if shown else (-4, 17),
         textcoords="offset points",
@@ -172,7 +174,9 @@ def _draw_legend(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) 
     def dot(label: str, marker: str, colour: str, **style: str | float) -> Line2D:
         return Line2D([], [], linestyle="", marker=marker, markersize=9, color=colour, label=label, **style)  # type: ignore[arg-type]
 
-    handles = [dot(_bits_name(bits), "o", COLOURS[bits]) for bits in sorted({p.bits for p in points})]
+    allocations = sorted({p.bits for p in points}, key=display_order)
+    entries = {_kind(bits): _colour(bits) for bits in allocations}
+    handles = [dot(name, "o", colour) for name, colour in entries.items()]
     if len(shapes) > 1:
         handles += [dot(method, shape, MUTED) for method, shape in shapes.items()]
     handles.append(Line2D([], [], color=INK, linewidth=1.6, label="front (validation)"))
@@ -217,5 +221,10 @@ def _shapes(points: Iterable[Point]) -> dict[str, str]:
     return {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(methods)}
 
 
-def _bits_name(bits: int) -> str:
-    return "float" if bits == FLOAT_BITS else "1 bit" if bits == 1 else f"{bits} bits"
+def _colour(bits: Bits) -> str:
+    return MIXED if isinstance(bits, str) else COLOURS[bits]
+
+
+def _kind(bits: Bits) -> str:
+    """What the legend calls it: all mixed allocations are one."""
+    return "mixed" if isinstance(bits, str) else bits_name(bits)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kdq.bits import Bits
 from kdq.errors import UserError
 from study.results.pareto import front, hypervolume
 from study.results.point import PARAMETERS, Point
@@ -25,7 +26,7 @@ class Configuration:
         return len(self.points)
 
     @property
-    def bits(self) -> int:
+    def bits(self) -> Bits:
         return self.points[0].bits
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from kdq.bits import BIT_WIDTHS
+from kdq.bits import Bits, is_bits
 from kdq.distill.methods import options
 from kdq.errors import UserError
 from study.units import exact
@@ -17,9 +17,9 @@ PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "options"
 class Point:
     """One student at one bit allocation. The fields are the columns of a points table, in order.
 
-    Accuracies are percent, `total_bits` counts everything stored, `bits` is 1 to 8, or 32 for float. A
-    parameter that the method does not have is None. `options` names the parameters without a column that are
-    not at their defaults, as in `handover=1 label_smoothing=0.1`. Raises ValueError for a value outside these.
+    Accuracies are percent, `total_bits` counts everything stored, `bits` is 1 to 8, 32 for float, or the label of a
+    mixed allocation. A parameter that the method does not have is None. `options` names the parameters without a column
+    that are not at their defaults, as in `handover=1 label_smoothing=0.1`. Raises ValueError for a value outside these.
     """
 
     trial_id: str
@@ -30,7 +30,7 @@ class Point:
     mixup_alpha: float | None
     seed: int
     student: str
-    bits: int
+    bits: Bits
     avg_bits: float
     total_bits: int
     packed_bytes: int
@@ -43,8 +43,8 @@ class Point:
         for name in ("trial_id", "method", "student", "options"):
             if not getattr(self, name).isprintable():
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be printable, on one line")
-        if self.bits not in BIT_WIDTHS:
-            raise ValueError(f"bits = {self.bits}: must be 1 to 8, or 32 for float")
+        if not is_bits(self.bits):
+            raise ValueError(f"bits = {self.bits}: must be 1 to 8, 32 for float, or a label such as mixed-0123abcd")
         for name in ("avg_bits", "total_bits", "packed_bytes"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be positive and finite")
@@ -98,6 +98,11 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
+def _bits(value: Any) -> Bits:
+    """a whole number, or the label of a mixed allocation"""
+    return value if isinstance(value, str) and value.startswith("mixed-") else _integer(value)
+
+
 def _float(value: Any) -> float:
     """a number"""
     return float(value)
@@ -118,6 +123,7 @@ def _boolean(value: Any) -> bool:
 _PARSERS: dict[object, Callable[[Any], object]] = {
     str: _text,
     int: _integer,
+    Bits: _bits,
     float: _float,
     float | None: _optional,
     bool: _boolean,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdq.bits import FLOAT_BITS
+from kdq.bits import FLOAT, Allocation
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.pipeline.point import PointSpec
 from kdq.pipeline.student import StudentSpec
@@ -51,7 +51,7 @@ class Trial:
         return self.points[0].seed
 
     @property
-    def bits(self) -> tuple[int, ...]:
+    def bits(self) -> tuple[Allocation, ...]:
         return tuple(point.bits for point in self.points)
 
     @property
@@ -78,7 +78,7 @@ def make_trial(plan: Plan, inputs: InputIds, configuration: Configuration, seed:
     assert model is not None
     points = tuple(
         PointSpec(model, inputs.data, bits, workload.quantizer, workload.calibration_images, seed)
-        for bits in dict.fromkeys((FLOAT_BITS, *configuration.bits))
+        for bits in dict.fromkeys((FLOAT, *map(Allocation.uniform, configuration.bits)))
     )
     return Trial(f"{configuration.name} seed={seed}", student, points)
 

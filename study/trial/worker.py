@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from kdq.bits import Allocation, Bits
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.peers import peer_seed, warm_start
@@ -115,7 +116,7 @@ class _Run:
             yield from self._distill(student)
         for point, folder in measure(self.store, self.trial.points, self._model, self._data):
             files = tuple(str(folder / name) for name in (PACKED_FILE, LAYERS_FILE))
-            yield PointMeasured(self._point(point.bits, folder), files)
+            yield PointMeasured(self._point(point.bits.column, folder), files)
 
     def _distill(self, student: StudentSpec) -> Iterator[Event]:
         peer = self._peer if student.peer_init else None
@@ -134,7 +135,7 @@ class _Run:
             return None
         quantizer, stage = self.trial.points[0].quantizer, student.stage(epoch.number)
         found = probe(self.store, stage.id, self.probing.widths, quantizer, student.seed, epoch.model, self._data)
-        return found and [shown for shown in found if shown[0] in self.trial.bits]
+        return found and [shown for shown in found if Allocation.uniform(shown[0]) in self.trial.bits]
 
     def _data(self) -> Dataset:
         return _dataset(self.inputs.data, self.device)
@@ -158,7 +159,7 @@ class _Run:
         assert self.inputs.teacher
         return load_teacher(self.inputs.teacher, self._data())
 
-    def _point(self, bits: int, folder: Path) -> Point:
+    def _point(self, bits: Bits, folder: Path) -> Point:
         trial = self.trial
         own = {"trial_id": trial.id, "method": trial.method, **trial.parameters, "seed": trial.seed, "bits": bits}
         return from_row({**own, "student": self.inputs.arch(trial), **measured(folder), "on_front": False})

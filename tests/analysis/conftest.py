@@ -48,6 +48,17 @@ def grid_points():
     ]
 
 
+def log_mixed(writer):
+    """A study of one trial with points at 2 bits and at a mixed allocation, which is better and larger."""
+    study = writer.run("study", {"kdq.status": "completed", "kdq.command": "python study/run.py --space mixed"})
+    trial = writer.run("trial", {"kdq.trial_id": "a1-s0", "kdq.status": "completed"}, study)
+    uniform = grid_points()[0]
+    mixed = replace(uniform, bits=MIXED, avg_bits=2.75, total_bits=600_000, packed_bytes=75_000, val_top1=85.0)
+    for point in (mixed, uniform):
+        writer.point(point, trial)
+
+
+MIXED = "mixed-0123abcd"
 SIZES = {2: 560_000, 32: 8_600_000}
 STUDENTS = {trial: digest({"student": "resnet20", "seed": seed})[:16] for trial, seed in {"a": "0", "b": "1"}.items()}
 
@@ -130,6 +141,7 @@ def logged(tmp_path_factory):
         grid.point(unfinished, diverged, status)
     fresh = Writer(client, "fresh", folder / "artifacts" / "fresh")
     fresh.run("study", {"kdq.status": "running"}, status="RUNNING")
+    log_mixed(Writer(client, "mixed", folder / "artifacts" / "mixed"))
     log_epochs(Writer(client, "recorded", folder / "artifacts" / "recorded"))
     Writer(client, "not-a-study", folder / "artifacts" / "other").run("something", {})
     return Logged(uri, points, run_ids)

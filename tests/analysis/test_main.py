@@ -93,11 +93,23 @@ def test_best_as_data_names_the_file_of_the_better_seed(run, logged):
     assert f"/{logged.run_ids['a1-s1', 8]}/" in path
 
 
+def test_a_mixed_point_goes_by_its_label(run):
+    points = from_csv(run("points", "--study", "mixed", "--format", "csv"))
+    assert [(point.bits, point.on_front) for point in points] == [(2, True), ("mixed-0123abcd", True)]
+    assert "mixed-0123abcd" in run("front", "--study", "mixed")
+    best = ("best", "--study", "mixed", "--max-bits", "1e6")
+    text = run(*best)
+    assert "mixed-0123abcd, 2.75 on average" in text
+    assert "python study/run.py --space mixed --seeds 0 --set method=dkd" in text  # no option names an allocation
+    assert json.loads(run(*best, "--format", "json"))["bits"] == "mixed-0123abcd"
+
+
 def test_list_in_both_formats(run):
     lines = run("list").splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["fresh", "running", "0", "0", "0"],
         ["grid", "completed", "5", "4", "12", "88.00"],
+        ["mixed", "completed", "1", "1", "2", "85.00"],
         ["recorded", "completed", "2", "1", "2", "81.00"],
     ]
     rows = json.loads(run("list", "--format", "json"))

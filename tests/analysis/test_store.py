@@ -25,6 +25,7 @@ def test_only_studies_are_listed(store):
     assert {study.name: study.status for study in studies} == {
         "fresh": "running",
         "grid": "completed",
+        "mixed": "completed",
         "recorded": "completed",
     }
     assert [study.name for study in studies] == sorted(study.name for study in studies)

@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
+from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import top1
 from kdq.pack.file import load, payload_bytes
-from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, PointSpec, measure, measured
+from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, PointSpec, measure, measured
 from kdq.quantize.config import QuantizerSpec
+from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
+from kdq.store.stage import Stage
 
 WIDTHS = (32, 2, 8)
 
@@ -31,8 +35,22 @@ def model(data: Dataset) -> Classifier:
     return build("resnet8", classes=3, normalization=data.normalization, seed=0).eval()
 
 
-def specs(*widths: int) -> list[PointSpec]:
-    return [PointSpec("model", "made", bits, QuantizerSpec(), 16, seed=0) for bits in widths]
+def specs(*allocations: int | Allocation) -> list[PointSpec]:
+    given = [bits if isinstance(bits, Allocation) else Allocation.uniform(bits) for bits in allocations]
+    return [PointSpec("model", "made", bits, QuantizerSpec(), 16, seed=0) for bits in given]
+
+
+def mixed(model: Classifier, **changed: int) -> Allocation:
+    """3 bits a layer but for these."""
+    return Allocation.of({**dict.fromkeys(layer_names(model), 3), **changed})
+
+
+def test_a_uniform_point_is_named_by_its_width_and_a_mixed_one_by_its_layers() -> None:
+    quantizer = {"method": "least_squares", "params": {}, "activation_bits": None}
+    rest = {"model": "model", "data": "made", "quantizer": quantizer, "calibration_images": 16, "seed": 0}
+    for bits, document in ((Allocation.uniform(2), 2), (Allocation.of({"b": 2, "a": 2}), {"a": 2, "b": 2})):
+        (spec,) = specs(bits)
+        assert spec.stage().id == Stage("point", POINT_VERSION, {**rest, "bits": document}).id
 
 
 def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier, data: Dataset) -> None:
@@ -47,7 +65,7 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         layers = json.loads((folder / LAYERS_FILE).read_text())
         total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["size_breakdown"])
         assert total == found["total_bits"]
-        assert {row["bits"] for row in layers["layers"]} == (set() if spec.bits == 32 else {spec.bits})
+        assert {row["bits"] for row in layers["layers"]} == {spec.bits.document()} - {32}
 
 
 def test_the_order_is_kept_and_only_what_is_missing_is_made(tmp_path: Path, model: Classifier, data: Dataset) -> None:
@@ -60,7 +78,7 @@ def test_the_order_is_kept_and_only_what_is_missing_is_made(tmp_path: Path, mode
 
     (first,) = measure(store, specs(2), load_model, lambda: data)
     found = list(measure(store, specs(*WIDTHS), load_model, lambda: data))
-    assert [spec.bits for spec, _ in found] == list(WIDTHS)
+    assert [spec.bits.document() for spec, _ in found] == list(WIDTHS)
     assert found[1] == first
     assert len(loads) == 2
     again = list(measure(store, specs(*WIDTHS), load_model, lambda: data))
@@ -72,3 +90,29 @@ def test_widths_together_are_the_widths_alone(tmp_path: Path, model: Classifier,
     together = list(measure(StageStore(tmp_path / "a"), specs(2, 3), lambda: model, lambda: data))
     ((_, alone),) = measure(StageStore(tmp_path / "b"), specs(3), lambda: model, lambda: data)
     assert (together[1][1] / PACKED_FILE).read_bytes() == (alone / PACKED_FILE).read_bytes()
+
+
+def test_every_layer_of_a_mixed_point_has_its_own_width(tmp_path: Path, model: Classifier, data: Dataset) -> None:
+    first, *_, last = layer_names(model)
+    bits = mixed(model, **{first: 8, last: 32})
+    together = specs(32, bits, 3, mixed(model))
+    store = StageStore(tmp_path)
+    points = {spec.bits: folder for spec, folder in measure(store, together, lambda: model, lambda: data)}
+    layers = json.loads((points[bits] / LAYERS_FILE).read_text())
+    widths = {row["layer"]: row["bits"] for row in layers["ledger"]}
+    assert widths == bits.document()
+    assert measured(points[bits])["total_bits"] == 8 * payload_bytes(points[bits] / PACKED_FILE)
+    assert load(points[bits] / PACKED_FILE).arch == "resnet8"
+    uniform, same = (points[spec.bits] for spec in together[2:])
+    assert uniform != same  # a mapping keeps its identity, though it computes the same
+    assert (uniform / PACKED_FILE).read_bytes() == (same / PACKED_FILE).read_bytes()
+
+
+def test_a_mixed_point_must_name_just_the_layers_of_the_model(tmp_path: Path, model: Classifier, data: Dataset) -> None:
+    first, *rest = layer_names(model)
+    for widths, message in (
+        ({**dict.fromkeys(rest, 3), first + "x": 3}, f"unknown layer in bits '{first}x': did you mean '{first}'"),
+        (dict.fromkeys(rest, 3), f"bits names no width for {first}: must name every layer"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(measure(StageStore(tmp_path), specs(Allocation.of(widths)), lambda: model, lambda: data))

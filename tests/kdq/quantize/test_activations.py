@@ -75,7 +75,7 @@ def test_a_layer_rounds_its_inputs() -> None:
     assert torch.equal(layer(x), plain(InputQuantizer(found)(x)))
 
 
-@pytest.mark.parametrize("method", ["gpfq", "gpfq_plain", "rtn"])
+@pytest.mark.parametrize("method", ["least_squares", "gpfq", "rtn"])
 def test_inputs_of_all_quantized_layers_have_few_values(method: str) -> None:
     model = build("resnet8", classes=7, normalization=NORMALIZATION, seed=0)
     widths = {name: 32 if name == "linear" else 8 for name in layer_names(model)}

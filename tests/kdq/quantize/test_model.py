@@ -183,7 +183,7 @@ def test_default_beats_round_to_nearest() -> None:
     model, fresh = resnet(), images(64, seed=9)
     truth = logits(model, fresh)
     for bits in (1, 2, 3, 4):
-        made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("gpfq", "rtn")]
+        made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("least_squares", "rtn")]
         errors = [(logits(q.model, fresh) - truth).norm() for q in made]
         assert errors[0] < 0.7 * errors[1]
 
@@ -192,7 +192,7 @@ def test_default_beats_round_to_nearest() -> None:
 def test_gptq_lies_between_the_default_and_round_to_nearest(bits: int) -> None:
     model, fresh = resnet(), images(64, seed=9)
     truth = logits(model, fresh)
-    made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("gpfq", "gptq", "rtn")]
+    made = [quantize(model, images(64), QuantizeConfig(bits, method)) for method in ("least_squares", "gptq", "rtn")]
     errors = [(logits(q.model, fresh) - truth).norm() for q in made]
     assert errors[0] < errors[1] < errors[2]
 
@@ -225,7 +225,7 @@ def test_random_quantizers_follow_the_seed() -> None:
 
 def test_float64_products_give_the_codes_of_the_recursion_on_the_samples() -> None:
     model, pictures = net(), images()
-    made = quantize(model, pictures, QuantizeConfig(3, "gpfq_plain", accumulate="float64"))
+    made = quantize(model, pictures, QuantizeConfig(3, "gpfq", accumulate="float64"))
     x = (pictures.float() / 255 - model.mean) / model.std
     stem = fold(model).net.stem
     X, W = patches(x, stem)[0].double(), matrix(stem.weight, stem)[0].double()
@@ -396,6 +396,10 @@ def test_wrong_configurations_are_refused() -> None:
         QuantizeConfig({"stem": 12})
     with pytest.raises(UserError, match="did you mean 'gpfq'"):
         QuantizeConfig(4, "gpfqq")
+    with pytest.raises(
+        UserError, match="method 'gpfq_plain': it is called 'gpfq' now, and what 'gpfq' was is called 'lea"
+    ):
+        QuantizeConfig(4, "gpfq_plain")
     with pytest.raises(UserError, match="unknown parameter of quantizer 'rtn' 'scalar'"):
         QuantizeConfig(4, "rtn", {"scalar": 1})
     with pytest.raises(UserError, match="scalar = nan: for quantizer 'sgpfq' it must be a number above 0"):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kdq.errors import UserError
+from kdq.pipeline.point import POINT_VERSION
 from study.commands.extend import check, check_rungs, lengthened
 from study.control.journal import Ended, Journal, Reported
 from study.plan.plan import Plan
@@ -73,6 +74,20 @@ def test_what_cannot_be_extended_says_why(why: str, extend: bool) -> None:
 def test_the_same_settings_are_no_extension(extend: bool) -> None:
     for one in (plan(), tpe(10, "nsga2"), plan(scheduler="halving")):
         check("s", one.document(), one, extend=extend)
+
+
+@pytest.mark.parametrize("extend", [True, False])
+def test_a_study_of_another_version_is_refused_whatever_else_changed(extend: bool) -> None:
+    before = plan().document()
+    before["versions"]["point"] = 2
+    before["workload"]["quantizer"]["method"] = "gpfq"
+    with pytest.raises(UserError) as refused:
+        check("s", before, plan(seeds=(0, 1)), extend=extend)
+    assert str(refused.value) == (
+        f"study 's' was begun by another version of this program (versions.point was 2, is now {POINT_VERSION}), and "
+        "results of different versions are not comparable: choose another --name, where stages of the same version are "
+        "used again"
+    )
 
 
 def test_a_trial_that_others_were_compared_with_must_stay(tmp_path: Path) -> None:

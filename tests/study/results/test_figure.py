@@ -39,6 +39,7 @@ SETS = {
     "seeds": [point for seed in range(3) for point in sweep([12, 55, 85 + seed], seed=seed)],
     "methods": [point for method in "abcdefghijklm" for point in sweep([50, 60], method=method)],
     "thousand": thousand(),
+    "mixed": [*sweep([12, 55, 85, 89]), *(replace(p, bits=f"mixed-0000000{p.bits}") for p in sweep([10, 60, 90]))],
     "wide": [replace(POINT, total_bits=10), replace(POINT, bits=8, total_bits=10**10, val_top1=90.0)],
 }
 

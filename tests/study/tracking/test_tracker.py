@@ -40,6 +40,20 @@ def start(tracker: Tracker) -> None:
     tracker.start_trial(TRIAL, "student", "trial", PARAMS)
 
 
+def test_a_mixed_point_has_a_run_of_its_own(store: Path) -> None:
+    mixed = replace(POINT, bits="mixed-0123abcd", total_bits=900)
+    for _ in range(2):
+        tracker = opened(store, "mixed")
+        start(tracker)
+        for point in (POINT, mixed):
+            tracker.log_point(point, "point", {**PARAMS, "bits": point.bits}, [])
+        tracker.log_front([POINT, mixed], always=True)
+    runs = opened(store, "mixed").runs
+    assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4", f"{TRIAL}/mixed-0123abcd"}
+    assert runs[f"{TRIAL}/mixed-0123abcd"].data.params["bits"] == "mixed-0123abcd"
+    assert runs[f"{TRIAL}/mixed-0123abcd"].data.metrics["total_bits"] == 900
+
+
 def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path: Path) -> None:
     packed = tmp_path / "model.safetensors"
     packed.write_bytes(b"x")

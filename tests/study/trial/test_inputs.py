@@ -1,5 +1,6 @@
 """What trials share: teachers of the transformers library in a study, and the teacher-logits cache."""
 
+import dataclasses
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification, ResNetConfig, ViTImageProcessor
 
+from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
@@ -20,6 +22,7 @@ from kdq.models.checkpoint import save as kdq_save
 from kdq.models.classifier import Classifier, build
 from kdq.models.evaluate import logits
 from kdq.models.huggingface import Pretrained, load_pretrained
+from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
 from study.plan.plan import Plan
 from study.results.status import TrialStatus
@@ -174,6 +177,21 @@ def test_its_trials_ask_it_once_about_a_view(
     other_seed = make_trial(plan(), inputs.ids, plan().runs[0][0], 1)
     run(other_seed, inputs, tmp_path / "log")
     assert sum(asked) == 1200
+
+
+def test_a_trial_measures_its_mixed_allocations(prepared: Prepared, tmp_path: Path) -> None:
+    store, reference, data = prepared
+    first, *others = layer_names(build("resnet8", classes=10, normalization=data.normalization, seed=0))
+    mixed = Allocation.of({first: 8, **dict.fromkeys(others, 2)})
+    inputs = Inputs(str(store.root), reference)
+    trial = next(trial for trial in make_trials(plan("methods"), inputs).values() if trial.method == "ce")
+    float_point = trial.points[0]
+    asked = [dataclasses.replace(float_point, bits=bits) for bits in (mixed, Allocation.uniform(2))]
+    events = run(dataclasses.replace(trial, points=(float_point, *asked)), inputs, tmp_path / "log")
+    points = [event.point for event in events if isinstance(event, PointMeasured)]
+    assert [point.bits for point in points] == [32, mixed.label, 2]
+    sizes = [point.total_bits for point in points]
+    assert sizes[2] < sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize("source", ["train", "file"])
