@@ -19,7 +19,7 @@ from study.control.interrupts import Interrupts
 from study.control.journal import Journal
 from study.control.lock import alone
 from study.control.trial_queue import Agenda
-from study.plan.plan import Plan, check_name, make_rule
+from study.plan.plan import Plan, check_name
 from study.plan.resources import resources, root_folder, slots
 from study.results.status import FINAL
 from study.searchers.registry import make_search
@@ -49,7 +49,7 @@ def conduct(options: argparse.Namespace, space: Space, workload_settings: Mappin
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
-    make_rule(plan)  # a scheduler that cannot serve the plan is refused before anything is made
+    plan.rule()  # a scheduler that cannot serve the plan is refused before anything is made
     if options.dry_run:
         from study.commands.dry_run import describe
 
@@ -65,7 +65,7 @@ class Study:
         self.name, self.plan, self.options = name, plan, options
         self.root = root_folder(options.storage_path)
         self.store = StageStore(self.root / "stages")
-        self.rule = make_rule(plan)
+        self.rule = plan.rule()
         self.journal = Journal(self.root / "studies" / name / "journal.jsonl")
 
     def run(self) -> int:

@@ -17,7 +17,6 @@ from study.plan.plan import Plan
 from study.results.front import front_hypervolume
 from study.results.point import Point
 from study.results.status import FAILED, FINAL
-from study.schedulers.config import RECORD
 from study.schedulers.scheduler import Decision
 from study.searchers.searcher import objectives
 from study.tracking.tracker import Tracker
@@ -77,7 +76,7 @@ class Session:
     def probing(self) -> Probing:
         """When students are measured quantized: at all of the study's widths, so that trials share what they show."""
         rule = self.agenda.rule
-        if self.plan.space.scheduler.name == RECORD:
+        if self.plan.space.scheduler.kind.records:
             return Probing(tuple(range(1, self.plan.workload.train.epochs + 1)), self.plan.widths)
         if rule and rule.priority.needs_widths:
             return Probing(rule.levels, self.plan.widths)

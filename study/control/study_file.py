@@ -12,7 +12,7 @@ from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, canonical
 from study.control.journal import Journal
 from study.control.trial_queue import Agenda
-from study.plan.plan import Plan, make_rule
+from study.plan.plan import Plan
 from study.searchers.registry import make_search
 from study.space.configuration import Configuration
 from study.space.documents import validate
@@ -66,7 +66,7 @@ class Noted:
     def agenda(self, store: StageStore) -> Agenda:
         """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
-        return Agenda(make_search(plan), plan.seeds, self._make(plan, store), make_rule(plan), self._journal)
+        return Agenda(make_search(plan), plan.seeds, self._make(plan, store), plan.rule(), self._journal)
 
     def earlier(self, store: StageStore) -> Iterator[Trial]:
         """The trials that it would have had before it was extended, many of which it may have still.
