@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kdq.store.files import publish
 from study.results.figure import COLOURS, GRID, INK, MUTED
+from study.schedulers.registry import SCHEDULERS
 
 if TYPE_CHECKING:
     import pandas
@@ -16,8 +17,10 @@ AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a rule is good that saves m
 LABEL = (30.0, 4.0)  # what a label takes of both axes
 
 # A colour for what trials are compared by, a line for when.
-_COLOURS = {"": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
-_LINES = {"asha": "-", "halving": (0, (5, 1.5))}
+_COLOURS = {"float": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
+_LINES = {"asynchronous": "-", "synchronous": (0, (5, 1.5))}
+_MARKERS = {"asynchronous": "o", "synchronous": "s"}
+_OTHERS = {"grid": (MUTED, "-", "o"), "random": ("#b7791f", (0, (1, 1.5)), "o")}
 
 
 def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:
@@ -41,17 +44,19 @@ def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pat
     publish(path, content.getvalue())
 
 
-def _style(strategy: str) -> tuple[str, object]:
-    """Colour and line of a strategy."""
-    promotion, _, priority = strategy.partition("_")
-    if promotion in _LINES:
-        return _COLOURS[priority], _LINES[promotion]
-    return (MUTED, "-") if strategy == "grid" else ("#b7791f", (0, (1, 1.5)))
+def _style(strategy: str) -> tuple[str, object, str]:
+    """Colour, line and marker of a strategy."""
+    if strategy in _OTHERS:
+        return _OTHERS[strategy]
+    rule = SCHEDULERS[strategy]
+    assert rule.priority
+    assert rule.promotion
+    return _COLOURS[rule.priority], _LINES[rule.promotion], _MARKERS[rule.promotion]
 
 
 def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFrame") -> None:
     for strategy, drawn in curves.groupby("strategy", sort=False):
-        colour, line = _style(str(strategy))
+        colour, line, _ = _style(str(strategy))
         epochs, mean, deviation = (drawn[name].to_numpy() for name in ("epochs", "mean", "deviation"))
         axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=2, label=str(strategy))
         axes.plot(epochs[-1], mean[-1], marker="o", color=colour, markersize=6)
@@ -71,9 +76,9 @@ def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
     labels: list[tuple[float, float]] = []
     for row in table.sort_values("front_lost", kind="stable").to_dict(orient="records"):
         name, x, y = row["strategy"], row["saved"], row["front_lost"]
-        colour, _ = _style(name)
+        colour, _, marker = _style(name)
         axes.errorbar(x, y, row["front_lost_std"], row["saved_std"], color=colour, elinewidth=1, alpha=0.5)
-        axes.plot(x, y, marker="s" if name.startswith("halving") else "o", markersize=9, color=colour)
+        axes.plot(x, y, marker=marker, markersize=9, color=colour)
         height = y
         while any(abs(x - at) < LABEL[0] and abs(height - other) < LABEL[1] for at, other in labels):
             height += 0.1

@@ -40,6 +40,17 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images uint8 [N, C, H, W] and labels int64 [N]."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a data set holds: images uint8 [channels, size, size], and how many there are to train and to test on."""
+
+    channels: int
+    size: int
+    classes: int
+    train: int
+    test: int
+
+
 @dataclass(frozen=True)
 class Source:
     """The origin of a data set: `identity` determines its content, `decode` returns (train, test)."""
@@ -47,6 +58,19 @@ class Source:
     identity: Json
     class_names: tuple[str, ...]
     decode: Callable[[], tuple[Split, Split]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A data set as it is known without reading it.
+
+    find: function of (folder given by the user or None, folder for downloads) that finds the source; is_embedded: the
+    data set is part of an installed package, and nothing is downloaded.
+    """
+
+    shape: Shape
+    find: Callable[[Path | None, Path], Source]
+    is_embedded: bool = False
 
 
 def _digits(data_dir: Path | None, downloads: Path) -> Source:
@@ -65,6 +89,12 @@ def _digits(data_dir: Path | None, downloads: Path) -> Source:
     splits = (images[~test], labels[~test]), (images[test], labels[test])
     content = [sha256(array.tobytes()).hexdigest() for split in splits for array in split]
     return Source({"name": "digits", "sha256": content}, tuple("0123456789"), lambda: splits)
+
+
+def _cifar_entry(name: str, class_names: tuple[str, ...], folder: str, label: str) -> Entry:
+    """folder, label: where the Hub's repository has the files, and the labels in them."""
+    shape = Shape(channels=3, size=32, classes=len(class_names), train=50_000, test=10_000)
+    return Entry(shape, partial(_cifar, name, class_names, Layout(folder, label, shape.classes, shape.size)))
 
 
 def _cifar(name: str, class_names: tuple[str, ...], layout: Layout, data_dir: Path | None, downloads: Path) -> Source:
@@ -102,17 +132,12 @@ def _nowhere(name: str, layout: Layout, reason: str) -> UserError:
     )
 
 
-DATASETS: dict[str, Callable[[Path | None, Path], Source]] = {
-    "digits": _digits,
-    "cifar10": partial(_cifar, "cifar10", CIFAR10_CLASSES, Layout("cifar10/plain_text", "label", 10, 32)),
-    "cifar100": partial(
-        _cifar,
-        "cifar100",
-        tuple(CIFAR100_CLASSES.split()),
-        Layout("cifar100/cifar100", "fine_label", 100, 32),
-    ),
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(Shape(1, 8, 10, train=1297, test=DIGITS_TEST_IMAGES), _digits, is_embedded=True),
+    "cifar10": _cifar_entry("cifar10", CIFAR10_CLASSES, "cifar10/plain_text", "label"),
+    "cifar100": _cifar_entry("cifar100", tuple(CIFAR100_CLASSES.split()), "cifar100/cifar100", "fine_label"),
 }
-"""Name -> function of (folder given by the user or None, folder for downloads) that finds the source."""
+"""All that is known of a data set is here: its name and its entry."""
 
 
 def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
@@ -123,7 +148,7 @@ def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    source = DATASETS[name](data_dir, store.root.parent / "downloads")
+    source = DATASETS[name].find(data_dir, store.root.parent / "downloads")
     stage = Stage("data", DATA_VERSION, {"source": source.identity})
     store.make(stage, lambda folder: _write(folder, name, source))
     return stage

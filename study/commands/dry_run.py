@@ -1,5 +1,6 @@
 """What a study would do and cost: everything that is known before it starts."""
 
+from kdq.data.sources import DATASETS
 from study.commands.options import RunOptions
 from study.commands.site import machines_at
 from study.plan import estimate_disk, estimate_time
@@ -17,5 +18,5 @@ def describe(name: str, plan: Plan, options: RunOptions) -> str:
     lines = [estimate_time.describe(name, plan, at_once)]
     if options.extend or options.retry_failed:
         lines.append("(of the whole study, as if nothing of it were there: what is finished is not run again)")
-    downloads = plan.workload.dataset != "digits" and not options.data_dir
+    downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir
     return "\n".join([*lines, estimate_disk.describe(plan, at_once, downloads=downloads)])

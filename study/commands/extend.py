@@ -13,8 +13,7 @@ from kdq.distill.recipe import TrainConfig
 from kdq.errors import UserError
 from study.control.journal import Journal, Left, Reported
 from study.control.study_file import planned
-from study.plan.plan import Plan, differences, make_rule
-from study.schedulers.halving import Synchronous
+from study.plan.plan import Plan, differences
 from study.searchers.optuna_searcher import population
 from study.space.declaration import TEACHER
 
@@ -48,7 +47,7 @@ def _obstacle(before: Mapping[str, Any], now: Plan, changed: Collection[str]) ->
         return f"a study cannot be extended to other {', '.join(fixed)}"
     if any(key.startswith("space.scheduler") for key in changed):
         return "it cannot be extended, since its trials went on or were stopped by another scheduler"
-    if isinstance(make_rule(now), Synchronous):
+    if now.space.scheduler.kind.promotion == "synchronous":
         return f"it cannot be extended, since {scheduler} decides a rung once, and would stop what comes later unheard"
     return _obstacle_of_searcher(before["space"], now, changed) if now.is_adaptive else ""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdq.errors import UserError
 from study.console.program import program_name
-from study.schedulers.config import SCHEDULERS
+from study.schedulers.registry import SCHEDULERS
 from study.space.documents import descriptions, parse_scalar
 
 ROOT = Path(__file__).parents[2]
@@ -172,11 +172,7 @@ def _add_settings(add: Callable[..., object]) -> None:
     add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
     add("--trials", type=_count, metavar="N", help="at most this many configurations")
     add("--searcher", metavar="NAME", help="instead of the space's: grid, random, tpe or nsga2")
-    add(
-        "--scheduler",
-        metavar="NAME",
-        help="instead of the space's: none, asha, asha_quantized, asha_pareto, halving, …",
-    )
+    add("--scheduler", metavar="NAME", help="instead of the space's: one of the schedulers below")
     add(
         "--seeds",
         type=_integers,
@@ -215,7 +211,8 @@ def _listing() -> str:
     lines = []
     for title, folder in folders.items():
         lines += _section(title, descriptions(folder))
-    return "\n".join(lines + _section("schedulers", SCHEDULERS))
+    schedulers = {name: scheduler.description for name, scheduler in SCHEDULERS.items()}
+    return "\n".join(lines + _section("schedulers", schedulers))
 
 
 def _section(title: str, entries: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
 from study.control.lock import alone
 from study.control.trial_queue import TrialQueue
-from study.plan.plan import Plan, check_name, make_rule
+from study.plan.plan import Plan, check_name
 from study.results.status import StudyStatus
 from study.searchers.registry import make_search
 from study.space.space import Space
@@ -51,7 +51,7 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
-    make_rule(plan)  # a scheduler that cannot serve the plan is refused before anything is made
+    plan.rule()  # a scheduler that cannot serve the plan is refused before anything is made
     if options.dry_run:
         from study.commands.dry_run import describe
 
@@ -197,7 +197,7 @@ class _Study:
             search=make_search(self.plan),
             seeds=self.plan.seeds,
             make=partial(make_trial, self.plan, inputs.ids),
-            scheduler=make_rule(self.plan),
+            scheduler=self.plan.rule(),
             journal=self.journal,
             retry=self.options.retry_failed,
         )

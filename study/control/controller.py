@@ -19,7 +19,6 @@ from study.plan.plan import Plan
 from study.results.front import front_hypervolume
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
-from study.schedulers.config import RECORD
 from study.schedulers.scheduler import Decision
 from study.searchers.searcher import objectives
 from study.tracking.schema import point_metric, probe_metric
@@ -71,7 +70,7 @@ class Controller:
     def probing(self) -> Probing:
         """When students are measured quantized: at all of the study's widths, so that trials share the probes."""
         scheduler = self.queue.scheduler
-        if self.plan.space.scheduler.name == RECORD:
+        if self.plan.space.scheduler.kind.records:
             return Probing(tuple(range(1, self.plan.workload.train.epochs + 1)), self.plan.widths)
         if scheduler and scheduler.priority.needs_widths:
             return Probing(scheduler.levels, self.plan.widths)

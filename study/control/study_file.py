@@ -11,7 +11,7 @@ from kdq.store.files import publish
 from kdq.store.stage import Json, canonical
 from study.control.journal import Extended, Journal
 from study.control.trial_queue import TrialQueue
-from study.plan.plan import Plan, make_rule
+from study.plan.plan import Plan
 from study.results.status import StudyStatus
 from study.searchers.registry import make_search
 from study.space.configuration import Configuration
@@ -66,7 +66,7 @@ class Noted:
     def queue(self) -> TrialQueue:
         """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
-        return TrialQueue(make_search(plan), plan.seeds, self._make(plan), make_rule(plan), self._journal)
+        return TrialQueue(make_search(plan), plan.seeds, self._make(plan), plan.rule(), self._journal)
 
     def earlier(self) -> Iterator[Trial]:
         """The trials that it would have had before it was extended, many of which it may have still.

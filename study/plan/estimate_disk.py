@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from kdq.bits import FLOAT_BITS
+from kdq.data.sources import DATASETS, Shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teacher_logits import BOUND, OVERHEAD, PART
 from kdq.models.classifier import Classifier
-from study.plan.estimate_time import SHAPES, Shape, model, teacher_arch, views
+from study.plan.estimate_time import model, teacher_arch, views
 from study.plan.plan import Plan
 from study.space.declaration import TEACHER
 from study.units import size
@@ -37,7 +38,7 @@ def bound(plan: Plan, slots: int, *, downloads: bool) -> dict[str, int]:
     Trials that fail keep a checkpoint until they are tried again, which counts as if they still ran; teachers of
     an architecture that is not known before they are read count as a ResNet-50.
     """
-    workload, shape = plan.workload, SHAPES[plan.workload.dataset]
+    workload, shape = plan.workload, DATASETS[plan.workload.dataset].shape
     teacher = model(teacher_arch(workload), shape) if plan.needs_teacher else None
     student = model(workload.student, shape) if plan.needs_distilling else None
     students = plan.trial_count if plan.is_adaptive else plan.students
@@ -73,7 +74,7 @@ def live(plan: Plan, slots: int) -> int:
 
     Where all trials of a rung wait for each other, each has one.
     """
-    return 3 * slots + (plan.trial_count if plan.space.scheduler.name.startswith("halving") else 0)
+    return 3 * slots + (plan.trial_count if plan.space.scheduler.kind.promotion == "synchronous" else 0)
 
 
 def _data(shape: Shape) -> int:
@@ -102,7 +103,7 @@ def _student(network: Classifier, plan: Plan) -> int:
 
 def _probed(plan: Plan) -> int:
     """At most after how many epochs a student is measured."""
-    return plan.workload.train.epochs if plan.space.scheduler.name != "none" else 0
+    return plan.workload.train.epochs if plan.space.scheduler.kind.needs_epochs else 0
 
 
 def _points(network: Classifier, widths: Sequence[int]) -> int:

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from kdq.data.sources import DATASETS, Shape
 from kdq.distill.methods import METHODS
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
@@ -21,25 +21,6 @@ from study.units import duration
 PROBE_SECONDS = 1.0  # each kind of work is repeated for about this long
 PROBE_IMAGES = 32  # at a time
 LARGE = 2_000_000  # parameters of a model that takes more than seconds to quantize
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Images of a data set: [channels, size, size], and how many there are to train and to test on."""
-
-    channels: int
-    size: int
-    classes: int
-    train: int
-    test: int
-
-
-SHAPES = {
-    "digits": Shape(1, 8, 10, 1297, 500),
-    "cifar10": Shape(3, 32, 10, 50000, 10000),
-    "cifar100": Shape(3, 32, 100, 50000, 10000),
-}
-"""What is known of a data set without reading it."""
 
 
 def describe(name: str, plan: Plan, slots: int) -> str:
@@ -68,7 +49,7 @@ def estimate(plan: Plan, slots: int) -> str:
     """The wall time of the study on `slots` trials at a time, from work measured here and now."""
     torch.set_num_threads(1)
     workload = plan.workload
-    shape = SHAPES[workload.dataset]
+    shape = DATASETS[workload.dataset].shape
     train = workload.train_images or shape.train - workload.val_images
     if train < 1 or train + workload.val_images > shape.train:
         raise UserError(

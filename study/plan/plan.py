@@ -16,8 +16,7 @@ from kdq.errors import UserError
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.stage import Json, canonical, digest
-from study.schedulers.config import RECORD
-from study.schedulers.registry import make_rule as rule_named
+from study.schedulers.registry import make_rule
 from study.schedulers.scheduler import RungConfig, Rungs
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER
@@ -106,6 +105,18 @@ class Plan:
     def needs_distilling(self) -> bool:
         return self.methods != {TEACHER}
 
+    def rule(self) -> Rungs | None:
+        """The scheduler's rule in its first state; None if every trial runs to its end.
+
+        Raises UserError for rungs that the trainings never reach.
+        """
+        scheduler = self.space.scheduler
+        if scheduler.kind.promotion is None:
+            return None
+        epochs = self.workload.train.epochs
+        config = RungConfig(epochs, self.trial_count, scheduler.grace_period, scheduler.reduction_factor)
+        return make_rule(scheduler.name, config)
+
     def document(self) -> dict[str, Json]:
         """Everything that decides what the study does, as JSON; the words that only describe it left out."""
         space, workload = self.space.document(), asdict(self.workload)
@@ -168,16 +179,3 @@ def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in document.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
-
-
-def make_rule(plan: Plan) -> Rungs | None:
-    """The rule of a plan's scheduler; None if every trial runs to its end.
-
-    Raises UserError for rungs that the trainings never reach.
-    """
-    scheduler = plan.space.scheduler
-    if scheduler.name in ("none", RECORD):
-        return None
-    epochs = plan.workload.train.epochs
-    config = RungConfig(epochs, plan.trial_count, scheduler.grace_period, scheduler.reduction_factor)
-    return rule_named(scheduler.name, config)

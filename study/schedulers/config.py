@@ -5,19 +5,7 @@ from typing import Any
 
 from kdq.errors import UserError, unknown
 from kdq.params import is_count, is_number
-
-RECORD = "record"
-SCHEDULERS = {
-    "none": "every trial runs to its last epoch",
-    "asha": "at each rung, the trials with the best validation accuracy go on",
-    "asha_quantized": "the same on the accuracy of the student quantized at the trial's widths",
-    "asha_pareto": "at each rung, the trials go on whose accuracies and total bits are dominated least",
-    "halving": "all trials of a rung are compared before any goes on, by validation accuracy",
-    "halving_quantized": "the same by quantized accuracy",
-    "halving_pareto": "the same by accuracies and total bits",
-    RECORD: "every trial runs to its last epoch, and is measured at every width after each, for `analysis replay`",
-}
-"""What is known of a scheduler by its name."""
+from study.schedulers.registry import SCHEDULERS, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +20,11 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         if broken := [rule for key in KEYS if (rule := broken_rule(key, getattr(self, key)))]:
             raise UserError("; ".join(f"scheduler.{rule}" for rule in broken))
+
+    @property
+    def kind(self) -> Scheduler:
+        """Its row in the table of schedulers."""
+        return SCHEDULERS[self.name]
 
 
 KEYS = tuple(field.name for field in fields(SchedulerConfig))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from study.results.front import REFERENCE
 from study.results.pareto import front, hypervolume, ranks
+from study.schedulers.registry import PriorityName
 
 Values = Sequence[tuple[float, float]]
 """What a trial shows at an epoch: for each of its models (validation accuracy in percent, total bits).
@@ -124,3 +125,4 @@ def _area(pairs: Sequence[NDArray[np.float64]]) -> float:
 FLOAT = Priority(float_accuracy, needs_widths=False)
 QUANTIZED = Priority(quantized_accuracy, needs_widths=True)
 PARETO = Priority(pareto_standing, needs_widths=True, ordinal=True)
+PRIORITIES: dict[PriorityName, Priority] = {"float": FLOAT, "quantized": QUANTIZED, "pareto": PARETO}

@@ -1,37 +1,75 @@
-"""The schedulers by name."""
+"""The table of schedulers. `--help` reads it, so numpy is imported only when a rule is made."""
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from kdq.errors import unknown
-from study.schedulers.asha import Asynchronous
-from study.schedulers.halving import Synchronous
-from study.schedulers.priorities import FLOAT, PARETO, QUANTIZED, Priority
-from study.schedulers.scheduler import RungConfig, Rungs
 
-Factory = Callable[[RungConfig], Rungs]
+if TYPE_CHECKING:
+    from study.schedulers.scheduler import RungConfig, Rungs
 
+PriorityName = Literal["float", "quantized", "pareto"]
+"""The keys of `study.schedulers.priorities.PRIORITIES`."""
 
-def _asynchronous(priority: Priority, config: RungConfig) -> Rungs:
-    return Asynchronous(priority, config.levels, config.reduction_factor)
-
-
-def _synchronous(priority: Priority, config: RungConfig) -> Rungs:
-    return Synchronous(priority, config.levels, config.reduction_factor, config.trials)
+Promotion = Literal["asynchronous", "synchronous"]
+"""When a rung decides: at each arrival (`study.schedulers.asha`) or once all are there (`study.schedulers.halving`)."""
 
 
-RULES: dict[str, Factory] = {
-    "asha": partial(_asynchronous, FLOAT),
-    "asha_quantized": partial(_asynchronous, QUANTIZED),
-    "asha_pareto": partial(_asynchronous, PARETO),
-    "halving": partial(_synchronous, FLOAT),
-    "halving_quantized": partial(_synchronous, QUANTIZED),
-    "halving_pareto": partial(_synchronous, PARETO),
+@dataclass(frozen=True, slots=True)
+class Scheduler:
+    """A scheduler: by what and when it compares trials, both None if it stops none, and its line in `--help`.
+
+    records: students are measured at every width after each epoch.
+    """
+
+    priority: PriorityName | None
+    promotion: Promotion | None
+    description: str
+    records: bool = False
+
+    @property
+    def needs_epochs(self) -> bool:
+        """Whether there is nothing for it to do where nothing is trained."""
+        return self.promotion is not None or self.records
+
+
+SCHEDULERS: dict[str, Scheduler] = {
+    "none": Scheduler(None, None, "every trial runs to its last epoch"),
+    "asha": Scheduler("float", "asynchronous", "at each rung, the trials with the best validation accuracy go on"),
+    "asha_quantized": Scheduler(
+        "quantized", "asynchronous", "the same on the accuracy of the student quantized at the trial's widths"
+    ),
+    "asha_pareto": Scheduler(
+        "pareto", "asynchronous", "at each rung, the trials go on whose accuracies and total bits are dominated least"
+    ),
+    "halving": Scheduler(
+        "float", "synchronous", "all trials of a rung are compared before any goes on, by validation accuracy"
+    ),
+    "halving_quantized": Scheduler("quantized", "synchronous", "the same by quantized accuracy"),
+    "halving_pareto": Scheduler("pareto", "synchronous", "the same by accuracies and total bits"),
+    "record": Scheduler(
+        None,
+        None,
+        "every trial runs to its last epoch, and is measured at every width after each, for `analysis replay`",
+        records=True,
+    ),
 }
 
+RULES = tuple(name for name, scheduler in SCHEDULERS.items() if scheduler.promotion)
+"""The schedulers that stop trials."""
 
-def make_rule(name: str, config: RungConfig) -> Rungs:
+
+def make_rule(name: str, config: "RungConfig") -> "Rungs":
     """The rule of this name in its first state. Raises UserError with the known names."""
+    from study.schedulers.asha import Asynchronous
+    from study.schedulers.halving import Synchronous
+    from study.schedulers.priorities import PRIORITIES
+
     if name not in RULES:
         raise unknown("scheduler", name, RULES)
-    return RULES[name](config)
+    scheduler = SCHEDULERS[name]
+    assert scheduler.priority
+    priority = PRIORITIES[scheduler.priority]
+    if scheduler.promotion == "synchronous":
+        return Synchronous(priority, config.levels, config.reduction_factor, config.trials)
+    return Asynchronous(priority, config.levels, config.reduction_factor)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kdq.bits import FLOAT_BITS
 from kdq.distill.methods import METHODS
 from kdq.params import Interval, Switch
+from study.schedulers.registry import SCHEDULERS, Scheduler
 from study.space.declaration import METHOD, TEACHER, WHEN, Declaration, Value
 from study.space.documents import Problems
 from study.space.domains import Domain, Listed, Reals
@@ -176,27 +177,33 @@ def check_search(space: Space, found: Usage, problems: Problems) -> None:
         )
     if space.searcher == "random" and (space.trials or 0) > space.size and not problems.lines:
         problems.add(f"trials = {space.trials}", space.too_many)
-    if space.scheduler.name != "none":
+    if space.scheduler.kind.needs_epochs:
         _check_scheduler(space, found, problems)
 
 
 def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
-    name = space.scheduler.name
+    name, scheduler = space.scheduler.name, space.scheduler.kind
     if found.values[METHOD] == {TEACHER}:
         problems.add("scheduler", f"{name!r} looks at trainings, and method 'teacher' trains nothing; use none")
-    if name.endswith("_quantized"):
+    if scheduler.priority == "quantized":
         if any(set(widths) == {FLOAT_BITS} for widths in space.bits):
             problems.add("scheduler", f"{name!r} compares quantized students; give bits a width below 32")
         if len(space.bits) > 1:
-            better = name.replace("_quantized", "_pareto")
+            better = _with_pareto(scheduler)
             rule = f"{name!r} cannot compare students at different bits, which are searched; {better} can"
             problems.add("scheduler", rule)
-    if name.startswith("halving") and space.searcher in ("tpe", "nsga2"):
+    if scheduler.promotion == "synchronous" and space.searcher in ("tpe", "nsga2"):
         problems.add(
             "scheduler",
             f"{name!r} lets a rung wait for all trials, so none would end before {space.searcher} has chosen the last; "
             f"use asha, or the searcher grid or random",
         )
+
+
+def _with_pareto(scheduler: Scheduler) -> str:
+    """The scheduler that decides at the same moments, by accuracies and total bits."""
+    alike = (name for name, other in SCHEDULERS.items() if other.promotion == scheduler.promotion)
+    return next(name for name in alike if SCHEDULERS[name].priority == "pareto")
 
 
 def _declarations(space: Space) -> Iterable[tuple[str, Declaration]]:

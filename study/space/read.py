@@ -8,7 +8,8 @@ from kdq.bits import BIT_WIDTHS
 from kdq.distill.methods import PARAMETERS
 from kdq.errors import unknown
 from kdq.params import is_number
-from study.schedulers.config import KEYS, SCHEDULERS, SchedulerConfig, broken_rule
+from study.schedulers.config import KEYS, SchedulerConfig, broken_rule
+from study.schedulers.registry import SCHEDULERS
 from study.space.declaration import (
     KINDS,
     LISTS,

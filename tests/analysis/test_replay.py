@@ -13,7 +13,7 @@ from kdq.errors import UserError
 from study.results.pareto import hypervolume
 from study.schedulers.asha import Asynchronous
 from study.schedulers.priorities import FLOAT as FLOAT_ONLY
-from study.schedulers.registry import RULES, make_rule
+from study.schedulers.registry import RULES, SCHEDULERS, make_rule
 from study.schedulers.scheduler import RungConfig
 
 EPOCHS = 9
@@ -54,7 +54,7 @@ def rule(name, trials=9, **changes):
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5, 20])
-@pytest.mark.parametrize("name", ["halving", "halving_quantized", "halving_pareto"])
+@pytest.mark.parametrize("name", [name for name in RULES if SCHEDULERS[name].promotion == "synchronous"])
 def test_halving_in_closed_form(name, slots):
     """Rungs after epochs 1 and 3: 9 trials train 1 epoch, 3 train 2 more, and 1 trains 6 more; in any order."""
     record = ranked()
@@ -63,7 +63,7 @@ def test_halving_in_closed_form(name, slots):
         assert simulate(rule(name), record, order, slots) == Outcome(9 + 3 * 2 + 6, ((21, "t8"),))
 
 
-@pytest.mark.parametrize("name", ["asha", "asha_quantized", "asha_pareto"])
+@pytest.mark.parametrize("name", [name for name in RULES if SCHEDULERS[name].promotion == "asynchronous"])
 def test_asha_saves_nothing_when_the_worst_come_first(name):
     record = ranked()
     best_first = sorted(record.curves, reverse=True)
@@ -132,7 +132,7 @@ def test_no_rule_keeps_a_late_bloomer():
     table = summary(record, play(record, Setting(orders=10))).set_index("strategy")
     for name in RULES:
         lost = table.loc[name, "front_lost"]
-        assert lost == 100 if name.startswith("halving") else lost > 0
+        assert lost == 100 if SCHEDULERS[name].promotion == "synchronous" else lost > 0
     assert table.loc[GRID, "front_lost"] == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from study.run import main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-HEAVY = ("torch", "ray", "mlflow", "pandas", "pydantic", "matplotlib")
+HEAVY = ("numpy", "torch", "ray", "mlflow", "pandas", "pydantic", "matplotlib")
 
 
 def test_help_shows_what_there_is_and_imports_nothing_heavy() -> None:

@@ -18,7 +18,7 @@ from study.backends.ray_tune import Queue
 from study.plan.resources import Resources
 from study.results.point import Point
 from study.run import main
-from study.schedulers.config import RECORD, SCHEDULERS
+from study.schedulers.registry import SCHEDULERS
 from study.schedulers.scheduler import Decision
 from study.space import load as load_module
 from study.space.declaration import METHOD, TEACHER
@@ -29,7 +29,10 @@ from study.trial.worker import run_trial
 
 SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))
 # Those that look at quantized students do so while they are trained; those that stop the most leave work to others.
-IN_TURN = sorted(SCHEDULERS, key=lambda name: (not name.endswith(("_quantized", "_pareto")), "halving" not in name))
+IN_TURN = sorted(
+    SCHEDULERS,
+    key=lambda name: (SCHEDULERS[name].priority in (None, "float"), SCHEDULERS[name].promotion != "synchronous"),
+)
 COMBINATIONS = [(space, searcher, name) for space in SPACES for searcher in SEARCHERS for name in IN_TURN]
 TRIALS = 3
 TINY = {
@@ -78,9 +81,9 @@ def refusals(space: Space, searcher: str, scheduler: str) -> list[str]:
     said = []
     if searcher == "grid" and not space.is_finite:
         said.append("has no end of them; use random, tpe or nsga2")
-    if scheduler != "none" and {case[METHOD] for case in space.cases()} == {TEACHER}:
+    if SCHEDULERS[scheduler].needs_epochs and {case[METHOD] for case in space.cases()} == {TEACHER}:
         said.append("method 'teacher' trains nothing; use none")
-    if searcher in ADAPTIVE and scheduler.startswith("halving"):
+    if searcher in ADAPTIVE and SCHEDULERS[scheduler].promotion == "synchronous":
         said.append(f"none would end before {searcher} has chosen the last; use asha")
     return said
 
@@ -107,9 +110,9 @@ def test_it_runs_to_its_end_or_is_refused(
     logged: list[Point] = [call.args[0] for call in tracker.log_point.call_args_list]
     assert Counter(point.trial_id for point in logged) == {key: 2 for key, end in ends.items() if end == "completed"}
     untrained = len({point.trial_id for point in logged if point.method == TEACHER})
-    if scheduler in ("none", RECORD):
+    if SCHEDULERS[scheduler].promotion is None:
         assert set(ends.values()) == {"completed"}
-    elif scheduler.startswith("halving"):
+    elif SCHEDULERS[scheduler].promotion == "synchronous":
         assert Counter(ends.values()) == {"completed": 1 + untrained, "stopped": trials - 1 - untrained}
     else:
         assert set(ends.values()) <= {"completed", "stopped"}

@@ -16,7 +16,7 @@ from kdq.store.stage import digest
 from study.control.journal import Asked, Ended, Extended, Journal, Reported, Retried
 from study.control.trial_queue import TrialQueue
 from study.results.status import TrialStatus
-from study.schedulers.registry import RULES, make_rule
+from study.schedulers.registry import RULES, SCHEDULERS, make_rule
 from study.schedulers.scheduler import Decision, RungConfig
 from study.searchers.optuna_searcher import Adaptive
 from study.searchers.searcher import Listed, Search
@@ -32,11 +32,12 @@ DOCUMENT: dict[str, Any] = {
     "bits": [2, 4],
     "trials": TRIALS,
 }
+SYNCHRONOUS = [name for name, scheduler in SCHEDULERS.items() if scheduler.promotion == "synchronous"]
 COMBINATIONS = [
     (rule, searcher)
     for rule in (None, *RULES)
     for searcher in SEARCHERS
-    if not (searcher in ADAPTIVE and (rule or "").startswith("halving"))
+    if not (searcher in ADAPTIVE and rule in SYNCHRONOUS)
 ]
 
 
@@ -232,7 +233,7 @@ def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], t
 
 @pytest.mark.parametrize(
     ("rule", "searcher"),
-    [(rule, searcher) for rule, searcher in COMBINATIONS if not (rule or "").startswith("halving")],
+    [(rule, searcher) for rule, searcher in COMBINATIONS if rule not in SYNCHRONOUS],
 )
 def test_a_larger_space_keeps_every_end_and_the_rungs(rule: str | None, searcher: str, tmp_path: Path) -> None:
     """Cut off somewhere or finished; the order of a grid may be another. An adaptive searcher goes on as it was."""

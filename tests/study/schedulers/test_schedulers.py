@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from kdq.errors import UserError
 from kdq.store.stage import canonical
 from study.control.journal import Left, Reported, decode, encode, replay
-from study.schedulers.halving import Synchronous, survivors
-from study.schedulers.priorities import dominates
-from study.schedulers.registry import RULES, make_rule
+from study.schedulers.halving import survivors
+from study.schedulers.priorities import PRIORITIES, dominates
+from study.schedulers.registry import RULES, SCHEDULERS, make_rule
 from study.schedulers.scheduler import Decision, RungConfig
 
 CONTINUE, STOP, PAUSE = Decision
 NAMES = sorted(RULES)
-SYNCHRONOUS = [name for name in NAMES if isinstance(make_rule(name, RungConfig(2, 1)), Synchronous)]
+SYNCHRONOUS = [name for name in NAMES if SCHEDULERS[name].promotion == "synchronous"]
 ASYNCHRONOUS = [name for name in NAMES if name not in SYNCHRONOUS]
 
 sizes = st.sampled_from([1e5, 2e5, 4e5]) | st.floats(1e3, 1e8)
@@ -112,6 +112,24 @@ def has_diverged(race, trial):
 @cache
 def priority_of(name):
     return make_rule(name, RungConfig(2, 1)).priority
+
+
+# the table ----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_priority_where_it_has_a_promotion_and_no_rule_twice():
+    pairs = [(scheduler.priority, scheduler.promotion) for scheduler in SCHEDULERS.values()]
+    assert all((priority is None) == (promotion is None) for priority, promotion in pairs)
+    rules = [pair for pair in pairs if pair != (None, None)]
+    assert len(set(rules)) == len(rules) == len(RULES)
+    assert not any(SCHEDULERS[name].records for name in RULES)
+    assert {priority for priority, _ in rules} == set(PRIORITIES)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - RULES))
+def test_what_stops_nothing_has_no_rule(name):
+    with pytest.raises(UserError, match=f"unknown scheduler '{name}'"):
+        make_rule(name, RungConfig(9, 9))
 
 
 # every rule ---------------------------------------------------------------------------------------------------
@@ -281,7 +299,7 @@ def test_nothing_survives_a_rung_that_stopped_what_dominates_it(name, race, rand
             if trial in rule.diverged or not dominates(rule.rungs[level][stopped], shown):
                 continue
             came_first = at[trial, level] < at[stopped, level]
-            if isinstance(rule, Synchronous) or not came_first:
+            if name in SYNCHRONOUS or not came_first:
                 assert rule.stopped()[trial] == level
 
 

@@ -16,7 +16,8 @@ from kdq.distill.methods import METHODS
 from kdq.errors import UserError
 from kdq.params import Interval, Switch
 from study.run import main
-from study.schedulers.config import SCHEDULERS, SchedulerConfig
+from study.schedulers.config import SchedulerConfig
+from study.schedulers.registry import SCHEDULERS
 from study.space.load import load_space, read_space
 
 Document = dict[str, Any]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from kdq.errors import UserError
-from study.schedulers.config import SCHEDULERS
+from study.schedulers.registry import SCHEDULERS
 from study.space.declaration import KINDS, LISTS
 from study.space.load import read_space
 from study.space.space import SEARCHERS
