@@ -225,7 +225,7 @@ class TestDamage:
         with pytest.raises(UserError, match=r"Either give --data-dir DIR with cifar10/plain_text/.* internet"):
             load_source("cifar10", tmp_path / folder, store)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(cut=st.floats(0, 1, exclude_max=True))
     def test_a_file_cut_anywhere_is_refused(self, cut, cifar, tmp_path):
         whole = (cifar / FOLDER / "test-00000-of-00001.parquet").read_bytes()
@@ -234,7 +234,7 @@ class TestDamage:
         with pytest.raises(UserError, match="not a valid parquet file"):
             read_split([file], LAYOUT)
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
     def test_a_file_with_a_wrong_byte_is_read_or_refused(self, place, value, cifar, tmp_path):
         content = bytearray((cifar / FOLDER / "test-00000-of-00001.parquet").read_bytes())
@@ -290,7 +290,6 @@ def load_stage_of_download() -> sources.Stage:
 
 
 class TestStratified:
-    @settings(deadline=None)
     @given(data=st.data(), labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 9))
     def test_every_class_has_its_share(self, data, labels, seed):
         labels = np.array(labels)
@@ -378,7 +377,6 @@ class TestOpen:
 
 
 class TestStatistics:
-    @settings(deadline=None)
     @given(st.integers(1, 3), st.integers(1, 6), st.integers(0, 999))
     def test_equal_to_the_naive_formula(self, channels, count, seed):
         images = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4), dtype=np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -45,7 +45,6 @@ def naive(student: Tensor, teacher: Tensor, label: int, temperature: float) -> t
     return tuple(temperature**2 * kl(a, b) for a, b in ((p, q), (binary_p, binary_q), (rest_p, rest_q)))  # type: ignore[return-value]
 
 
-@settings(deadline=None)
 @given(cases())
 def test_equal_to_the_naive_formulas(case: Case) -> None:
     student, teacher, labels, temperature = case
@@ -61,7 +60,6 @@ def test_equal_to_the_naive_formulas(case: Case) -> None:
     torch.testing.assert_close(actual.double(), torch.tensor(expected).double(), rtol=1e-4, atol=3e-4)
 
 
-@settings(deadline=None)
 @given(cases())
 def test_kd_is_tckd_and_the_share_of_nckd(case: Case) -> None:
     student, teacher, labels, temperature = case
@@ -71,7 +69,6 @@ def test_kd_is_tckd_and_the_share_of_nckd(case: Case) -> None:
     torch.testing.assert_close(losses.kd(student, teacher, temperature).double(), parts, rtol=1e-4, atol=3e-4)
 
 
-@settings(deadline=None)
 @given(cases(), st.floats(0, 1))
 def test_cross_entropy_is_that_of_torch(case: Case, smoothing: float) -> None:
     student, _, labels, _ = case
@@ -79,7 +76,6 @@ def test_cross_entropy_is_that_of_torch(case: Case, smoothing: float) -> None:
     torch.testing.assert_close(losses.cross_entropy(student, labels, smoothing), expected, rtol=1e-5, atol=1e-4)
 
 
-@settings(deadline=None)
 @given(cases())
 def test_never_negative_and_zero_for_equal_logits(case: Case) -> None:
     student, teacher, labels, temperature = case
@@ -90,7 +86,6 @@ def test_never_negative_and_zero_for_equal_logits(case: Case) -> None:
     assert not losses.kd(teacher, teacher, temperature).any()
 
 
-@settings(deadline=None)
 @given(cases(), st.floats(-50, 50))
 def test_nckd_ignores_the_target_and_a_shift(case: Case, shift: float) -> None:
     student, teacher, labels, temperature = case

@@ -219,7 +219,7 @@ class TestMisfits:
             load(Checkpoint("resnet8", tmp_path / "zip.pt"), classes=10, normalization=OWN)
         assert not (tmp_path / "run").exists()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(form=st.sampled_from(["plain", "legacy", "safetensors"]), cut=st.floats(0, 1, exclude_max=True))
     def test_a_file_cut_anywhere_is_refused(self, form, cut, tmp_path):
         name, write = FORMATS[form]
@@ -231,7 +231,7 @@ class TestMisfits:
             load(Checkpoint("resnet8", path), classes=10, normalization=OWN)
         assert "\n" not in str(raised.value)
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         form=st.sampled_from(["plain", "legacy", "safetensors", "saved"]),
         place=st.integers(0, 5000),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -33,7 +33,6 @@ def test_a_worked_example() -> None:
     assert unpack_codes(packed, 3, 4).tolist() == [1, 2, 7, 4]
 
 
-@settings(deadline=None)
 @given(bits=st.integers(1, 9), data=st.data())
 def test_codes_of_any_width_and_number_come_back(bits: int, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=50))

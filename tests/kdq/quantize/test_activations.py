@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -25,7 +25,6 @@ def levels(found: InputRange) -> Tensor:
     return (torch.arange(1 << found.bits) - found.zero_point) * torch.tensor(found.scale)
 
 
-@settings(deadline=None)
 @given(bits=st.integers(4, 8), scale=st.floats(0.0625, 8, width=32), zero=st.integers(0, 15), seed=st.integers(0, 999))
 def test_values_go_to_their_nearest_level(bits: int, scale: float, zero: int, seed: int) -> None:
     values = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * scale * 2**bits

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kdq.bits import check_bits
@@ -43,7 +43,6 @@ def test_codes_are_charged_what_their_number_costs(bits: int) -> None:
         assert alphabet.code_bits == (3 if (bits, alphabet.extra) == (1, 3) else bits + 1)
 
 
-@settings(deadline=None)
 @given(bits=st.integers(1, 8), value=st.floats(-300, 300), gap=st.just(1.0) | st.floats(0.1, 3), scale=SCALES)
 def test_hard_thresholding_is_that_of_the_paper(bits: int, value: float, gap: float, scale: float) -> None:
     """Zero within the threshold λ = gap·scale, else sign(z)(λ + scale·min(⌊(|z| − λ)/scale + 1/2⌋, K))."""
@@ -56,7 +55,6 @@ def test_hard_thresholding_is_that_of_the_paper(bits: int, value: float, gap: fl
     assert alphabet.values(code, s).item() == pytest.approx(wanted, rel=1e-12, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(bits=st.integers(1, 8), extra=st.integers(0, 1), value=st.floats(-500, 500), scale=SCALES)
 def test_no_level_is_nearer_than_the_nearest(bits: int, extra: int, value: float, scale: float) -> None:
     alphabet, s = Alphabet(bits, extra), torch.tensor(scale, dtype=torch.float64)

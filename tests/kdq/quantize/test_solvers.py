@@ -84,7 +84,7 @@ def scale_of(W: Tensor, bits: int) -> Tensor:
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 2 * BLOCK + 7), st.integers(1, 5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shape=SHAPES, bits=st.integers(1, 8), seed=st.integers(0, 10**6), dead=st.booleans())
 def test_solve_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, seed: int, dead: bool) -> None:
     samples, d, m = shape
@@ -96,7 +96,7 @@ def test_solve_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, s
     assert torch.equal(codes[0], naive_gpfq(W, X, Y, Alphabet(bits), scale))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=SHAPES, bits=st.integers(1, 8), seed=st.integers(0, 10**6), threshold=st.floats(0.1, 0.8))
 def test_sparse_solve_is_the_papers_recursion(
     shape: tuple[int, int, int], bits: int, seed: int, threshold: float
@@ -116,7 +116,7 @@ def test_sparse_solve_is_the_papers_recursion(
     assert torch.equal(codes[0], naive_gpfq(W, X, Y, alphabet, scale))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(shape=SHAPES, bits=st.integers(1, 8), seed=st.integers(0, 10**6))
 def test_stochastic_solve_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, seed: int) -> None:
     """With the same random numbers: down where they are below 1 − fraction, else up."""
@@ -160,7 +160,7 @@ def test_groups_are_solved_one_by_one() -> None:
         assert torch.equal(together[one], diffuse_errors(W[one], G[one] + torch.eye(40), Alphabet(3), scale[one]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(d=st.integers(1, 2 * BLOCK + 7), bits=st.integers(1, 4), seed=st.integers(0, 10**6))
 def test_descend_is_coordinate_descent_and_never_raises_the_error(d: int, bits: int, seed: int) -> None:
     (X, Y), W, alphabet = correlated(seed, 40, d), weights(seed, 3, d), Alphabet(bits)
@@ -175,7 +175,7 @@ def test_descend_is_coordinate_descent_and_never_raises_the_error(d: int, bits: 
     assert (error(swept) <= error(start) * (1 + 1e-12)).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(d=st.integers(1, BLOCK + 7), bits=st.integers(1, 4), seed=st.integers(0, 10**6))
 def test_error_diffusion_moves_all_later_weights_to_their_best(d: int, bits: int, seed: int) -> None:
     (_, Y), W, alphabet = correlated(seed, 2 * d + 5, d), weights(seed, 2, d), Alphabet(bits)

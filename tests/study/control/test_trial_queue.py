@@ -124,7 +124,7 @@ def test_every_trial_ends_once(rule: str | None, searcher: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), data=st.data())
 def test_killed_anywhere_it_decides_on_as_it_was(
     rule: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
@@ -150,7 +150,7 @@ def test_killed_anywhere_it_decides_on_as_it_was(
 
 
 @pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), data=st.data())
 def test_killed_again_and_again_with_failures_it_still_ends(
     rule: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject

@@ -98,7 +98,7 @@ def says(space: Space, name: str, values: dict[str, Any]) -> bool:
 
 
 @given(finite_spaces)
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_the_size_is_that_of_the_naive_enumeration_and_no_identity_comes_twice(space: Space) -> None:
     listed = list(space)
     assert len(space) == len(listed) == len({one.identity for one in listed}) == len(naive(space))
@@ -106,7 +106,6 @@ def test_the_size_is_that_of_the_naive_enumeration_and_no_identity_comes_twice(s
 
 
 @given(finite_spaces, st.integers(0, 5))
-@settings(deadline=None)
 def test_a_random_search_finds_the_configurations_of_the_grid_each_once(space: Space, seed: int) -> None:
     listed = {one.identity for one in space}
     drawn = [one.identity for one in space.samples(seed, len(space))]
@@ -116,7 +115,6 @@ def test_a_random_search_finds_the_configurations_of_the_grid_each_once(space: S
 
 
 @given(all_spaces, st.integers(0, 5))
-@settings(deadline=None)
 def test_samples_are_configurations_with_the_methods_own_parameters(space: Space, seed: int) -> None:
     one = space.sample(Random(seed))
     assert one == space.sample(Random(seed))
@@ -125,7 +123,7 @@ def test_samples_are_configurations_with_the_methods_own_parameters(space: Space
 
 
 @given(all_spaces, st.integers(0, 5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_optuna_and_a_replay_of_its_parameters_mean_the_same_configuration(space: Space, seed: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
@@ -143,7 +141,6 @@ def declarations(space: Space, labels: Any) -> list[Any]:
 
 
 @given(all_spaces)
-@settings(deadline=None)
 def test_a_document_is_the_space(space: Space) -> None:
     document = space.document()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
