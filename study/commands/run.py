@@ -22,7 +22,7 @@ from study.control.lock import alone
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, check_name, make_rule
 from study.results.status import StudyStatus
-from study.searchers.registry import make_search
+from study.searchers.registry import make_searcher
 from study.space.space import Space
 from study.space.workload import load_workload
 
@@ -194,7 +194,7 @@ class _Study:
         from study.trial.trial import make_trial
 
         queue = TrialQueue(
-            search=make_search(self.plan),
+            searcher=make_searcher(self.plan),
             seeds=self.plan.seeds,
             make=partial(make_trial, self.plan, inputs.ids),
             scheduler=make_rule(self.plan),

@@ -13,7 +13,7 @@ from study.control.journal import Extended, Journal
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, make_rule
 from study.results.status import StudyStatus
-from study.searchers.registry import make_search
+from study.searchers.registry import make_searcher
 from study.space.configuration import Configuration
 from study.space.documents import validate
 from study.space.load import read_space
@@ -66,7 +66,7 @@ class Noted:
     def queue(self) -> TrialQueue:
         """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
-        return TrialQueue(make_search(plan), plan.seeds, self._make(plan), make_rule(plan), self._journal)
+        return TrialQueue(make_searcher(plan), plan.seeds, self._make(plan), make_rule(plan), self._journal)
 
     def earlier(self) -> Iterator[Trial]:
         """The trials that it would have had before it was extended, many of which it may have still.

@@ -12,7 +12,7 @@ from study.control.journal import Asked, Ended, Extended, Journal, Left, Record,
 from study.results.status import TrialStatus
 from study.schedulers.priorities import Values
 from study.schedulers.scheduler import Decision, Rungs
-from study.searchers.searcher import Objectives, Search
+from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
 from study.trial.trial import Trial
 
@@ -37,7 +37,7 @@ class TrialQueue:
     that failed or diverged run, and nothing new is proposed.
     """
 
-    search: Search
+    searcher: Searcher
     seeds: Sequence[int]
     make: Callable[[Configuration, int], Trial]
     scheduler: Rungs | None
@@ -94,9 +94,9 @@ class TrialQueue:
 
     def _replay_ask(self, identity: str | None, is_former: bool) -> None:
         if identity is None:
-            assert is_former or self.search.ask() is None, "more comes next"
+            assert is_former or self.searcher.ask() is None, "more comes next"
             self._exhausted = True
-        elif configuration := self.search.again(identity):
+        elif configuration := self.searcher.replay(identity):
             self._add(configuration)
         else:
             assert is_former, f"{identity} is not what comes next"
@@ -129,7 +129,7 @@ class TrialQueue:
         return self._exhausted and all(entry.status.has_ended for entry in self.entries.values())
 
     def _ask(self) -> Configuration | None:
-        configuration = self.search.ask()
+        configuration = self.searcher.ask()
         self.journal.append(Asked(configuration.identity if configuration else None))
         if configuration is None:
             self._exhausted = True
@@ -204,7 +204,7 @@ class TrialQueue:
         ends = [entry.ended for entry in repetitions if entry.ended]
         if configuration.identity not in self._scored and len(ends) == len(repetitions):
             self._scored.add(configuration.identity)
-            self.search.tell(configuration, ends, _mean([entry.objectives for entry in repetitions]))
+            self.searcher.tell(configuration, ends, _mean([entry.objectives for entry in repetitions]))
 
 
 def _mean(each: Sequence[Objectives | None]) -> Objectives | None:
