@@ -14,8 +14,8 @@ from kdq.distill.teacher_logits import KIND as LOGITS
 from kdq.errors import UserError, unknown
 from kdq.store.folder_store import StageStore
 from study.commands.options import PruneOptions
-from study.control.lock import alone
-from study.control.study_file import FILE, Noted
+from study.control.lock import study_lock
+from study.control.study_file import FILE, StudyFile
 from study.control.trial_queue import Entry
 from study.plan.resources import root_folder
 from study.results.status import StudyStatus, TrialStatus
@@ -31,13 +31,13 @@ def prune(options: PruneOptions) -> int:
     folders = {file.parent.name: file.parent for file in (root / "studies").glob(f"*/{FILE}")}
     if name not in folders:
         raise unknown("study", name, folders) if folders else UserError(f"there is no study in {root}")
-    with alone(root / "running", name):
-        study = Noted.read(folders.pop(name))
+    with study_lock(root / "running", name):
+        study = StudyFile.read(folders.pop(name))
         if study.status is not StudyStatus.COMPLETED:
             word = StudyStatus.INTERRUPTED if study.status is StudyStatus.RUNNING else study.status
             raise UserError(f"study {name!r} is not finished ({word}): run its command again until it is")
         store = StageStore(root / "stages")
-        found = useless(study, [Noted.read(folder) for folder in folders.values()], store)
+        found = useless(study, [StudyFile.read(folder) for folder in folders.values()], store)
         for what, paths in found.items():
             print(f"{len(paths):>7} {what}: {size(sum(map(_taken, paths)))}")
         if not found:
@@ -49,7 +49,7 @@ def prune(options: PruneOptions) -> int:
     return 0
 
 
-def useless(study: Noted, others: Sequence[Noted], store: StageStore) -> dict[str, list[Path]]:
+def useless(study: StudyFile, others: Sequence[StudyFile], store: StageStore) -> dict[str, list[Path]]:
     """The folders that can go, by what they are.
 
     What a study that is not finished might want stays. Not all of its trials are known yet, so that is any student of

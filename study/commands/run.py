@@ -13,12 +13,12 @@ from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
 from study.commands.options import RunOptions
 from study.commands.site import Site
-from study.console.failures import likely, text
+from study.console.failures import full_text, likely_cause
 from study.console.program import program_name
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
-from study.control.lock import alone
+from study.control.lock import study_lock
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, check_name, make_rule
 from study.results.status import StudyStatus
@@ -28,7 +28,7 @@ from study.space.workload import load_workload
 
 if TYPE_CHECKING:
     from kdq.distill.teachers import TeacherSpec
-    from study.console.live_table import Progress
+    from study.console.live_table import LiveTable
     from study.control.controller import Controller
     from study.tracking.tracker import Tracker
     from study.trial.worker import Inputs
@@ -66,16 +66,16 @@ def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
 
     teacher, site = _teacher(plan, options), Site.at(options)
     interrupts = Interrupts(interrupted(options.arguments()))
-    with alone(site.root / "running", name), interrupts.watching():
+    with study_lock(site.root / "running", name), interrupts.watching():
         try:
             return _Study(name, plan, options, site, interrupts).run(teacher).exit_status
         except (MlflowException, OSError) as error:
             failure = UserError(
                 f"study {name!r} stopped, since its store or disk failed: {first_line(error)}\n"
-                f"{likely(text(error)) or 'the cause is unknown'}\n"
+                f"{likely_cause(full_text(error)) or 'the cause is unknown'}\n"
                 f"no finished result is lost: fix the cause, and run the same command again"
             )
-            if not interrupts.came:
+            if not interrupts.received:
                 raise failure from error
             print(f"error: {failure}", file=sys.stderr)
             return 130
@@ -108,26 +108,26 @@ class _Study:
 
     def run(self, teacher: "TeacherSpec | None") -> Outcome:
         """Make what the trials share, run them, and print how it ended."""
-        from study.console.live_table import Progress
-        from study.control.study_file import note
+        from study.console.live_table import LiveTable
+        from study.control.study_file import write_study_file
         from study.tracking.tracker import open_tracker
 
         if self.options.retry_failed and not self.journal.path.exists():
             raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or fix --name")
-        progress = Progress(self.name, self.site.slots, self.plan.trial_count)
-        root, is_interrupted = self.site.root, lambda: self.interrupts.came
-        tracker = open_tracker(self.site.tracking_uri, self.name, root, progress.note, is_interrupted)
+        live_table = LiveTable(self.name, self.site.slots, self.plan.trial_count)
+        root, is_interrupted = self.site.root, lambda: self.interrupts.received
+        tracker = open_tracker(self.site.tracking_uri, self.name, root, live_table.print, is_interrupted)
         self._check(tracker)
-        inputs, metrics = self._prepare(teacher, progress)
+        inputs, metrics = self._prepare(teacher, live_table)
         document = {"settings": self.plan.document(), "inputs": self._ids(inputs, tracker)}
         if (before := tracker.document()) and before != document:
-            self._extend(before["settings"], document, inputs, tracker, progress)
-        write = partial(note, root / "studies" / self.name, document)
+            self._extend(before["settings"], document, inputs, tracker, live_table)
+        write = partial(write_study_file, root / "studies" / self.name, document)
         write(StudyStatus.RUNNING)
         tracker.start_study(document, self.plan.params(), self._command())
-        controller = self._controller(inputs, tracker, progress)
+        controller = self._controller(inputs, tracker, live_table)
         outcome = self._conclude(controller, metrics, write)
-        close(outcome, self.site.tracking_uri, self.options.arguments(), progress.note)
+        close(outcome, self.site.tracking_uri, self.options.arguments(), live_table.print)
         return outcome
 
     def _check(self, tracker: "Tracker") -> None:
@@ -137,7 +137,7 @@ class _Study:
         if before := tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
 
-    def _prepare(self, teacher: "TeacherSpec | None", progress: "Progress") -> "tuple[Inputs, dict[str, float]]":
+    def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
         """What the trials share, and the teacher's accuracies."""
         import torch
 
@@ -146,13 +146,13 @@ class _Study:
         store, trial = StageStore(self.site.root / "stages"), self.site.resources
         store.sweep()
         torch.set_num_threads(trial.threads)  # as in the workers: the bits of a teacher depend on it
-        reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, progress.note)
+        reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, live_table.print)
         if self.options.address:
             from study.backends.ray_cluster import preflight
 
             preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
         data = data.to(trial.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have no GPU
-        return prepare_models(self.plan, teacher, reference, data, store, progress.note)
+        return prepare_models(self.plan, teacher, reference, data, store, live_table.print)
 
     def _ids(self, inputs: "Inputs", tracker: "Tracker") -> Mapping[str, str | None]:
         """The ids of what the study starts from; one that is not needed now stays what it was."""
@@ -172,7 +172,7 @@ class _Study:
         document: Mapping[str, Any],
         inputs: "Inputs",
         tracker: "Tracker",
-        progress: "Progress",
+        live_table: "LiveTable",
     ) -> None:
         """Make the study another one of the same name. Killed meanwhile, the same command does it again."""
         from study.commands.extend import check_rungs, lengthened
@@ -183,13 +183,13 @@ class _Study:
             trials = {make_trial(self.plan, inputs.ids, *run).id for run in self.plan.runs}
             check_rungs(self.name, self.journal, trials)
         for line in lengthened(before, self.plan):
-            progress.note(line)
+            live_table.print(line)
         self.journal.append(Extended(before))
         kept, former = tracker.extend(document, self._command(), trials)
         gone = f"; no longer in its space: {former} (MLflow has them as former trials)" if former else ""
-        progress.note(f"extended: trials kept: {kept}{gone}")
+        live_table.print(f"extended: trials kept: {kept}{gone}")
 
-    def _controller(self, inputs: "Inputs", tracker: "Tracker", progress: "Progress") -> "Controller":
+    def _controller(self, inputs: "Inputs", tracker: "Tracker", live_table: "LiveTable") -> "Controller":
         from study.control.controller import Controller
         from study.trial.trial import make_trial
 
@@ -202,16 +202,16 @@ class _Study:
             retry=self.options.retry_failed,
         )
         if queue.retry:
-            progress.total = len(queue.retried) + sum(e.status.is_result for e in queue.entries.values())
+            live_table.total = len(queue.retried) + sum(e.status.is_result for e in queue.entries.values())
             if not queue.retried:
-                progress.note("--retry-failed: no trial of the study has failed")
+                live_table.print("--retry-failed: no trial of the study has failed")
         return Controller(
             self.name,
             self.plan,
             inputs,
             queue,
             tracker,
-            progress,
+            live_table,
             StageStore(self.site.root / "stages"),
             self.site.root / "logs" / self.name,
             self.interrupts,
@@ -237,18 +237,18 @@ class _Study:
         return Outcome(
             study=self.name,
             status=status,
-            seconds=time.monotonic() - controller.progress.began,
+            seconds=time.monotonic() - controller.live_table.began,
             statuses=controller.statuses,
             points=controller.points,
             figure=controller.tracker.figure_path(),
             failure=failure,
-            is_interrupted=self.interrupts.came,
+            is_interrupted=self.interrupts.received,
             leaves_rest=controller.queue.retry and not controller.is_complete,
         )
 
     def _run_trials(self, controller: "Controller") -> StudyStatus:
         """Report what is finished already, and run the rest."""
-        with controller.progress:
+        with controller.live_table:
             if controller.recall():
                 from study.backends.ray_tune import run_on_ray
 

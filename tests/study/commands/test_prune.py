@@ -12,7 +12,7 @@ import pytest
 from kdq.errors import UserError
 from study.commands.options import ROOT, PruneOptions
 from study.commands.prune import prune
-from study.control.lock import alone
+from study.control.lock import study_lock
 from study.control.study_file import FILE, planned
 from study.plan.plan import Plan
 from study.run import main
@@ -146,7 +146,7 @@ def test_a_study_that_is_not_finished_is_refused(folder: Path, status: str, word
 
 def test_a_study_that_runs_or_is_unknown_is_refused(folder: Path) -> None:
     root = folder / "mlruns"
-    with alone(root / "running", "small"), pytest.raises(UserError, match="'small' is being run by"):
+    with study_lock(root / "running", "small"), pytest.raises(UserError, match="'small' is being run by"):
         prune(PruneOptions("small", str(root), yes=True))
     with pytest.raises(UserError, match="unknown study 'smal': did you mean 'small'"):
         prune(PruneOptions("smal", str(root), yes=True))
