@@ -37,13 +37,13 @@ CAUSES = (
     Cause(
         rf"MemoryError\b|can't allocate memory|running low on memory|{_errno(12)}",
         "the machine's memory is too small for this many concurrent trials",
-        "run fewer by a larger --cpus-per-trial",
+        "use a larger --cpus-per-trial to run fewer",
         memory=True,
     ),
     Cause(
         rf"{_errno(28, 122)}|No space left|disk is full|inline_container\S* \. unexpected pos",
         "the disk is full, or a quota exceeded",
-        "free space, for instance by --prune STUDY",
+        "free space, for example with --prune STUDY",
     ),
     Cause(
         rf"{_errno(1, 13, 30)}|readonly database",
@@ -58,7 +58,7 @@ CAUSES = (
     Cause(
         _errno(24),
         "a process has too many open files",
-        "raise the limit by `ulimit -n 65536`, then run the command again",
+        "raise the limit with `ulimit -n 65536`, then rerun the command",
     ),
     Cause(
         r"ModuleNotFoundError|ImportError|undefined symbol|cannot open shared object",
@@ -99,11 +99,9 @@ CAUSES = (
     Cause(
         r"worker process has died",
         "the worker crashed or was killed, usually by the system when memory ran out (see `dmesg`)",
-        "run fewer trials at a time by a larger --cpus-per-trial",
+        "use a larger --cpus-per-trial to run fewer trials at a time",
     ),
-    Cause(
-        r"node has died|node failure", "a machine of the cluster was lost", "restart it (`ray status` lists the others)"
-    ),
+    Cause(r"node has died|node failure", "a machine of the cluster was lost", "restart it (see `ray status`)"),
 )
 """The first match is used."""
 

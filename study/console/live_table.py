@@ -109,7 +109,7 @@ class LiveTable:
         self.log(text)
 
     def log(self, text: str) -> None:
-        """Print an event with the elapsed time, only without a live table."""
+        """Print an event with the elapsed time, unless there is a live table."""
         if not self.live:
             self.print(f"{time.monotonic() - self.began:6.0f} s  {text}")
 

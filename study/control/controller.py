@@ -28,7 +28,7 @@ from study.trial.trial import Trial
 from study.trial.worker import Inputs, Probing, run_trial
 
 SAME_FAILURES = 3
-"""The number of trials failing for the same reason that stops the study."""
+"""A study stops when this many trials have failed for the same reason."""
 
 
 class RepeatedFailureError(Exception):
@@ -119,7 +119,7 @@ class Controller:
 
     @property
     def failed(self) -> list[str]:
-        """The trials that failed for a cause to fix; a trial that diverged is no failure but a result."""
+        """The trials that failed for a cause to fix; a diverged trial is not a failure but a result."""
         return [key for key, status in self.statuses.items() if status.is_failure]
 
     @property

@@ -60,5 +60,5 @@ SHOW_CURSOR = "\x1b[?25h"  # the live table hides it
 
 
 def _write(text: str) -> None:
-    """Write to stderr past Python's buffers, which a signal may interrupt."""
+    """Write to stderr unbuffered: the signal may have interrupted a buffered write."""
     os.write(sys.stderr.fileno(), f"{text}\n".encode())

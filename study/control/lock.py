@@ -1,4 +1,4 @@
-"""The lock of a study: one process at a time runs it; the error for another names the holder and since when."""
+"""The lock of a study: one process at a time runs it; another gets an error that names the first."""
 
 import getpass
 import os

@@ -169,7 +169,7 @@ class TrialQueue:
             self.scheduler.leave(trial_id)
 
     def losers(self) -> dict[str, int]:
-        """Return the trials, by id, that lost at a rung (at this epoch) and are idle but have not ended yet."""
+        """Return the idle trials that lost at a rung but have not ended yet: id -> the epoch of the rung."""
         lost = self.scheduler.stopped() if self.scheduler else {}
         idle = (TrialStatus.PAUSED, TrialStatus.WAITING)
         return {key: epoch for key, epoch in lost.items() if self.entries[key].status in idle}

@@ -73,7 +73,7 @@ MISTAKES = [
     (["--space", "dkd_grid", "--set", "alpha={uniform: [2, 1]}"], "alpha.uniform = [2, 1]: the first must be below"),
     (["--space", "dkd_grid", "--trials", "0"], "must be a whole number, at least 1"),
     (["--space", "dkd_grid", "--bits", "0"], "bits = 0: must be 1 to 8, or 32"),
-    (["--space", "dkd_grid", "--bits", "2,x"], "must be whole numbers"),
+    (["--space", "dkd_grid", "--bits", "2,x"], "must be comma-separated whole numbers"),
     (["--space", "dkd_grid", "--epochs", "0"], "must be a whole number, at least 1"),
     (["--space", "dkd_grid", "--name", "../x"], "study name '../x'"),
     (["--space", "dkd_grid", "--cpus-per-trial", "1000"], "cores; give at most that"),

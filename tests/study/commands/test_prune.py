@@ -122,10 +122,10 @@ def test_a_dry_run_lists_and_removes_nothing(
     [
         (
             ["--prune", "small", "--seeds", "1", "--extend"],
-            "--prune: not with --seeds, --extend; it takes --yes, --dry",
+            "--prune: not allowed with --seeds, --extend; it takes --yes, --dry",
         ),
-        (["--prune", "small", "--set", "train.lr=1"], "--prune: not with --set; "),
-        (["--space", "dkd_grid", "--yes"], "--yes: only with --prune"),
+        (["--prune", "small", "--set", "train.lr=1"], "--prune: not allowed with --set; "),
+        (["--space", "dkd_grid", "--yes"], "--yes: only allowed with --prune"),
     ],
 )
 def test_options_that_mean_nothing_there_are_refused(
