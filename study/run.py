@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-# As a script this file's folder is first on the path; the project is the folder above it.
+# When run as a script, this file's folder is first on the path: replace it by the project's root.
 sys.path[0:1] = [str(Path(__file__).parents[1])] if __name__ == "__main__" else sys.path[0:1]
 
 from kdq.errors import UserError  # noqa: E402
@@ -12,13 +12,13 @@ from study.commands.options import PruneOptions, parse  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line and return the exit status.
 
-    Returns the exit status: 0 done, 1 trials failed, 130 interrupted, 2 for what a user has to fix: a mistake, or a
+    0: completed; 1: trials failed; 130: interrupted; 2: an error for the user to fix, such as a wrong option or a
     store, disk or Ray that failed.
     """
     options = parse(arguments)
-    # Idle OpenMP threads must sleep: two torch processes on two cores else slow each other down tenfold.
+    # Idle OpenMP threads must sleep: otherwise two torch processes on two cores slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         if isinstance(options, PruneOptions):
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         space_changes, workload_changes = options.changes()
         space = load_space(options.space, space_changes)
 
-        from study.commands.run import run  # imports torch: a mistake in the space is reported before
+        from study.commands.run import run  # imports torch, so errors in the space are reported first
 
         return run(options, space, workload_changes)
     except UserError as error:

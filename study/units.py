@@ -1,22 +1,22 @@
-"""Numbers as text: exact, and durations and sizes for people."""
+"""Numbers as text: exact ones, and readable durations and sizes."""
 
 from typing import Any
 
 
 def exact(value: float) -> str:
-    """A number as the shortest text that reads back as the same number."""
+    """Return the shortest text that parses back to the same number."""
     return repr(float(value)).removesuffix(".0")
 
 
 def show(value: Any) -> str:
-    """A value as one would write it."""
+    """Return a value as a user would write it."""
     if isinstance(value, float):
         return exact(value)
     return str(list(value)) if isinstance(value, tuple) else repr(value)
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them: `3.2 MB`."""
+    """Return a readable number of bytes: `3.2 MB`."""
     for unit in ("kB", "MB", "GB"):
         count /= 1000
         if count < 999.5:
@@ -25,7 +25,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a readable duration in seconds: `45 s`, `3 min 20 s`, `2 h 5 min`."""
     s = round(seconds)
     if s < 60:
         return f"{s} s"

@@ -303,7 +303,7 @@ class Relay(Ours, tune.Callback):  # type: ignore[misc]
         log.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(trial.error_file, log)
         reason = f"its worker died {WORKER_RETRIES + 1} times: {_telling_line(said)}"
-        return TrialEnded(failures.ends_as(said), reason, str(log), said)
+        return TrialEnded(failures.end_status(said), reason, str(log), said)
 
 
 def _last_failure(trial: Any) -> str:

@@ -1,1 +1,1 @@
-"""What the command line does: run, dry run, extend, prune."""
+"""The commands of the command line: run, dry run, extend, prune."""

@@ -1,4 +1,4 @@
-"""What a study would do and cost: everything that is known before it starts."""
+"""The dry run: what a study would do and cost, as far as known before it starts."""
 
 from kdq.data.sources import DATASETS
 from study.commands.options import RunOptions
@@ -10,13 +10,13 @@ from study.trial.inputs import teacher_spec
 
 
 def describe(name: str, plan: Plan, options: RunOptions) -> str:
-    """Trials, students, points, time and disk. Raises UserError for what a run would refuse."""
+    """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
     if plan.needs_teacher:
         teacher_spec(plan.workload, options.data_dir)
     machines = machines_at(options.address)
     at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
     lines = [estimate_time.describe(name, plan, at_once)]
     if options.extend or options.retry_failed:
-        lines.append("(of the whole study, as if nothing of it were there: what is finished is not run again)")
+        lines.append("(for the whole study from scratch; finished results are reused)")
     downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir
     return "\n".join([*lines, estimate_disk.describe(plan, at_once, downloads=downloads)])

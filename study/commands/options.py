@@ -1,4 +1,4 @@
-"""The options of the command line, and what they change in a space and a workload."""
+"""The options of the command line, and the changes they make to a space and a workload."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the user asked of a study; None and the defaults leave a choice to the space, the workload or the machine.
+    """The options of a study; None leaves a choice to the space, the workload or the machine.
 
     set: the `key=value` texts of --set.
     """
@@ -45,13 +45,13 @@ class RunOptions:
     dry_run: bool = False
 
     def arguments(self) -> list[str]:
-        """The shortest arguments of the command line that mean the same."""
+        """Return the shortest command-line arguments with the same meaning."""
         given = [(field.name, getattr(self, field.name)) for field in fields(self)]
         changed = {field.name: field.default for field in fields(self)}
         return [text for name, value in given if value != changed[name] for text in _argument(name, value)]
 
     def changes(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the options change in the space and in the workload, by dotted key. Raises UserError."""
+        """Return the changes to the space and to the workload by dotted key; raise UserError for a malformed --set."""
         from kdq.distill.methods import PARAMETERS
         from study.space.load import SEARCH_KEYS
 
@@ -73,7 +73,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class PruneOptions:
-    """What the user asked of --prune. yes: remove without being asked; dry_run: only list."""
+    """The options of --prune. yes: remove without confirmation; dry_run: only list."""
 
     prune: str
     storage_path: str | None = None
@@ -81,13 +81,13 @@ class PruneOptions:
     dry_run: bool = False
 
     def arguments(self) -> list[str]:
-        """The arguments of the command line."""
+        """Return the command-line arguments."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return [text for name, value in given.items() if value for text in _argument(name, value)]
 
 
 def _given(changes: dict[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-    """Without the options that were not given; one that --set makes null stays."""
+    """Return the changes without options that were not given; a null given by --set is kept."""
     keys = {text.partition("=")[0] for text in texts}
     return {key: value for key, value in changes.items() if value is not None or key in keys}
 
@@ -102,18 +102,18 @@ def _argument(name: str, value: Any) -> list[str]:
 
 
 def parse(arguments: Sequence[str] | None) -> RunOptions | PruneOptions:
-    """The options of a command line, None meaning this process's. Exits with status 2 for what argparse refuses."""
+    """Return the options of a command line, by default this process's; exit with status 2 if argparse rejects it."""
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.prune is None:
         if options.yes:
-            parser.error("--yes: only with --prune")
+            parser.error("--yes: only allowed with --prune")
         return RunOptions(**{field.name: _frozen(getattr(options, field.name)) for field in fields(RunOptions)})
     known = [field.name for field in fields(PruneOptions)]
     given = [key for key, value in vars(options).items() if key not in known and value != parser.get_default(key)]
     if given:
         others = ", ".join(f"--{key.replace('_', '-')}" for key in given)
-        parser.error(f"--prune: not with {others}; it takes --yes, --dry-run and --storage-path")
+        parser.error(f"--prune: not allowed with {others}; it takes --yes, --dry-run and --storage-path")
     return PruneOptions(**{name: getattr(options, name) for name in known})
 
 
@@ -131,9 +131,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--space", metavar="NAME|FILE", help="what is searched: a name below or a YAML file")
-    what.add_argument("--prune", metavar="STUDY", help="list, and remove if you agree, what a finished study can spare")
-    add("--workload", default="digits", metavar="NAME|FILE", help="on what (default: digits)")
+    what.add_argument("--space", metavar="NAME|FILE", help="search space: a name below or a YAML file")
+    what.add_argument("--prune", metavar="STUDY", help="list, and remove if confirmed, what a finished study can spare")
+    add(
+        "--workload",
+        default="digits",
+        metavar="NAME|FILE",
+        help="data set, teacher, student and recipe (default: digits)",
+    )
     add(
         "--data-dir",
         type=Path,
@@ -143,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--name",
         metavar="STUDY",
-        help="the study's name; the same name and settings go on where they stopped",
+        help="name of the study; the same name and settings resume it",
     )
     _add_settings(parser.add_argument)
     _add_place(parser.add_argument)
@@ -151,36 +156,36 @@ def make_parser() -> argparse.ArgumentParser:
     onwards.add_argument(
         "--retry-failed",
         action="store_true",
-        help="run the trials that failed, ran out of memory or diverged; no others",
+        help="run only the trials that failed, ran out of memory or diverged",
     )
     onwards.add_argument(
         "--extend",
         action="store_true",
-        help="give a study another space, other seeds or epochs: what is common is kept, the rest is run",
+        help="change the space, seeds or epochs of a study: keep common trials, run the rest",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="print trials, students, points, cost and disk (--prune: the list); do nothing",
+        help="only print trials, students, points, time and disk space (with --prune: the list)",
     )
-    add("--yes", action="store_true", help="with --prune: remove without being asked")
+    add("--yes", action="store_true", help="with --prune: remove without confirmation")
     return parser
 
 
 def _add_settings(add: Callable[..., object]) -> None:
-    """What a study's trials are."""
-    add("--epochs", type=_count, metavar="N", help="epochs a student is trained")
-    add("--trials", type=_count, metavar="N", help="at most this many configurations")
-    add("--searcher", metavar="NAME", help="instead of the space's: grid, random, tpe or nsga2")
-    add("--scheduler", metavar="NAME", help="instead of the space's: one of the schedulers below")
+    """Add the options that determine a study's trials."""
+    add("--epochs", type=_count, metavar="N", help="training epochs of a student")
+    add("--trials", type=_count, metavar="N", help="maximum number of configurations")
+    add("--searcher", metavar="NAME", help="override the space's: grid, random, tpe or nsga2")
+    add("--scheduler", metavar="NAME", help="override the space's: one of the schedulers below")
     add(
         "--seeds",
         type=_integers,
         default=(0,),
         metavar="0,1,2",
-        help="repeat every configuration (default: 0)",
+        help="repeat every configuration with each seed (default: 0)",
     )
-    add("--bits", type=_integers, metavar="2,3,4,8", help="widths at which every student is quantized")
+    add("--bits", type=_integers, metavar="2,3,4,8", help="bit widths at which every student is quantized")
     add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
     add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
@@ -189,16 +194,21 @@ def _add_settings(add: Callable[..., object]) -> None:
         action="append",
         default=[],
         metavar="key=value",
-        help="change any setting, as in train.lr=0.05",
+        help="override any setting, such as train.lr=0.05",
     )
 
 
 def _add_place(add: Callable[..., object]) -> None:
-    """Where they run, and where their results go."""
-    add("--cpus-per-trial", type=_positive, metavar="X", help="cores, and threads, of one trial (default: 1)")
-    add("--gpus-per-trial", type=_share, metavar="X", help="share of a GPU (default: 1 where there is one)")
-    add("--address", metavar="ADDRESS", help="run on a Ray cluster: auto, HOST:PORT or ray://HOST:PORT")
-    add("--storage-path", metavar="DIR", help="folder for all of it, seen by all machines (default: mlruns)")
+    """Add the options for where trials run and results go."""
+    add("--cpus-per-trial", type=_positive, metavar="X", help="CPU cores, and threads, of a trial (default: 1)")
+    add(
+        "--gpus-per-trial",
+        type=_share,
+        metavar="X",
+        help="GPUs of a trial, or a share of one (default: 1 if available)",
+    )
+    add("--address", metavar="ADDRESS", help="Ray cluster to run on: auto, HOST:PORT or ray://HOST:PORT")
+    add("--storage-path", metavar="DIR", help="folder for all results, shared by all machines (default: mlruns)")
     add(
         "--tracking-uri",
         metavar="URI",
@@ -228,7 +238,7 @@ def _count(text: str) -> int:
 def _integers(text: str) -> tuple[int, ...]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be whole numbers with commas between, such as 0,1,2")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be comma-separated whole numbers, such as 0,1,2")
     numbers = tuple(dict.fromkeys(int(part) for part in parts))
     if max(numbers) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r}: must be numbers below 2^63")

@@ -13,34 +13,34 @@ from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
 from study.commands.options import RunOptions
 from study.commands.site import Site
-from study.console.failures import likely, text
+from study.console.failures import full_text, likely_cause
 from study.console.program import program_name
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
-from study.control.lock import alone
+from study.control.lock import study_lock
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, check_name
 from study.results.status import StudyStatus
-from study.searchers.registry import make_search
+from study.searchers.registry import make_searcher
 from study.space.space import Space
 from study.space.workload import load_workload
 
 if TYPE_CHECKING:
     from kdq.distill.teachers import TeacherSpec
-    from study.console.live_table import Progress
+    from study.console.live_table import LiveTable
     from study.control.controller import Controller
     from study.tracking.tracker import Tracker
     from study.trial.worker import Inputs
 
 DIGITS = (
-    "workload digits: 1,797 real 8x8 images, embedded, to see the platform work in minutes. "
-    "The paper's setting: --workload cifar10 or cifar100 (a GPU), or cifar10_small (a CPU), with --data-dir DIR."
+    "workload digits: 1,797 real 8x8 images, included, for a first study in minutes. "
+    "The paper's setting: --workload cifar10 or cifar100 (on a GPU) or cifar10_small (on a CPU), with --data-dir DIR."
 )
 
 
 def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) -> int:
-    """Run the study that the options describe, or only plan it. Returns the exit status."""
+    """Run the study that the options describe, or only describe it (--dry-run); return the exit status."""
     plan = Plan(
         space_name=Path(options.space).stem,
         workload_name=Path(options.workload).stem,
@@ -51,7 +51,7 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
-    plan.rule()  # a scheduler that cannot serve the plan is refused before anything is made
+    plan.rule()  # raises before anything is created if the scheduler does not suit the plan
     if options.dry_run:
         from study.commands.dry_run import describe
 
@@ -61,28 +61,28 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
 
 
 def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
-    """Run the study under its lock, to its end or to an interruption. Returns the exit status."""
+    """Run the study under its lock until it ends or is interrupted; return the exit status."""
     from mlflow.exceptions import MlflowException
 
     teacher, site = _teacher(plan, options), Site.at(options)
     interrupts = Interrupts(interrupted(options.arguments()))
-    with alone(site.root / "running", name), interrupts.watching():
+    with study_lock(site.root / "running", name), interrupts.watching():
         try:
             return _Study(name, plan, options, site, interrupts).run(teacher).exit_status
         except (MlflowException, OSError) as error:
             failure = UserError(
-                f"study {name!r} stopped, since its store or disk failed: {first_line(error)}\n"
-                f"{likely(text(error)) or 'the cause is unknown'}\n"
-                f"no finished result is lost: fix the cause, and run the same command again"
+                f"study {name!r} stopped: its store or disk failed: {first_line(error)}\n"
+                f"{likely_cause(full_text(error)) or 'the cause is unknown'}\n"
+                f"no finished result is lost: fix the cause and run the same command again"
             )
-            if not interrupts.came:
+            if not interrupts.received:
                 raise failure from error
             print(f"error: {failure}", file=sys.stderr)
             return 130
 
 
 def _teacher(plan: Plan, options: RunOptions) -> "TeacherSpec | None":
-    """The teacher that the study needs, its files found. Raises UserError for one that cannot serve the plan."""
+    """Return the specification of the teacher, if the study needs one; raise UserError if it does not suit the plan."""
     from study.trial.inputs import check_quantizable, teacher_spec
 
     if not plan.needs_teacher:
@@ -94,7 +94,7 @@ def _teacher(plan: Plan, options: RunOptions) -> "TeacherSpec | None":
 
 @dataclass(frozen=True, slots=True)
 class _Study:
-    """A study whose lock is held."""
+    """A study, run while its lock is held."""
 
     name: str
     plan: Plan
@@ -107,62 +107,62 @@ class _Study:
         return Journal(self.site.root / "studies" / self.name / "journal.jsonl")
 
     def run(self, teacher: "TeacherSpec | None") -> Outcome:
-        """Make what the trials share, run them, and print how it ended."""
-        from study.console.live_table import Progress
-        from study.control.study_file import note
+        """Prepare what the trials share, run them and print the summary."""
+        from study.console.live_table import LiveTable
+        from study.control.study_file import write_study_file
         from study.tracking.tracker import open_tracker
 
         if self.options.retry_failed and not self.journal.path.exists():
-            raise UserError(f"study {self.name!r} has run no trial here: leave --retry-failed out, or fix --name")
-        progress = Progress(self.name, self.site.slots, self.plan.trial_count)
-        root, is_interrupted = self.site.root, lambda: self.interrupts.came
-        tracker = open_tracker(self.site.tracking_uri, self.name, root, progress.note, is_interrupted)
+            raise UserError(f"study {self.name!r} has run no trial here: omit --retry-failed, or fix --name")
+        live_table = LiveTable(self.name, self.site.slots, self.plan.trial_count)
+        root, is_interrupted = self.site.root, lambda: self.interrupts.received
+        tracker = open_tracker(self.site.tracking_uri, self.name, root, live_table.print, is_interrupted)
         self._check(tracker)
-        inputs, metrics = self._prepare(teacher, progress)
+        inputs, metrics = self._prepare(teacher, live_table)
         document = {"settings": self.plan.document(), "inputs": self._ids(inputs, tracker)}
         if (before := tracker.document()) and before != document:
-            self._extend(before["settings"], document, inputs, tracker, progress)
-        write = partial(note, root / "studies" / self.name, document)
+            self._extend(before["settings"], document, inputs, tracker, live_table)
+        write = partial(write_study_file, root / "studies" / self.name, document)
         write(StudyStatus.RUNNING)
         tracker.start_study(document, self.plan.params(), self._command())
-        controller = self._controller(inputs, tracker, progress)
+        controller = self._controller(inputs, tracker, live_table)
         outcome = self._conclude(controller, metrics, write)
-        close(outcome, self.site.tracking_uri, self.options.arguments(), progress.note)
+        close(outcome, self.site.tracking_uri, self.options.arguments(), live_table.print)
         return outcome
 
     def _check(self, tracker: "Tracker") -> None:
-        """Raise UserError if the study exists with other settings and is not to be extended to these."""
+        """Raise UserError if the study exists with other settings and is not, or cannot be, extended to these."""
         from study.commands.extend import check
 
         if before := tracker.document():
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
 
-    def _prepare(self, teacher: "TeacherSpec | None", progress: "Progress") -> "tuple[Inputs, dict[str, float]]":
-        """What the trials share, and the teacher's accuracies."""
+    def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
+        """Return what the trials share, and the teacher's accuracies."""
         import torch
 
         from study.trial.inputs import prepare_data, prepare_models
 
         store, trial = StageStore(self.site.root / "stages"), self.site.resources
         store.sweep()
-        torch.set_num_threads(trial.threads)  # as in the workers: the bits of a teacher depend on it
-        reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, progress.note)
+        torch.set_num_threads(trial.threads)  # as in the workers: a teacher's exact weights depend on it
+        reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, live_table.print)
         if self.options.address:
             from study.backends.ray_cluster import preflight
 
             preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
         data = data.to(trial.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have no GPU
-        return prepare_models(self.plan, teacher, reference, data, store, progress.note)
+        return prepare_models(self.plan, teacher, reference, data, store, live_table.print)
 
     def _ids(self, inputs: "Inputs", tracker: "Tracker") -> Mapping[str, str | None]:
-        """The ids of what the study starts from; one that is not needed now stays what it was."""
+        """Return the ids of the study's inputs; an input not needed now keeps its former id."""
         ids = inputs.ids
         now = {"data": ids.data, "teacher": ids.teacher, "peer": ids.peer}
         before: Mapping[str, str | None] = (tracker.document() or {"inputs": {}})["inputs"]
         if changed := [key for key, stage in now.items() if stage and before.get(key) not in (None, stage)]:
             raise UserError(
                 f"study {self.name!r} exists, but its {' and its '.join(changed)} changed since: choose another --name "
-                f"(what is trained here changes with the recipe of its training)"
+                f"(a teacher or peer that is trained here changes with its recipe)"
             )
         return {key: stage or before.get(key) for key, stage in now.items()}
 
@@ -172,9 +172,9 @@ class _Study:
         document: Mapping[str, Any],
         inputs: "Inputs",
         tracker: "Tracker",
-        progress: "Progress",
+        live_table: "LiveTable",
     ) -> None:
-        """Make the study another one of the same name. Killed meanwhile, the same command does it again."""
+        """Extend the study to the plan. If this is killed, the same command extends it again."""
         from study.commands.extend import check_rungs, lengthened
         from study.trial.trial import make_trial
 
@@ -183,18 +183,18 @@ class _Study:
             trials = {make_trial(self.plan, inputs.ids, *run).id for run in self.plan.runs}
             check_rungs(self.name, self.journal, trials)
         for line in lengthened(before, self.plan):
-            progress.note(line)
+            live_table.print(line)
         self.journal.append(Extended(before))
         kept, former = tracker.extend(document, self._command(), trials)
-        gone = f"; no longer in its space: {former} (MLflow has them as former trials)" if former else ""
-        progress.note(f"extended: trials kept: {kept}{gone}")
+        removed = f"; no longer in its space: {former} (kept in MLflow as former trials)" if former else ""
+        live_table.print(f"extended: trials kept: {kept}{removed}")
 
-    def _controller(self, inputs: "Inputs", tracker: "Tracker", progress: "Progress") -> "Controller":
+    def _controller(self, inputs: "Inputs", tracker: "Tracker", live_table: "LiveTable") -> "Controller":
         from study.control.controller import Controller
         from study.trial.trial import make_trial
 
         queue = TrialQueue(
-            search=make_search(self.plan),
+            searcher=make_searcher(self.plan),
             seeds=self.plan.seeds,
             make=partial(make_trial, self.plan, inputs.ids),
             scheduler=self.plan.rule(),
@@ -202,16 +202,16 @@ class _Study:
             retry=self.options.retry_failed,
         )
         if queue.retry:
-            progress.total = len(queue.retried) + sum(e.status.is_result for e in queue.entries.values())
+            live_table.total = len(queue.retried) + sum(e.status.is_result for e in queue.entries.values())
             if not queue.retried:
-                progress.note("--retry-failed: no trial of the study has failed")
+                live_table.print("--retry-failed: no trial of the study has failed")
         return Controller(
             self.name,
             self.plan,
             inputs,
             queue,
             tracker,
-            progress,
+            live_table,
             StageStore(self.site.root / "stages"),
             self.site.root / "logs" / self.name,
             self.interrupts,
@@ -219,7 +219,7 @@ class _Study:
         )
 
     def _conclude(self, controller: "Controller", metrics: Mapping[str, float], write: "partial[None]") -> Outcome:
-        """Run the trials, and bring the study's runs and its file to their end, whatever happens."""
+        """Run the trials; close the study's runs and its file whatever happens."""
         from study.control.controller import RepeatedFailureError
 
         status, failure = StudyStatus.FAILED, ""
@@ -237,18 +237,18 @@ class _Study:
         return Outcome(
             study=self.name,
             status=status,
-            seconds=time.monotonic() - controller.progress.began,
+            seconds=time.monotonic() - controller.live_table.began,
             statuses=controller.statuses,
             points=controller.points,
             figure=controller.tracker.figure_path(),
             failure=failure,
-            is_interrupted=self.interrupts.came,
+            is_interrupted=self.interrupts.received,
             leaves_rest=controller.queue.retry and not controller.is_complete,
         )
 
     def _run_trials(self, controller: "Controller") -> StudyStatus:
-        """Report what is finished already, and run the rest."""
-        with controller.progress:
+        """Report the trials finished before, and run the rest."""
+        with controller.live_table:
             if controller.recall():
                 from study.backends.ray_tune import run_on_ray
 
@@ -260,6 +260,6 @@ class _Study:
         return StudyStatus.FAILED if controller.failed else StudyStatus.COMPLETED
 
     def _command(self) -> str:
-        """The command that runs this space on this workload, for others to narrow: no name, no limit, no retry."""
+        """Return the command of this space and workload, without name and limit; `analysis best` narrows it."""
         options = replace(self.options, name=None, trials=None, extend=False, retry_failed=False)
         return shlex.join([*program_name().split(), *options.arguments()])

@@ -1,4 +1,4 @@
-"""Where a study runs, and where its results go."""
+"""The site of a study: where it runs, and where its results go."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from study.tracking.uri import tracking_uri
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """root: the folder of all that a study keeps; resources: what one trial takes; tracking_uri: of MLflow's store."""
+    """root: the folder of all that a study keeps; resources: those of one trial; tracking_uri: MLflow's store."""
 
     root: Path
     machines: Sequence[Machine]
@@ -20,7 +20,7 @@ class Site:
 
     @classmethod
     def at(cls, options: RunOptions) -> "Site":
-        """The site that the options name; joins its cluster. Raises UserError for what is not there or does not fit."""
+        """Return the site that the options name; joins its cluster. Raises UserError if unavailable or too small."""
         root = root_folder(options.storage_path)
         machines = machines_at(options.address)
         trial = resources(options.cpus_per_trial, options.gpus_per_trial, machines)
@@ -28,12 +28,12 @@ class Site:
 
     @property
     def slots(self) -> int:
-        """How many trials run at a time."""
+        """The number of concurrent trials."""
         return slots(self.resources, self.machines)
 
 
 def machines_at(address: str | None) -> Sequence[Machine]:
-    """What trials run on: this machine, or the nodes of a cluster, which we join for that."""
+    """Return this machine, or join the cluster at `address` and return its nodes."""
     if address is None:
         return [here()]
     from study.backends.ray_cluster import connect

@@ -1,1 +1,1 @@
-"""What the terminal shows: the live table, the summary, the causes of failures."""
+"""Terminal output: the live table, the summary and the causes of failures."""

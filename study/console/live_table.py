@@ -1,4 +1,4 @@
-"""What a running study shows: a live table in a terminal, a line an event where output is a pipe or a file."""
+"""The progress of a running study: a live table in a terminal, one line per event in a pipe or a file."""
 
 import time
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ SHOWN_TRIALS = 12  # rows of the live table: running trials first, then the late
 
 @dataclass(slots=True)
 class Row:
-    """One trial as the table shows it."""
+    """A trial as the table shows it."""
 
     name: str
     state: TrialStatus = TrialStatus.WAITING
@@ -34,8 +34,8 @@ class Row:
 
 
 @dataclass(slots=True)
-class Progress:
-    """The state of a study and its picture. Every method takes what a trial reported."""
+class LiveTable:
+    """The progress of a study's trials, updated by their events."""
 
     study: str
     slots: int
@@ -47,7 +47,7 @@ class Progress:
     best_val: float = -1.0
     live: Live | None = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "LiveTable":
         if self.console.is_terminal:
             self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=2)
             self.live.start()
@@ -60,7 +60,7 @@ class Progress:
             self.live.stop()
 
     def add(self, trial_id: str, name: str, epochs: int, points: int) -> None:
-        """A trial that will train so many epochs and measure so many points."""
+        """Add a trial. epochs: the length of its training; points: the number it will measure."""
         self.rows[trial_id] = Row(name, epochs=epochs, points_due=points)
 
     def start(self, trial_id: str) -> None:
@@ -70,16 +70,16 @@ class Progress:
     def epoch(self, trial_id: str, epoch: int, val_top1: float) -> None:
         row = self.rows[trial_id]
         if epoch <= row.epoch:
-            return  # one that goes on after a pause, or in another worker, tells its past again
+            return  # a trial that resumes reports its earlier epochs again
         row.epoch, row.val_top1 = epoch, val_top1
-        # A log has a line for the first and last epoch and about four between: enough to see that it learns.
+        # A log has the first and last epoch and about four between: enough to see that the student learns.
         if row.epoch in (1, row.epochs) or row.epoch % max(1, row.epochs // 5) == 0:
-            self.say(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
+            self.log(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
 
     def pause(self, trial_id: str, epoch: int) -> None:
-        """It waits at a rung."""
+        """Show that a trial waits at a rung."""
         self.rows[trial_id].state = TrialStatus.PAUSED
-        self.say(f"{self.rows[trial_id].name}: paused until the others are at epoch {epoch}")
+        self.log(f"{self.rows[trial_id].name}: paused until the other trials reach epoch {epoch}")
 
     def point(self, trial_id: str, point: Point) -> None:
         row = self.rows[trial_id]
@@ -94,32 +94,32 @@ class Progress:
         done = sum(row.ended > 0 for row in self.rows.values())
         where = f" (log: {log})" if log else ""
         text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
-        self.say(f"[{done}/{self.total}] {text}; {self.time_left()}")
+        self.log(f"[{done}/{self.total}] {text}; {self.time_left()}")
         if self.live and status not in (TrialStatus.COMPLETED, TrialStatus.STOPPED):
-            self.note(text)
+            self.print(text)
 
     def requeue(self, trial_id: str, text: str) -> None:
-        """It waits for another try."""
+        """Show that a trial waits to be retried. text: the reason."""
         self.rows[trial_id].state = TrialStatus.WAITING
-        self.tell(f"{self.rows[trial_id].name}: {text}")
+        self.warn(f"{self.rows[trial_id].name}: {text}")
 
-    def tell(self, text: str) -> None:
-        """A line of what went wrong, with or without a live table."""
+    def warn(self, text: str) -> None:
+        """Print what went wrong, with or without a live table."""
         if self.live:
-            self.note(text)
-        self.say(text)
+            self.print(text)
+        self.log(text)
 
-    def say(self, text: str) -> None:
-        """A line where there is no live table."""
+    def log(self, text: str) -> None:
+        """Print an event with the elapsed time, unless there is a live table."""
         if not self.live:
-            self.note(f"{time.monotonic() - self.began:6.0f} s  {text}")
+            self.print(f"{time.monotonic() - self.began:6.0f} s  {text}")
 
-    def note(self, text: str) -> None:
-        """A line that stays, with or without a live table."""
+    def print(self, text: str) -> None:
+        """Print a line; a live table stays below it."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def time_left(self) -> str:
-        """Estimate from the mean time of the trials that ended here and how far the running ones are."""
+        """Estimate the time left from the mean time of trials ended here and the progress of running ones."""
         ended = [row.ended - row.started for row in self.rows.values() if row.ended and row.started]
         running = [row for row in self.rows.values() if row.started and not row.ended]
         left = self.total - sum(row.ended > 0 for row in self.rows.values())
@@ -143,7 +143,7 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         for name in ("trial", "state", "epoch", "val top-1", "points"):
             table.add_column(name, no_wrap=True)
-        table.add_column("reason")  # gets the room that is left; whole, with its log, it stands above the table
+        table.add_column("reason")  # truncated to the remaining width; printed in full, with its log, above the table
         rows = sorted(self.rows.values(), key=lambda r: (r.state is not TrialStatus.RUNNING, r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"

@@ -1,4 +1,4 @@
-"""How this program is called, for its help, its messages and MLflow."""
+"""The name of this program, for its help, its messages and MLflow."""
 
 import sys
 from pathlib import Path
@@ -7,5 +7,5 @@ CONSOLE_SCRIPT = "kdq-study"
 
 
 def program_name() -> str:
-    """`kdq-study` if the installed console script runs, else `python study/run.py`."""
+    """Return `kdq-study` if the installed console script is running, else `python study/run.py`."""
     return CONSOLE_SCRIPT if Path(sys.argv[0]).stem == CONSOLE_SCRIPT else "python study/run.py"

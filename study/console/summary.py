@@ -1,4 +1,4 @@
-"""The last words of a study's command: how the study ended, its front, and what one may do next."""
+"""The summary at the end of a study's command: how the study ended, its front, and the next commands."""
 
 import shlex
 import sys
@@ -20,8 +20,8 @@ SCRIPT = Path(__file__).parents[1] / "run.py"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a study's command ended. figure: where the front's lies; failure: the error that stopped it, if any;
-    leaves_rest: only failed trials were run again, and others are unfinished."""
+    """How a study's command ended. figure: the path of the front's figure; failure: the error that stopped the study,
+    if any; leaves_rest: only failed trials were retried, and other trials are unfinished."""
 
     study: str
     status: StudyStatus
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        """0: done; 1: trials failed; 130: interrupted."""
+        """0: completed; 1: trials failed; 130: interrupted."""
         if self.is_interrupted:
             return 130
         is_retried = self.leaves_rest and not any(status.is_failure for status in self.statuses.values())
@@ -43,33 +43,33 @@ class Outcome:
         return 0 if is_done else 1
 
 
-def close(outcome: Outcome, uri: str, given: Sequence[str], say: Callable[[str], None]) -> None:
-    """Print the outcome. uri: of the tracking store; given: the command's arguments; say: prints a line that does not
-    break where the terminal ends."""
+def close(outcome: Outcome, uri: str, given: Sequence[str], log: Callable[[str], None]) -> None:
+    """Print the outcome. uri: of the tracking store; given: the command's arguments; log: prints a line without
+    wrapping it at the terminal's width."""
     ends = Counter(TrialStatus.INTERRUPTED if word.is_open else word for word in outcome.statuses.values())
     counts = ", ".join(f"{count} {word}" for word, count in ends.items())
-    say(
+    log(
         f"\nstudy {outcome.study}: {outcome.status} after {duration(outcome.seconds)}; trials: {counts or 'none ended'}"
     )
     if outcome.points:
-        say("\nPareto front (chosen on validation; test beside it):")
+        log("\nPareto front (chosen on validation; test beside it):")
         print(as_text(front_table(outcome.points)))
         print(f"\nfigure: {_here(outcome.figure)}")
         _print_commands(outcome, uri, given)
     if outcome.is_interrupted:
         print(interrupted(given))
     elif outcome.leaves_rest:
-        print("\nother trials of the study are unfinished: the same command without --retry-failed runs them")
+        print("\nother trials of the study are unfinished: run the same command without --retry-failed")
     if outcome.failure:
         print(outcome.failure, file=sys.stderr)
 
 
 def interrupted(given: Sequence[str]) -> str:
-    """What to say after Ctrl-C; given: the arguments of the command."""
+    """Return the message after Ctrl-C. given: the arguments of the command."""
     is_installed = program_name() == CONSOLE_SCRIPT
     program = [_here(sys.argv[0])] if is_installed else [_program("python"), _here(str(SCRIPT))]
     command = shlex.join([*program, *given])
-    return f"\ninterrupted: nothing that was finished is lost; to go on:\n  {command}"
+    return f"\ninterrupted: no finished result is lost; to resume:\n  {command}"
 
 
 def _print_commands(outcome: Outcome, uri: str, given: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def _print_commands(outcome: Outcome, uri: str, given: Sequence[str]) -> None:
 
 
 def _budget(points: Sequence[Point]) -> float:
-    """A budget of bits that half of the front fits, for an example."""
+    """Return a budget of bits that half of the front fits, as an example."""
     front = sorted(group.mean("total_bits") for group in configurations(with_front(points)) if group.on_front)
     return 1.1 * front[len(front) // 2]
 
@@ -93,5 +93,5 @@ def _program(name: str) -> str:
 
 
 def _here(path: str) -> str:
-    """A path as one would type it in this folder."""
+    """Return a path relative to the current folder if it is inside it."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""The last checkpoint of a trial that was stopped, or diverged: it goes as soon as nobody has it in hand."""
+"""Removes the last checkpoints of trials that were stopped or diverged, once no worker uses them."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from study.control.trial_queue import Entry
 
 
 class Checkpoints:
-    """Those of a study's students in a store."""
+    """The checkpoints of a study's students in a store."""
 
     def __init__(self, store: StageStore) -> None:
         self.store = store
@@ -16,7 +16,7 @@ class Checkpoints:
         self._students: dict[str, str] = {}
 
     def clear(self, entries: Mapping[str, Entry]) -> None:
-        """Remove those that no trial will go on from. One that a worker is about to let go of goes the next time."""
+        """Remove those that no trial will resume from; one that a worker still holds is left to the next call."""
         if left := [
             key for key, entry in entries.items() if entry.status.leaves_checkpoint and key not in self._removed
         ]:
@@ -28,7 +28,7 @@ class Checkpoints:
         return student is None or (self._student(key, entry) not in wanted and forget(self.store, student))
 
     def _student(self, key: str, entry: Entry) -> str:
-        """The id of a trial's student, which trials that differ in their bits share."""
+        """Return the id of a trial's student, which trials that differ only in bits share."""
         if key not in self._students:
             self._students[key] = entry.trial.model_id
         return self._students[key]

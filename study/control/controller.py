@@ -1,4 +1,4 @@
-"""Controls a study: what its trials report goes to the trial queue, to MLflow and to the table. Without Ray."""
+"""Controls a study: passes the events of its trials to the trial queue, MLflow and the live table. Without Ray."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 from kdq.bits import Bits, bits_name
 from kdq.store.folder_store import StageStore
 from study.console import failures
-from study.console.live_table import Progress
+from study.console.live_table import LiveTable
 from study.control.checkpoints import Checkpoints
 from study.control.interrupts import Interrupts
 from study.control.trial_queue import TrialQueue
@@ -27,20 +27,20 @@ from study.trial.events import EpochEnded, Event, PointMeasured, StudentReused, 
 from study.trial.trial import Trial
 from study.trial.worker import Inputs, Probing, run_trial
 
-ALIKE = 3
-"""So many trials that fail for the same reason stop the study."""
+SAME_FAILURES = 3
+"""A study stops when this many trials have failed for the same reason."""
 
 
 class RepeatedFailureError(Exception):
-    """Trials fail for one and the same reason, as all others would: the message has the cause and the remedy."""
+    """Several trials failed for the same reason, as all others would: the message has the cause and the remedy."""
 
 
 @dataclass
 class Controller:
-    """The trials of a study from the start of its command to its end; `next` and `is_done` make it a queue.
+    """Runs the trials of a study during one command; implements the backend's `Queue`.
 
-    logs: the folder of the trials' logs; shares_gpu: several trials run on one GPU, and one that runs out of memory
-    there is retried once, alone.
+    logs: the folder of the trials' logs; shares_gpu: several trials run on one GPU, so a trial that runs out of
+    memory there is retried once, alone.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Controller:
     inputs: Inputs
     queue: TrialQueue
     tracker: Tracker
-    progress: Progress
+    live_table: LiveTable
     store: StageStore
     logs: Path
     interrupts: Interrupts
@@ -68,7 +68,7 @@ class Controller:
 
     @cached_property
     def probing(self) -> Probing:
-        """When students are measured quantized: at all of the study's widths, so that trials share the probes."""
+        """When students are measured quantized: at all widths of the study, so that trials share probes."""
         scheduler = self.queue.scheduler
         if self.plan.space.scheduler.kind.records:
             return Probing(tuple(range(1, self.plan.workload.train.epochs + 1)), self.plan.widths)
@@ -81,22 +81,22 @@ class Controller:
         return Checkpoints(self.store)
 
     def recall(self) -> bool:
-        """Report what is finished already. Returns whether anything is left that needs a worker."""
+        """Report the trials finished before; return whether any trial is left that needs a worker."""
         for key, entry in self.queue.entries.items():
             self._show(entry.trial)
             if entry.status is TrialStatus.COMPLETED and not entry.trial.is_finished(self.store):
-                self.queue.requeue(key)  # somebody has removed its stages
+                self.queue.requeue(key)  # its stages were removed
             elif entry.status is TrialStatus.COMPLETED:
                 self._report_finished(entry.trial)
             elif entry.status.is_result:
                 self._track(key)
-                self.progress.end(key, entry.status, entry.reason, None)
+                self.live_table.end(key, entry.status, entry.reason, None)
                 self.tracker.end_trial(key, entry.status, entry.reason, {})
         self._next = self.next()
         return self._next is not None
 
     def next(self) -> Trial | None:
-        """A trial that needs a worker; those whose stages are all there are reported on the way."""
+        """Return the next trial that needs a worker; report trials whose stages all exist on the way."""
         if ready := self._next:
             self._next = None
             return ready
@@ -114,24 +114,24 @@ class Controller:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every trial of the study has ended, and nothing is left for a later command."""
+        """Whether every trial of the study has ended, so that nothing is left for a later command."""
         return self._next is None and self.queue.is_complete
 
     @property
     def failed(self) -> list[str]:
-        """The trials that failed for a cause to be fixed; one that diverged has ended with a result."""
+        """The trials that failed for a cause to fix; a diverged trial is not a failure but a result."""
         return [key for key, status in self.statuses.items() if status.is_failure]
 
     @property
     def is_interrupted(self) -> bool:
-        return self.interrupts.came
+        return self.interrupts.received
 
     def _show(self, trial: Trial) -> None:
-        if trial.id not in self.progress.rows:
-            self.progress.add(trial.id, trial.name, trial.epochs, len(trial.points))
+        if trial.id not in self.live_table.rows:
+            self.live_table.add(trial.id, trial.name, trial.epochs, len(trial.points))
 
     def _report_finished(self, trial: Trial) -> None:
-        """Report a trial whose stages are all there: it takes no worker."""
+        """Report a trial whose stages all exist, without a worker."""
         self._track(trial.id)
         with closing(run_trial(trial, self.inputs, "cpu", self.logs / f"{trial.id}.log", self.probing)) as events:
             for event in events:
@@ -139,16 +139,16 @@ class Controller:
                     break
 
     def started(self, trial_id: str) -> None:
-        """A trial starts in a worker, or resumes."""
+        """Record that a trial started or resumed in a worker."""
         self._track(trial_id)
-        self.progress.start(trial_id)
+        self.live_table.start(trial_id)
 
     def _track(self, trial_id: str) -> None:
         trial = self.queue.entries[trial_id].trial
         self.tracker.start_trial(trial_id, trial.model_id, trial.name, self._params(trial))
 
     def report(self, trial_id: str, event: Event) -> Decision:
-        """Take an event of a trial. Returns whether the trial goes on."""
+        """Handle an event of a trial; return whether the trial continues."""
         trial = self.queue.entries[trial_id].trial
         match event:
             case EpochEnded():
@@ -156,24 +156,24 @@ class Controller:
             case PointMeasured():
                 self._report_point(trial, event)
             case StudentReused():
-                self.progress.say(f"{trial.name}: its student is there already, and is reused")
+                self.live_table.log(f"{trial.name}: its student exists and is reused")
             case WorkerLost(reason):
-                self.progress.tell(f"{trial.name}: its worker died, and another resumes the trial: {reason}")
+                self.live_table.warn(f"{trial.name}: its worker died and another resumes it: {reason}")
             case TrialEnded(TrialStatus.OUT_OF_MEMORY) if self.shares_gpu and not self.is_alone(trial_id):
                 self._alone.add(trial_id)
                 self.queue.requeue(trial_id)
-                self.progress.requeue(trial_id, f"{event.reason} (log: {event.log}); it is retried once, alone")
+                self.live_table.requeue(trial_id, f"{event.reason} (log: {event.log}); retrying it once, alone")
             case TrialEnded():
                 self._end(trial_id, event)
                 self._end_losers()
         return Decision.CONTINUE
 
     def is_alone(self, trial_id: str) -> bool:
-        """Whether no other trial may run on the GPU of this one."""
+        """Whether no other trial may share the GPU with this one."""
         return trial_id in self._alone
 
     def _report_epoch(self, trial: Trial, event: EpochEnded) -> Decision:
-        self.progress.epoch(trial.id, event.epoch, event.val_top1)
+        self.live_table.epoch(trial.id, event.epoch, event.val_top1)
         probed = {probe_metric(bits): accuracy for bits, accuracy, _ in event.probe or ()}
         self.tracker.log_epoch(trial.id, event.epoch, {**event.metrics, **probed})
         scheduler = self.queue.scheduler
@@ -182,7 +182,7 @@ class Controller:
         if decision is Decision.STOP:
             self._stop(trial, event.epoch)
         elif decision is Decision.PAUSE:
-            self.progress.pause(trial.id, event.epoch)
+            self.live_table.pause(trial.id, event.epoch)
         self._end_losers()
         return decision
 
@@ -191,26 +191,26 @@ class Controller:
         self._end(trial.id, TrialEnded(TrialStatus.STOPPED, reason))
 
     def _end_losers(self) -> None:
-        """End the trials that waited at a rung and lost there."""
+        """End the trials that waited at a rung and lost the comparison."""
         for trial_id, epoch in self.queue.losers().items():
             self._stop(self.queue.entries[trial_id].trial, epoch)
 
     def _report_point(self, trial: Trial, event: PointMeasured) -> None:
         point = event.point
         if (trial.id, point.bits) in self.found:
-            return  # a worker that was started again reports all points
-        self.progress.point(trial.id, point)
+            return  # a restarted worker reports all points again
+        self.live_table.point(trial.id, point)
         self.found[trial.id, point.bits] = point
         params = {**self._params(trial), "bits": point.bits}
         self.tracker.log_point(point, f"{trial.name}, {bits_name(point.bits)}", params, event.files)
 
     def _end(self, trial_id: str, end: TrialEnded) -> None:
         if trial_id not in self.tracker.runs:
-            self._track(trial_id)  # its workers died before it started
+            self._track(trial_id)  # its workers died before the trial started
         points = [point for point in self.points if point.trial_id == trial_id]
         is_completed = end.status is TrialStatus.COMPLETED
         self.queue.end(trial_id, end.status, end.reason, objectives(points) if is_completed else None)
-        self.progress.end(trial_id, end.status, end.reason, end.log)
+        self.live_table.end(trial_id, end.status, end.reason, end.log)
         accuracies = {
             point_metric(name, point.bits): getattr(point, name)
             for name in ("val_top1", "test_top1")
@@ -223,21 +223,22 @@ class Controller:
             self._count_failure(trial_id, end)
 
     def _count_failure(self, trial_id: str, end: TrialEnded) -> None:
-        """Show the cause of a failure of a new kind. Raises RepeatedFailureError if several are of one kind."""
-        cause, kind = failures.likely(end.error), failures.kind(end.reason, end.error)
-        alike = self.failures[kind]  # one whose worker died after it had reported its end fails a second time
+        """Print the cause of a failure of a new kind; raise RepeatedFailureError if several are of one kind."""
+        cause, kind = failures.likely_cause(end.error), failures.failure_kind(end.reason, end.error)
+        alike = self.failures[kind]  # a trial whose worker dies after reporting its end fails twice
         if not alike and cause:
-            self.progress.tell(f"  {cause}")
+            self.live_table.warn(f"  {cause}")
         alike.add(trial_id)
-        if len(alike) == ALIKE:
+        if len(alike) == SAME_FAILURES:
             raise RepeatedFailureError(
-                f"study {self.name!r} stopped, since {ALIKE} trials failed alike: {end.reason} (log: {end.log})\n"
+                f"study {self.name!r} stopped: {SAME_FAILURES} trials failed for the same reason: {end.reason} "
+                f"(log: {end.log})\n"
                 f"{cause or 'the cause is unknown: see the log'}\n"
-                f"no finished result is lost: fix the cause, and run the same command again"
+                f"no finished result is lost: fix the cause and run the same command again"
             )
 
     def close(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
-        """Bring every open run to its end. metrics: those of the study that were known before its trials ran."""
+        """Close every open run. metrics: the study's metrics known before its trials ran."""
         self._checkpoints.clear(self.queue.entries)
         for trial_id, trial_status in self.statuses.items():
             if trial_status.is_open and trial_id in self.tracker.runs:

@@ -1,4 +1,4 @@
-"""Ctrl-C: once stops a study cleanly, twice at once. Nothing that was finished is lost either way."""
+"""Ctrl-C: the first stops a study cleanly, the second immediately. No finished result is lost either way."""
 
 import os
 import signal
@@ -11,16 +11,16 @@ import psutil
 
 
 class Interrupts:
-    """Handles SIGINT while it is `watching`. The first raises KeyboardInterrupt, or is noted where that is `deferred`.
+    """Handles SIGINT while `watching`. The first raises KeyboardInterrupt; while `deferred` it only sets `received`.
 
-    A second ends this process and all that it started, then and there: no shutdown that may take its time or hang
-    is waited for. That is safe, since stages and journal are on the disk whole or not at all.
-    last_words: what a second one prints.
+    A second kills this process and all its children immediately, without waiting for a shutdown that may be slow or
+    hang. That is safe, since stages and journal are written atomically.
+    last_words: printed at a second SIGINT.
     """
 
     def __init__(self, last_words: str) -> None:
         self.last_words = last_words
-        self.came = False
+        self.received = False
         self._is_deferred = False
 
     @contextmanager
@@ -33,7 +33,7 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """In here whoever works looks at `came`, and ends by himself."""
+        """Inside, the caller polls `received` and stops by itself."""
         self._is_deferred = True
         try:
             yield
@@ -41,24 +41,24 @@ class Interrupts:
             self._is_deferred = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.came:
-            self._end_at_once()
-        self.came = True
+        if self.received:
+            self._kill()
+        self.received = True
         if not self._is_deferred:
             raise KeyboardInterrupt
-        _say("\nstopping; Ctrl-C again stops at once")
+        _write("\nstopping; press Ctrl-C again to stop immediately")
 
-    def _end_at_once(self) -> None:
+    def _kill(self) -> None:
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        _say(f"{SHOW_CURSOR if sys.stdout.isatty() else ''}{self.last_words}")
+        _write(f"{SHOW_CURSOR if sys.stdout.isatty() else ''}{self.last_words}")
         os._exit(130)
 
 
-SHOW_CURSOR = "\x1b[?25h"  # a live table has hidden it
+SHOW_CURSOR = "\x1b[?25h"  # the live table hides it
 
 
-def _say(text: str) -> None:
-    """Past Python's buffers, in whose midst a signal may come."""
+def _write(text: str) -> None:
+    """Write to stderr unbuffered: the signal may have interrupted a buffered write."""
     os.write(sys.stderr.fileno(), f"{text}\n".encode())

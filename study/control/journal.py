@@ -1,4 +1,4 @@
-"""The journal of a study: what content cannot determine, on the disk before it takes effect."""
+"""The journal of a study: what content cannot determine, written to disk before it takes effect."""
 
 import json
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The searcher was asked. configuration: the identity of what it proposed, None if it had nothing left."""
+    """The searcher was asked. configuration: the identity of its proposal, None if none was left."""
 
     configuration: str | None
 
@@ -44,14 +44,14 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A trial left the race: no rung waits for it."""
+    """A trial left the comparison: no rung waits for it any longer."""
 
     trial: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A trial ended. objectives: (accuracy, total bits) of one that completed."""
+    """A trial ended. objectives: (accuracy, total bits) of a completed trial."""
 
     trial: str
     status: TrialStatus
@@ -61,14 +61,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """A trial that had diverged runs again: its end is void."""
+    """A diverged trial is retried: its end is void."""
 
     trial: str
 
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """The study was extended. settings: its document before that."""
+    """The study was extended. settings: its document before the extension."""
 
     settings: Mapping[str, Any]
 
@@ -83,19 +83,19 @@ RECORDS: dict[str, type[Record]] = {
     "retry": Retried,
     "extend": Extended,
 }
-"""The kind of a record as the file has it -> its class; the other keys of a line are the fields."""
+"""The `event` key of a line in the file -> its class; the other keys are the fields."""
 
 
 class Journal:
-    """Records as JSON, one a line, in an append-only file. Only the study's driver, which holds its lock, opens it."""
+    """An append-only file of JSON records, one per line. Only the study's driver, which holds its lock, opens it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Record]:
-        """Read all records. A last line cut off by a crash never took effect: it is removed from the file.
+        """Return all records. A last line cut off by a crash never took effect, and is removed from the file.
 
-        Raises UserError with file and line for a damaged file.
+        Raises UserError with file and line if the file is damaged.
         """
         if not self.path.exists():
             return []
@@ -112,12 +112,12 @@ class Journal:
             return decode(line)
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{self.path}, line {number}: damaged ({error}): remove the file, and the same command resumes from "
-                f"the finished stages, but decides anew which trials to stop; or choose another --name"
+                f"{self.path}, line {number}: damaged ({error}): remove the file, then the same command resumes from "
+                f"the finished stages, but decides again which trials to stop; or choose another --name"
             ) from None
 
     def append(self, record: Record) -> None:
-        """Write a record; it is on the disk when this returns."""
+        """Append a record, and return when it is on disk."""
         line = canonical(encode(record)).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
@@ -130,13 +130,13 @@ class Journal:
 
 
 def encode(record: Record) -> dict[str, Json]:
-    """A record as plain JSON."""
+    """Return a record as plain JSON."""
     kind = next(name for name, known in RECORDS.items() if isinstance(record, known))
     return {"event": kind, **asdict(record)}
 
 
 def decode(line: bytes) -> Record:
-    """The inverse of `encode`, from a line of JSON. Raises ValueError in one line if it is no record."""
+    """Return the record that a line of JSON encodes. Raises ValueError with a one-line message for any other line."""
     from pydantic import ValidationError
 
     document = json.loads(line)
@@ -158,9 +158,9 @@ def _adapter(kind: str) -> "TypeAdapter[Record]":
 
 
 def replay(rule: Rungs, records: Iterable[Reported | Left]) -> None:
-    """Bring a new rule to the state in which a journal of records left another.
+    """Replay journal records on a new rule, to restore the state of the rule that decided them.
 
-    Raises UserError if it decides otherwise than the journal says: it is not the rule that was in force.
+    Raises UserError if a decision differs from the journal's: another rule was in force.
     """
     for number, record in enumerate(records, 1):
         if isinstance(record, Left):
@@ -170,9 +170,9 @@ def replay(rule: Rungs, records: Iterable[Reported | Left]) -> None:
         decision = rule.report(record.trial, record.epoch, values)
         if decision is not record.decision:
             raise UserError(
-                f"journal record {number}: trial {record.trial} was told {record.decision.value!r} after epoch "
-                f"{record.epoch}, where this scheduler says {decision.value!r}; the settings must be those that the "
-                f"study began with"
+                f"journal record {number}: the decision for trial {record.trial} after epoch {record.epoch} was "
+                f"{record.decision.value!r}, but this scheduler decides {decision.value!r}; use the settings that the "
+                f"study started with"
             )
 
 

@@ -1,4 +1,4 @@
-"""One process at a time runs a study; another that tries is told who does, and since when."""
+"""The lock of a study: one process at a time runs it; another gets an error that names the first."""
 
 import getpass
 import os
@@ -13,30 +13,30 @@ from filelock import Timeout
 from kdq.errors import UserError
 from kdq.store.files import system_lock
 
-PATIENCE = 1.0  # seconds: a holder that has just come has written down by then who it is
+PATIENCE = 1.0  # seconds, enough for a holder that has just locked to write its holder file
 
 
 @contextmanager
-def alone(folder: Path, study: str) -> Iterator[None]:
-    """Hold the study's lock in `folder`; the system frees it if this process dies. Raises UserError if it is held."""
-    lock, note = system_lock(folder / f"{study}.lock", timeout=PATIENCE), folder / f"{study}.holder"
+def study_lock(folder: Path, study: str) -> Iterator[None]:
+    """Hold the study's lock in `folder`, released by the system if this process dies; raise UserError if it is held."""
+    lock, holder = system_lock(folder / f"{study}.lock", timeout=PATIENCE), folder / f"{study}.holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        note.write_text(_ourselves())
+        holder.write_text(_this_process())
     except Timeout:
-        raise UserError(f"study {study!r} is being run by {_holder(note)}; wait for it, or stop it") from None
+        raise UserError(f"study {study!r} is being run by {_read_holder(holder)}; wait for it, or stop it") from None
     except OSError as error:
         lock.release()
-        raise UserError(f"{folder} cannot be written: {error}; run where it can") from None
+        raise UserError(f"{folder} is not writable: {error}; make it writable, or run in another folder") from None
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _ourselves() -> str:
+def _this_process() -> str:
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     return f"{_user()} (process {os.getpid()} on {socket.gethostname()}) since {since}"
 
@@ -48,8 +48,8 @@ def _user() -> str:
         return f"user {os.getuid()}"
 
 
-def _holder(note: Path) -> str:
+def _read_holder(file: Path) -> str:
     try:
-        return note.read_text() or "another process"
+        return file.read_text() or "another process"
     except FileNotFoundError:
         return "another process"

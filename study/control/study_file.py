@@ -1,4 +1,4 @@
-"""What stands in a study's folder beside its journal: what the study is, and how it ended."""
+"""The study file `study.json`, beside the journal: the study's settings and inputs, and how it ended."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from study.control.journal import Extended, Journal
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan
 from study.results.status import StudyStatus
-from study.searchers.registry import make_search
+from study.searchers.registry import make_searcher
 from study.space.configuration import Configuration
 from study.space.documents import validate
 from study.space.load import read_space
@@ -23,14 +23,14 @@ from study.trial.trial import InputIds, Trial, make_trial
 FILE = "study.json"
 
 
-def note(folder: Path, document: Mapping[str, Json], status: StudyStatus) -> None:
-    """Write down what a study is, and how it ended or that it is `running`."""
+def write_study_file(folder: Path, document: Mapping[str, Json], status: StudyStatus) -> None:
+    """Write a study's settings, inputs and status."""
     publish(folder / FILE, canonical({**document, "status": status}).encode())
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """A study by the note in its folder. inputs: the ids of the data, teacher and peer that it started from."""
+class StudyFile:
+    """A study as its file describes it. inputs: the ids of the data, teacher and peer that it started from."""
 
     folder: Path
     settings: Mapping[str, Any]
@@ -38,7 +38,8 @@ class Noted:
     status: StudyStatus
 
     @classmethod
-    def read(cls, folder: Path) -> "Noted":
+    def read(cls, folder: Path) -> "StudyFile":
+        """Read the study file in a folder."""
         document = json.loads((folder / FILE).read_text())
         return cls(folder, **{**document, "status": StudyStatus(document["status"])})
 
@@ -64,14 +65,14 @@ class Noted:
         return tuple(self.settings["seeds"])
 
     def queue(self) -> TrialQueue:
-        """Its trials as the journal has them. Raises UserError if another version of this program ran it."""
+        """Return its trials, replayed from the journal. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
-        return TrialQueue(make_search(plan), plan.seeds, self._make(plan), plan.rule(), self._journal)
+        return TrialQueue(make_searcher(plan), plan.seeds, self._make(plan), plan.rule(), self._journal)
 
     def earlier(self) -> Iterator[Trial]:
-        """The trials that it would have had before it was extended, many of which it may have still.
+        """Yield the trials planned before each extension, many of which the study may still have.
 
-        Of `tpe` and `nsga2`, whose trials no plan knows, none.
+        None for `tpe` and `nsga2`, whose trials no plan knows.
         """
         for record in self._journal.read():
             if isinstance(record, Extended):
@@ -87,7 +88,7 @@ class Noted:
 
 
 def planned(settings: Mapping[str, Any]) -> Plan:
-    """The plan that `Plan.document` described; names and descriptions are not in it."""
+    """Return the plan that `Plan.document` describes, without names and descriptions, which it leaves out."""
     space = {key: value for key, value in settings["space"].items() if key != "order" and value is not None}
     params = {name: space["params"][name] for name in settings["space"]["order"]}
     searched = read_space({**space, "params": params, "description": ""}, FILE)

@@ -1,7 +1,7 @@
-"""What runs next: a searcher proposes configurations, a scheduler decides which trials go on, a journal keeps both.
+"""The trials of a study: a searcher proposes them, a scheduler stops or promotes them, a journal records both.
 
-The queue's state is a function of its journal, and a record is on the disk before it takes effect. A study whose
-driver was killed opens the same journal and decides on as if nothing had happened.
+The queue's state is a function of its journal, and a record is on disk before it takes effect. After its driver is
+killed, a study replays the journal and continues as if undisturbed.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from study.control.journal import Asked, Ended, Extended, Journal, Left, Record,
 from study.results.status import TrialStatus
 from study.schedulers.priorities import Values
 from study.schedulers.scheduler import Decision, Rungs
-from study.searchers.searcher import Objectives, Search
+from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
 from study.trial.trial import Trial
 
 
 @dataclass
 class Entry:
-    """A trial in the queue, which alone decides its status. ended: how it ended last, even if it runs again now."""
+    """A trial in the queue; only the queue changes its status. ended: how it last ended, even if it runs again now."""
 
     trial: Trial
     configuration: Configuration
@@ -33,11 +33,11 @@ class Entry:
 class TrialQueue:
     """The trials of a study, in the order in which they were proposed.
 
-    make: the trial of a configuration and a seed; scheduler: None lets every trial run to its end; retry: only trials
-    that failed or diverged run, and nothing new is proposed.
+    make: returns the trial of a configuration and a seed; scheduler: None runs every trial to its end; retry: run only
+    the trials that failed or diverged, and propose no new ones.
     """
 
-    search: Search
+    searcher: Searcher
     seeds: Sequence[int]
     make: Callable[[Configuration, int], Trial]
     scheduler: Rungs | None
@@ -56,8 +56,8 @@ class TrialQueue:
                 self._replay(record, is_former=number < extended)
             except (KeyError, AssertionError, UserError) as error:
                 raise UserError(
-                    f"{self.journal.path}, record {number}: does not fit this study ({error!r}): its results may have "
-                    f"been made by another version of this program; choose another --name"
+                    f"{self.journal.path}, record {number}: does not fit this study ({error!r}): another version of "
+                    f"this program may have written it; choose another --name"
                 ) from error
         for key, entry in self.entries.items():
             if self.retry and entry.ended and entry.ended.has_no_score:
@@ -66,7 +66,7 @@ class TrialQueue:
                 entry.status = TrialStatus.WAITING
 
     def _retry(self, trial_id: str) -> None:
-        """Queue a trial that failed; the end of one that diverged becomes void, which a replay must know."""
+        """Queue a failed or diverged trial again; the end of a diverged one becomes void, which is journalled."""
         entry = self.entries[trial_id]
         if entry.status.is_result:
             self.journal.append(Retried(trial_id))
@@ -74,7 +74,7 @@ class TrialQueue:
         self.retried.append(trial_id)
 
     def _replay(self, record: Record, is_former: bool) -> None:
-        """is_former: the study was extended since, and a trial that it no longer has is skipped."""
+        """is_former: the record precedes the last extension, so trials that the study no longer has are skipped."""
         match record:
             case Asked(identity):
                 self._replay_ask(identity, is_former)
@@ -94,15 +94,15 @@ class TrialQueue:
 
     def _replay_ask(self, identity: str | None, is_former: bool) -> None:
         if identity is None:
-            assert is_former or self.search.ask() is None, "more comes next"
+            assert is_former or self.searcher.ask() is None, "the searcher has more configurations"
             self._exhausted = True
-        elif configuration := self.search.again(identity):
+        elif configuration := self.searcher.replay(identity):
             self._add(configuration)
         else:
-            assert is_former, f"{identity} is not what comes next"
+            assert is_former, f"the searcher does not propose {identity}"
 
     def next(self) -> Trial | None:
-        """A trial that may run now, and counts as running from here on; None if there is none, now or ever."""
+        """Return a trial that may run now, marked as running; None if none is ready or left."""
         while True:
             for entry in self._ready():
                 entry.status = TrialStatus.RUNNING
@@ -118,8 +118,8 @@ class TrialQueue:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to run; a trial that is running may still pause, and resume later."""
-        if self.retry:  # one may wait at a rung for others, which do not run now
+        """Whether nothing is left to run; a running trial does not count as done, as it may pause and resume."""
+        if self.retry:  # a paused trial may wait at a rung for others, which do not run now
             return not self._ready() and all(e.status is not TrialStatus.RUNNING for e in self.entries.values())
         return self.is_complete
 
@@ -129,7 +129,7 @@ class TrialQueue:
         return self._exhausted and all(entry.status.has_ended for entry in self.entries.values())
 
     def _ask(self) -> Configuration | None:
-        configuration = self.search.ask()
+        configuration = self.searcher.ask()
         self.journal.append(Asked(configuration.identity if configuration else None))
         if configuration is None:
             self._exhausted = True
@@ -143,10 +143,10 @@ class TrialQueue:
             self.entries.setdefault(trial.id, Entry(trial, configuration))
 
     def report(self, trial_id: str, epoch: int, values: Values | None) -> Decision:
-        """Decide whether a trial goes on after an epoch.
+        """Decide whether a trial continues after an epoch.
 
-        values: what the scheduler compares, None if it can no longer be measured, since another study trained the
-        student: the trial is then compared with none, and goes on.
+        values: what the scheduler compares; None if it can no longer be measured, since another study trained the
+        student: the trial then continues without being compared.
         """
         if self.scheduler is None or (epoch not in self.scheduler.levels):
             return Decision.CONTINUE
@@ -169,17 +169,17 @@ class TrialQueue:
             self.scheduler.leave(trial_id)
 
     def losers(self) -> dict[str, int]:
-        """Trials that lost at a rung (its epoch) and have no end yet, though none of them is running."""
+        """Return the idle trials that lost at a rung but have not ended yet: id -> the epoch of the rung."""
         lost = self.scheduler.stopped() if self.scheduler else {}
         idle = (TrialStatus.PAUSED, TrialStatus.WAITING)
         return {key: epoch for key, epoch in lost.items() if self.entries[key].status in idle}
 
     def requeue(self, trial_id: str) -> None:
-        """A trial that ran has not ended: it may run once more."""
+        """Queue a trial again that ran without ending."""
         self.entries[trial_id].status = TrialStatus.WAITING
 
     def end(self, trial_id: str, status: TrialStatus, reason: str, objectives: Objectives | None = None) -> None:
-        """End a trial; one that has ended with a result keeps that end."""
+        """End a trial; a trial that ended with a result keeps that end."""
         if self.entries[trial_id].status.is_result:
             return
         record = Ended(trial_id, status, reason, objectives)
@@ -192,19 +192,19 @@ class TrialQueue:
         entry.reason, entry.objectives = record.reason, record.objectives
         is_stopped = record.status is TrialStatus.STOPPED
         if self.scheduler and not is_stopped and (record.trial, self.scheduler.levels[-1]) not in self.scheduler.told:
-            self.scheduler.leave(record.trial)  # no rung waits for it: it failed, or trained nothing
+            self.scheduler.leave(record.trial)  # it failed, or trained nothing: no rung waits for it
         self._score(entry.configuration)
 
     def _score(self, configuration: Configuration) -> None:
-        """Tell the searcher about a configuration once, when all of its seeds have ended.
+        """Report a configuration to the searcher once, when the trials of all its seeds have ended.
 
-        A trial that failed and runs again changes nothing of what the searcher knows.
+        A retry changes nothing of what the searcher knows.
         """
         repetitions = [entry for entry in self.entries.values() if entry.configuration is configuration]
         ends = [entry.ended for entry in repetitions if entry.ended]
         if configuration.identity not in self._scored and len(ends) == len(repetitions):
             self._scored.add(configuration.identity)
-            self.search.tell(configuration, ends, _mean([entry.objectives for entry in repetitions]))
+            self.searcher.tell(configuration, ends, _mean([entry.objectives for entry in repetitions]))
 
 
 def _mean(each: Sequence[Objectives | None]) -> Objectives | None:

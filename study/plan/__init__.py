@@ -1,1 +1,1 @@
-"""What a study will do, and what it costs in time, disk and machines."""
+"""Plans: what a study will do, and what it costs in time, disk space and machines."""

@@ -1,4 +1,4 @@
-"""What a study takes on the disk, at most: reckoned from its plan before it starts."""
+"""An upper bound of a study's disk space, computed from its plan before it starts."""
 
 from collections.abc import Sequence
 
@@ -12,31 +12,31 @@ from study.plan.plan import Plan
 from study.space.declaration import TEACHER
 from study.units import size
 
-# Bytes beside the numbers themselves, each rounded up from what was measured.
-TENSOR = 512  # of a tensor in a file
-STAGE = 4096  # of a stage's description and measurement
-LAYER = 512  # of a layer in `layers.json`
+# Overhead in bytes, each rounded up from a measurement.
+TENSOR = 512  # a tensor in a file
+STAGE = 4096  # a stage's description and measurement
+LAYER = 512  # a layer in `layers.json`
 PROBE = 4096
-EPOCH = 512  # of an epoch in a student's history
-STORE, RUN, CURVES = 4_000_000, 20_000, 5_000  # of MLflow's database: empty, for a run, for the curves of an epoch
-FRONT, ROW = 500_000, 1_000  # of the front on the study's run: its figure, and a point in its tables
-TRIAL = 8192  # of the journal and of Ray's own notes
+EPOCH = 512  # an epoch in a student's history
+STORE, RUN, CURVES = 4_000_000, 20_000, 5_000  # MLflow's database: empty, a run, the curves of an epoch
+FRONT, ROW = 500_000, 1_000  # the front on the study's run: its figure, a point in its tables
+TRIAL = 8192  # a trial in the journal and in Ray's own files
 STATES = {"sgd": 1, "adam": 2, "adamw": 2}
-"""How many numbers an optimizer keeps for each parameter."""
+"""The number of values that an optimizer stores per parameter."""
 
 
 def describe(plan: Plan, slots: int, *, downloads: bool) -> str:
-    """The bound as a line with its parts. downloads: the data set has to be fetched, and is kept as it came."""
+    """Return the bound and its parts as one line. downloads: the data set is downloaded, and its files are kept."""
     parts = bound(plan, slots, downloads=downloads)
     named = ", ".join(f"{name} {size(taken)}" for name, taken in parts.items() if taken)
     return f"disk: at most {size(sum(parts.values()))}: {named}"
 
 
 def bound(plan: Plan, slots: int, *, downloads: bool) -> dict[str, int]:
-    """Bytes that the study adds to its folder at most at any moment, by what they are for.
+    """Return the most bytes that the study occupies in its folder at any time, by purpose.
 
-    Trials that fail keep a checkpoint until they are tried again, which counts as if they still ran; teachers of
-    an architecture that is not known before they are read count as a ResNet-50.
+    Failed trials keep a checkpoint until they are retried, and count as running; teachers whose architecture is
+    unknown before they are read count as a ResNet-50.
     """
     workload, shape = plan.workload, DATASETS[plan.workload.dataset].shape
     teacher = model(teacher_arch(workload), shape) if plan.needs_teacher else None
@@ -53,16 +53,16 @@ def bound(plan: Plan, slots: int, *, downloads: bool) -> dict[str, int]:
         parts["probes"] = students * _probed(plan) * PROBE
     quantized = [one for one in (student, teacher if TEACHER in plan.methods else None) if one]
     each = max(_points(one, widths) for one in quantized for widths in plan.space.bits)
-    return parts | {"points, as stages and in MLflow": plan.trial_count * each, "MLflow and journal": _noted(plan)}
+    return parts | {"points, as stages and in MLflow": plan.trial_count * each, "MLflow and journal": _records(plan)}
 
 
 def weights(network: Classifier) -> int:
-    """Bytes of a model's state."""
+    """Return the bytes of a model's state."""
     return sum(value.numel() * value.element_size() + TENSOR for value in network.state_dict().values())
 
 
 def checkpoint(student: Classifier, plan: Plan) -> int:
-    """Bytes of what training goes on from: weights, their average and the optimizer's, of two students at most."""
+    """Return the bytes of a checkpoint: weights, their average and optimizer state, of two students with a peer."""
     train = plan.workload.train
     taught = [METHODS[method] for method in plan.methods - {TEACHER}]
     copies = 1 + (train.ema > 0) + STATES[train.optimizer]
@@ -70,9 +70,10 @@ def checkpoint(student: Classifier, plan: Plan) -> int:
 
 
 def live(plan: Plan, slots: int) -> int:
-    """Checkpoints at a time: two in a slot when one takes the other's place, and that of a trial just stopped.
+    """Return the most checkpoints at a time.
 
-    Where all trials of a rung wait for each other, each has one.
+    A slot has two while one replaces the other, and that of a trial just stopped. Where all trials of a rung wait for
+    each other, each has one more.
     """
     return 3 * slots + (plan.trial_count if plan.space.scheduler.kind.promotion == "synchronous" else 0)
 
@@ -82,7 +83,7 @@ def _data(shape: Shape) -> int:
 
 
 def _given(network: Classifier, plan: Plan, spec: str) -> int:
-    """A teacher, or what peers start from; one that is trained here has checkpoints on the way."""
+    """Return the bytes of a teacher or of peer weights; those that are trained here also have checkpoints."""
     trained = (plan.workload.teacher_train or plan.workload.train).epochs * EPOCH
     return 2 * STAGE + weights(network) + (6 * weights(network) + 2 * trained if spec.startswith("train:") else 0)
 
@@ -95,24 +96,27 @@ def _logits(plan: Plan, shape: Shape, slots: int) -> int:
 
 
 def _student(network: Classifier, plan: Plan) -> int:
-    """A finished student, and its last checkpoint if a longer training may go on from it."""
+    """Return the bytes of a finished student, with its last checkpoint if a longer training can resume from it."""
     train = plan.workload.train
     kept = 0 if train.looks_ahead else checkpoint(network, plan)
     return weights(network) + EPOCH * train.epochs + STAGE + kept
 
 
 def _probed(plan: Plan) -> int:
-    """At most after how many epochs a student is measured."""
+    """Return the most epochs after which a student is probed."""
     return plan.workload.train.epochs if plan.space.scheduler.kind.needs_epochs else 0
 
 
 def _points(network: Classifier, widths: Sequence[int]) -> int:
-    """Bytes of a trial's points: each packed file and its layers lie in the stage and in MLflow."""
+    """Return the bytes of a trial's points: packed file and layers, in the stage and again in MLflow."""
     return sum(2 * packed(network, bits) + STAGE for bits in {FLOAT_BITS, *widths})
 
 
 def packed(network: Classifier, bits: int) -> int:
-    """Bytes of the packed model and its layers: codes of one bit more in some alphabets, scale and bias a channel."""
+    """Return the bytes of the packed model and its layers.
+
+    Some alphabets take one bit more per code; each channel has a scale and a bias.
+    """
     tensors = list(network.parameters())
     layers = [tensor for tensor in tensors if tensor.ndim > 1]
     codes = sum(tensor.numel() * min(bits + 1, FLOAT_BITS) // 8 + 1 for tensor in layers)
@@ -120,7 +124,7 @@ def packed(network: Classifier, bits: int) -> int:
     return codes + rest + len(layers) * (5 * TENSOR + LAYER)
 
 
-def _noted(plan: Plan) -> int:
+def _records(plan: Plan) -> int:
     runs = 1 + plan.trial_count * (1 + len(plan.widths))
     points = plan.trial_count * len(plan.widths)
     curves = plan.trial_count * plan.workload.train.epochs * CURVES

@@ -1,4 +1,4 @@
-"""What a study is going to do, known before anything runs: its trials, their students, its points."""
+"""The plan of a study, known before anything runs: its trials, their students and points."""
 
 import json
 import re
@@ -38,19 +38,19 @@ class Plan:
 
     @property
     def is_adaptive(self) -> bool:
-        """The searcher decides as it goes: how many trials there will be is known, but not which."""
+        """Whether the searcher chooses trials by earlier results, so that only their number is known."""
         return self.space.searcher in ADAPTIVE
 
     @property
     def configurations(self) -> Sequence[Configuration]:
-        """What will be tried, as far as it is known: all of it, or nothing under an adaptive searcher."""
+        """The configurations that will be tried; empty for an adaptive searcher, whose choices are unknown."""
         return () if self.is_adaptive else self.expected
 
     @cached_property
     def expected(self) -> Sequence[Configuration]:
-        """What will be tried; under an adaptive searcher what a random one would try, to reckon with.
+        """The configurations that will be tried; for an adaptive searcher those of a random one, for estimates.
 
-        Random draws depend on the first of the seeds.
+        Random draws are seeded by the first of the seeds.
         """
         if self.space.searcher == "grid":
             return list(islice(self.space, self.space.trials))
@@ -59,34 +59,34 @@ class Plan:
 
     @property
     def trial_count(self) -> int:
-        """How many trials there will be, at most if the searcher is adaptive."""
+        """The number of trials, the maximum if the searcher is adaptive."""
         tried = self.space.trials if self.is_adaptive else len(self.expected)
         assert tried is not None
         return tried * len(self.seeds)
 
     @property
     def runs(self) -> list[tuple[Configuration, int]]:
-        """Every trial that is known as its configuration and seed."""
+        """The configuration and seed of every known trial."""
         return [(configuration, seed) for configuration in self.configurations for seed in self.seeds]
 
     @property
     def students(self) -> int:
-        """How many students are distilled by `expected`: configurations that differ in bits alone share theirs."""
+        """The number of students of `expected`: configurations that differ only in bits share a student."""
         return len({c.student for c in self.expected if c.method != TEACHER}) * len(self.seeds)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The bit widths of all trials' points, float first."""
+        """The bit widths of the points of all trials, float first."""
         return tuple(dict.fromkeys((FLOAT_BITS, *(bits for widths in self.space.bits for bits in widths))))
 
     @property
     def points(self) -> int:
-        """How many points there will be, as far as `expected` tells."""
+        """The number of points of `expected`."""
         return sum(len({FLOAT_BITS, *c.bits}) for c in self.expected) * len(self.seeds)
 
     @cached_property
     def methods(self) -> set[str]:
-        """The methods that trials may have."""
+        """The methods that the trials may use."""
         if self.is_adaptive:
             return {str(values[METHOD]) for values in self.space.cases()}
         return {configuration.method for configuration in self.configurations}
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def needs_peer(self) -> bool:
-        """Some students learn beside a peer that starts from given weights."""
+        """Whether any student learns beside a peer that starts from given weights."""
         distilling = self.methods - {TEACHER}
         return self.workload.peer_init is not None and any(METHODS[method].needs_peer for method in distilling)
 
@@ -106,9 +106,9 @@ class Plan:
         return self.methods != {TEACHER}
 
     def rule(self) -> Rungs | None:
-        """The scheduler's rule in its first state; None if every trial runs to its end.
+        """Return the scheduler's rule in its first state; None if every trial runs to its end.
 
-        Raises UserError for rungs that the trainings never reach.
+        Raises UserError if the trainings are too short to reach a rung.
         """
         scheduler = self.space.scheduler
         if scheduler.kind.promotion is None:
@@ -118,17 +118,17 @@ class Plan:
         return make_rule(scheduler.name, config)
 
     def document(self) -> dict[str, Json]:
-        """Everything that decides what the study does, as JSON; the words that only describe it left out."""
+        """Return everything that determines what the study does, as JSON, without descriptions."""
         space, workload = self.space.document(), asdict(self.workload)
         del workload["description"]
         versions = {"data": DATA_VERSION, "split": SPLIT_VERSION, "student": STUDENT_VERSION, "point": POINT_VERSION}
         document = {"space": space, "workload": workload, "seeds": self.seeds}
-        document["versions"] = versions  # other results need another default name
+        document["versions"] = versions  # different results need a different default name
         plain: dict[str, Json] = json.loads(canonical(document))
         return plain
 
     def params(self) -> dict[str, Any]:
-        """What all trials have in common, flat, as a comparison in the MLflow UI needs it."""
+        """Return the parameters that all trials share, flat, as comparisons in the MLflow UI need them."""
         workload = self.workload
         return {
             "space": self.space_name,
@@ -150,12 +150,12 @@ class Plan:
 
     @property
     def default_name(self) -> str:
-        """A name that the same command always gets, and no other."""
+        """A name that is unique to the plan, and the same for the same command."""
         return f"{self.space_name}-{self.workload_name}-{digest(self.document())[:6]}"
 
 
 def check_name(name: str) -> str:
-    """Raise UserError unless `name` can be a folder, an MLflow experiment and a word on a command line."""
+    """Return `name`; raise UserError unless it can name a folder, an MLflow experiment and a command-line argument."""
     if not NAME.fullmatch(name):
         raise UserError(
             f"study name {name!r}: must be 1 to 100 letters, digits, '.', '_' or '-', a letter or digit first"
@@ -164,7 +164,7 @@ def check_name(name: str) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Every setting in which a study's document differs from what it was, and how."""
+    """Return a description of every setting that differs between two documents of a study, by dotted key."""
     old, new = flat(before), flat(now)
     return {
         key: f"{key} was {old.get(key, 'absent')}, is now {new.get(key, 'absent')}"
@@ -174,7 +174,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Return nested mappings as one with dotted keys."""
     found: dict[str, Any] = {}
     for key, value in document.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

@@ -1,4 +1,4 @@
-"""Where a study runs: its folder, its machines, and how many trials fit on them at a time."""
+"""The resources of a study: its folder, its machines, and how many concurrent trials fit on them."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from kdq.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one trial takes: processor cores (its threads) and a share of a GPU."""
+    """The resources of one trial: CPU cores (one thread each) and GPUs, or a share of one."""
 
     cpus: float
     gpus: float
@@ -26,7 +26,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine that trials run on; id: Ray's for a node of a cluster, empty for the machine we are on."""
+    """A machine that trials run on. id: Ray's id of a cluster node, empty for this machine."""
 
     name: str
     cores: float
@@ -34,7 +34,7 @@ class Machine:
     id: str = ""
 
     def slots(self, trial: Resources) -> int:
-        """How many such trials run here at a time; a trial with a share of a GPU has that of one GPU."""
+        """Return how many such trials fit here at a time; a share of a GPU is never split over two GPUs."""
         by_cpu = int(self.cores / trial.cpus)
         if not trial.gpus:
             return by_cpu
@@ -43,25 +43,25 @@ class Machine:
 
 
 def root_folder(given: str | None) -> Path:
-    """The folder for all that a study keeps: `mlruns` if nothing is given.
+    """Return the absolute folder for all that a study keeps, `mlruns` by default.
 
-    Raises UserError for a folder that is not there (a mistyped one would be made here, unseen by other machines) and
-    for an address of an object store.
+    Raises UserError if the folder does not exist (a mistyped one would be created here, invisible to other machines)
+    or is the address of an object store.
     """
     if given is None:
         return Path("mlruns").absolute()
     if "://" in given:
         raise UserError(
-            f"--storage-path {given}: must be a folder, since trials lock what they make there, which object stores "
-            f"cannot do; give one that all machines mount, such as NFS, EFS or Filestore"
+            f"--storage-path {given}: must be a folder, since trials lock their stages there, which object stores do "
+            f"not support; use one that all machines mount, such as NFS, EFS or Filestore"
         )
     if not Path(given).is_dir():
-        raise UserError(f"--storage-path {given}: there is no such folder; make or mount it")
+        raise UserError(f"--storage-path {given}: there is no such folder; create or mount it")
     return Path(given).absolute()
 
 
 def here() -> Machine:
-    """This machine, with the cores that this process may use, which in a container are fewer than there are."""
+    """Return this machine with the cores available to this process, in a container fewer than the machine has."""
     import torch
 
     return Machine("this machine", cores(), torch.cuda.device_count())
@@ -72,16 +72,18 @@ def cores() -> int:
 
 
 def resources(cpus: float | None, gpus: float | None, machines: Sequence[Machine]) -> Resources:
-    """What a trial takes; on a CPU one thread a trial and as many trials as cores is fastest.
+    """Return the resources of a trial. On a CPU, one thread per trial and one trial per core are fastest.
 
-    cpus, gpus: what the user asks for, if anything. Raises UserError for what fits on none of the machines.
+    cpus, gpus: the user's options, None for the defaults. Raises UserError if a trial fits on no machine.
     """
     cpus, most = cpus or 1.0, max(machines, key=lambda machine: machine.gpus)
     gpus = min(most.gpus, 1) if gpus is None else gpus
     if gpus > most.gpus:
-        raise UserError(f"--gpus-per-trial {gpus:g}: {most.name} has {most.gpus} GPUs; leave it out to use the CPU")
+        raise UserError(
+            f"--gpus-per-trial {gpus:g}: {most.name} has {most.gpus} GPUs; give at most that, or 0 for the CPU"
+        )
     if gpus > 1 and gpus != int(gpus):
-        raise UserError(f"--gpus-per-trial {gpus:g}: must be a share of one GPU, or a whole number of them")
+        raise UserError(f"--gpus-per-trial {gpus:g}: must be a share of one GPU, or a whole number of GPUs")
     largest = max((m for m in machines if m.gpus >= gpus), key=lambda machine: machine.cores)
     if cpus > largest.cores:
         raise UserError(f"--cpus-per-trial {cpus:g}: {largest.name} has {largest.cores:g} cores; give at most that")
@@ -89,5 +91,5 @@ def resources(cpus: float | None, gpus: float | None, machines: Sequence[Machine
 
 
 def slots(trial: Resources, machines: Sequence[Machine]) -> int:
-    """How many trials run at a time, on all machines together."""
+    """Return the number of concurrent trials on all machines together."""
     return sum(machine.slots(trial) for machine in machines)

@@ -1,1 +1,1 @@
-"""What is tried next: a grid, a random draw, or one of Optuna's samplers."""
+"""Searchers: a grid, a random draw, or one of Optuna's samplers."""

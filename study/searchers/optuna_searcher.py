@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     import optuna
 
 REPEATS = 20
-"""So many suggestions in a row of what was tried already show that a sampler has settled."""
+"""A sampler has converged if this many suggestions in a row were tried before."""
 
 
-class Adaptive:
-    """Optuna's TPE or NSGA-II on two objectives: accuracy up, total bits down.
+class OptunaSearcher:
+    """Optuna's TPE or NSGA-II on two objectives: accuracy is maximised, total bits are minimised.
 
-    A configuration whose trials were not all completed is pruned if one was stopped, and failed if not; it is never
-    complete with made-up values. One that is proposed again, which only discrete spaces see, is not tried
-    again: Optuna is told what came of it the first time.
+    Optuna records a configuration as failed if a trial failed or diverged, else as pruned if one was stopped; it
+    is never complete with made-up values. A configuration that a sampler proposes again, as in discrete spaces,
+    is not tried again: Optuna gets the results of the first time.
     """
 
     def __init__(self, space: Space, seed: int) -> None:
@@ -43,12 +43,12 @@ class Adaptive:
                 self._tell(trial, *self._known[identity])
         return self._untried()
 
-    def again(self, identity: str) -> Configuration | None:
+    def replay(self, identity: str) -> Configuration | None:
         configuration = self.ask()
         return configuration if configuration and configuration.identity == identity else None
 
     def _untried(self) -> Configuration | None:
-        """One at random, for a sampler that has settled on what is known; Optuna does not hear of it."""
+        """Return a random configuration not yet tried, for a converged sampler; Optuna has no trial for it."""
         count = int(min(len(self._trials) + 1, self.space.size))
         drawn = self.space.samples(self.seed, count)
         left = next((one for one in drawn if one.identity not in self._trials), None)
@@ -82,7 +82,7 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler: optuna.samplers.BaseSampler
     if space.searcher == "tpe":
-        # Trials that run at the same time are taken for bad ones, so that the next is not a copy of them.
+        # Running trials count as bad ones, so that the next suggestion is not a copy of them.
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     else:
         sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=population(space.trials or 0))
@@ -90,5 +90,8 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
 
 
 def population(trials: int) -> int:
-    """Of NSGA-II: four generations at least, since with Optuna's 50 a search of fewer trials would be a random one."""
+    """Return NSGA-II's population size: a quarter of the trials, from 4 to Optuna's 50.
+
+    With 50, a search of up to 50 trials would be random.
+    """
     return max(4, min(50, trials // 4))

@@ -1,4 +1,4 @@
-"""Searchers: what a study tries next. Each is asked for configurations and told what came of them."""
+"""Searchers: they propose the configurations that a study tries, and learn how these ended."""
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
@@ -10,30 +10,30 @@ from study.results.status import TrialStatus
 from study.space.configuration import Configuration
 
 Objectives = tuple[float, float]
-"""Validation accuracy in percent, to be high, and total bits, to be low: means over a configuration's points."""
+"""Validation accuracy in percent, maximised, and total bits, minimised: means over a configuration's points."""
 
 
 def objectives(points: Sequence[Point]) -> Objectives:
-    """Those of a trial's points: of its quantized models, or of the float one if there is no other."""
+    """Return the objectives of a trial: over its quantized points, or over the float one if it has no other."""
     mine = [point for point in points if point.bits != FLOAT_BITS] or points
     return fmean(point.val_top1 for point in mine), fmean(point.total_bits for point in mine)
 
 
-class Search(Protocol):
-    """Its answers depend only on its seed and on the order of what it was asked and told."""
+class Searcher(Protocol):
+    """Proposes configurations; a deterministic function of its seed and of the order of all calls."""
 
     def ask(self) -> Configuration | None:
-        """The next configuration, none twice; None: there is no other."""
+        """Return the next configuration, each at most once; None if there is none left."""
 
-    def again(self, identity: str) -> Configuration | None:
-        """As `ask`, when it is known what came next before; None: it does not come next, or is not proposed at all."""
+    def replay(self, identity: str) -> Configuration | None:
+        """Return the configuration of this identity, proposed in an earlier run; None if it is not proposed here."""
 
     def tell(self, configuration: Configuration, ends: Sequence[TrialStatus], objectives: Objectives | None) -> None:
-        """How its trials ended, one for each seed, and what they reached, if all were completed."""
+        """Take the results of a configuration: the end of each seed's trial; the objectives if all completed."""
 
 
-class Listed:
-    """The configurations of a grid or a random draw, in their order."""
+class ListSearcher:
+    """Proposes the configurations of a grid or a random draw in their order."""
 
     def __init__(self, configurations: Iterable[Configuration]) -> None:
         self._left = {configuration.identity: configuration for configuration in configurations}
@@ -41,9 +41,9 @@ class Listed:
     def ask(self) -> Configuration | None:
         return self._left.pop(next(iter(self._left))) if self._left else None
 
-    def again(self, identity: str) -> Configuration | None:
-        """Any of them: in a study that was extended since, others may have come before."""
+    def replay(self, identity: str) -> Configuration | None:
+        """Return any configuration not yet proposed: if the study was extended since, the order may have changed."""
         return self._left.pop(identity, None)
 
     def tell(self, configuration: Configuration, ends: Sequence[TrialStatus], objectives: Objectives | None) -> None:
-        """It takes no interest."""
+        """Ignore the results: the list is fixed."""

@@ -91,7 +91,7 @@ def run_trial(trial: Trial, inputs: Inputs, device: str, log: Path, probing: Pro
     except Diverged as error:
         yield _failed(TrialStatus.DIVERGED, str(error).removeprefix("diverged "), log, error)
     except Exception as error:
-        yield _failed(failures.ends_as(failures.text(error)), _first_line(error), log, error)
+        yield _failed(failures.end_status(failures.full_text(error)), _first_line(error), log, error)
     else:
         yield TrialEnded(TrialStatus.COMPLETED)
 
@@ -202,7 +202,7 @@ def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset)
 
 
 def _failed(status: TrialStatus, reason: str, log: Path, error: BaseException) -> TrialEnded:
-    return TrialEnded(status, reason, _describe(log), failures.text(error))
+    return TrialEnded(status, reason, _describe(log), failures.full_text(error))
 
 
 def _first_line(error: BaseException) -> str:

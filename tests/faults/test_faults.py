@@ -196,7 +196,7 @@ def test_a_worker_killed_in_mid_epoch(study: Study, undisturbed: Study) -> None:
     study.reach(lambda: bool(study.stages("student/*/state.pt")))
     named(driver, "ray::ImplicitFunc").kill()
     study.finish()
-    assert "its worker died, and another goes on with it" in study.output.read_text()
+    assert "its worker died and another resumes it" in study.output.read_text()
     assert "Traceback" not in study.output.read_text()
     check_same(study, undisturbed)
 

@@ -75,9 +75,9 @@ def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
             assert log.read_text()
     (counts,) = [line for line in lines if line.startswith("study s: failed")]
     assert all(f"{count} {word}" in counts for word, count in Counter(ENDS.values()).items())
-    assert result.stdout.count("its worker died, and another goes on") == 2
+    assert result.stdout.count("its worker died and another resumes it") == 2
     assert result.stdout.count("likely cause: the GPU's memory") == 1
-    assert result.stdout.count("likely cause: the worker was killed") == 1
+    assert result.stdout.count("likely cause: the worker crashed or was killed") == 1
 
     attempts: dict[str, list[str]] = {}
     for line in (tmp_path / "attempts").read_text().splitlines():
@@ -105,9 +105,9 @@ def test_three_that_fail_alike_stop_the_study_and_mended_it_goes_on(
     assert result.returncode == 1, result.stdout + result.stderr
     assert "3 failed" in result.stdout
     stopped, cause, hint = result.stderr.splitlines()
-    assert stopped.startswith("error: study 'small' stopped, since 3 trials failed alike: UserError: ")
+    assert stopped.startswith("error: study 'small' stopped: 3 trials failed for the same reason: UserError: ")
     assert Path(stopped.partition("(log: ")[2].rstrip(")")).read_text().startswith("Traceback")
-    assert cause.startswith("likely cause: a file of the data, the teacher or a stage has gone")
+    assert cause.startswith("likely cause: a file of the data, the teacher or a stage is missing")
     assert "run the same command again" in hint
     (study,) = of_kind(tmp_path, "small", "study")
     assert study.data.tags["kdq.status"] == "failed"
@@ -137,4 +137,4 @@ def test_one_that_fails_again_and_again_is_counted_once(
     assert main(["--space", "space.yaml", *(f"--set={key}={value}" for key, value in tiny.items())]) == 1
     printed = capsys.readouterr()
     assert "trials: 2 failed" in printed.out
-    assert "failed alike" not in printed.err
+    assert "failed for the same reason" not in printed.err

@@ -92,7 +92,7 @@ def test_a_retry_mends_what_failed_and_touches_nothing_else(
         return real(*arguments)
 
     assert study("--retry-failed") == 2
-    assert "study 's' has run no trial here: leave --retry-failed out" in capsys.readouterr().err
+    assert "study 's' has run no trial here: omit --retry-failed" in capsys.readouterr().err
     real = worker.measure
     monkeypatch.setattr(worker, "measure", measure)
     assert study() == 1
@@ -133,7 +133,7 @@ def test_another_space_keeps_what_is_common_and_marks_the_rest(
     assert study() == 0, "it was not extended"
     assert ends("trial") | ends("point") == before
     assert study(*other, "--extend") == 0
-    assert "extended: trials kept: 1; not in its space any more: 1" in said(capsys)
+    assert "extended: trials kept: 1; no longer in its space: 1" in said(capsys)
     assert trained == {1: 1, 2: 1}
     assert (betas("trial"), betas("former trial")) == ({"4.0", "6.0"}, {"2.0"})
     assert (betas("point"), betas("former point")) == ({"4.0", "6.0"}, {"2.0"})
@@ -158,7 +158,7 @@ def test_more_epochs_go_on_where_the_schedule_is_constant_and_begin_anew_where_n
     assert study(*CONSTANT) == 0
     trained.clear()
     assert study(*CONSTANT, "--extend", "--set", "train.epochs=4") == 0
-    assert "epochs 2 -> 4: 2 of 2 kinds of students go on from epoch 2" in said(capsys)
+    assert "epochs 2 -> 4: 2 of 2 student configurations are resumed from epoch 2" in said(capsys)
     assert trained == {3: 2, 4: 2}
     assert len(runs("trial")) == len(runs("former trial")) == 2
     for run in runs("trial").values():
@@ -169,7 +169,7 @@ def test_more_epochs_go_on_where_the_schedule_is_constant_and_begin_anew_where_n
     trained.clear()
     assert study("--name", "cosine") == 0
     assert study("--name", "cosine", "--extend", "--set", "train.epochs=3") == 0
-    assert "2 of 2 kinds of students are trained anew, since the schedule 'cosine'" in said(capsys)
+    assert "2 of 2 student configurations are retrained, since the schedule 'cosine'" in said(capsys)
     assert trained == {1: 4, 2: 4, 3: 2}
     students = {path.parent for path in Path("mlruns/stages/student").glob("*/stage.json")}
     assert main(["--prune", "cosine", "--yes"]) == 0

@@ -147,7 +147,7 @@ def test_a_study_loses_nothing_with_a_node(
         node.kill()
         status = driver.wait(PATIENCE)
     assert status == 0, output()
-    assert "its worker died, and another goes on with it" in output()
+    assert "its worker died and another resumes it" in output()
     assert "2 completed" in output()
     assert list((there / "store" / "ray").iterdir()) == []
 

@@ -42,12 +42,12 @@ ALLOWED = {
     "a grid after tpe": (plan(searcher="tpe", trials=5), plan()),
 }
 REFUSED = {
-    r"extended to other workload\.train\.lr: choose another": (plan(), plan(train={"train.lr": 0.3})),
-    "stopped by another scheduler": (plan(), plan(scheduler="asha")),
-    "decides a rung once": (plan(scheduler="halving"), plan(scheduler="halving", seeds=(0, 1))),
-    "tpe would have proposed other trials under other space.bits": (tpe(10), tpe(10, bits=(2,))),
-    "tpe would have proposed other trials under other space.searcher": (plan(), plan(searcher="tpe", trials=5)),
-    "fewer trials, since tpe may have proposed 10": (tpe(10), tpe(9)),
+    r"an extension cannot change workload\.train\.lr: choose another": (plan(), plan(train={"train.lr": 0.3})),
+    "another scheduler decided which": (plan(), plan(scheduler="asha")),
+    "decides each rung once": (plan(scheduler="halving"), plan(scheduler="halving", seeds=(0, 1))),
+    "tpe would have proposed other trials with another space.bits": (tpe(10), tpe(10, bits=(2,))),
+    "tpe would have proposed other trials with another space.searcher": (plan(), plan(searcher="tpe", trials=5)),
+    "fewer trials, since tpe may already have proposed 10": (tpe(10), tpe(9)),
     "generations of 5 instead of 4": (tpe(10, "nsga2"), tpe(20, "nsga2")),
 }
 
@@ -84,9 +84,9 @@ def test_a_study_of_another_version_is_refused_whatever_else_changed(extend: boo
     with pytest.raises(UserError) as refused:
         check("s", before, plan(seeds=(0, 1)), extend=extend)
     assert str(refused.value) == (
-        f"study 's' was begun by another version of this program (versions.point was 2, is now {POINT_VERSION}), and "
-        "results of different versions are not comparable: choose another --name, where stages of the same version are "
-        "used again"
+        f"study 's' was started by another version of this program (versions.point was 2, is now {POINT_VERSION}), and "
+        "results of different versions are not comparable: choose another --name, which reuses stages of the same "
+        "version"
     )
 
 
@@ -97,7 +97,7 @@ def test_a_trial_that_others_were_compared_with_must_stay(tmp_path: Path) -> Non
     for trial in "aab":
         journal.append(Reported(trial, 1, (), Decision.CONTINUE))
     check_rungs("s", journal, ["a", "b", "c"])
-    with pytest.raises(UserError, match="1 of the trials that its scheduler has compared others with"):
+    with pytest.raises(UserError, match="lacks 1 of the trials that its scheduler has compared"):
         check_rungs("s", journal, ["b"])
 
 
@@ -105,14 +105,14 @@ def test_a_trial_that_others_were_compared_with_must_stay(tmp_path: Path) -> Non
     ("before", "now", "said"),
     [
         ({}, {"train.epochs": 10}, ""),
-        ({}, {"train.epochs": 20}, "are trained anew, since the schedule 'cosine'"),
-        (CONSTANT, CONSTANT | {"train.epochs": 20}, "go on from epoch 10"),
-        (CONSTANT, CONSTANT | {"train.epochs": 5}, "cannot be made shorter"),
+        ({}, {"train.epochs": 20}, "are retrained, since the schedule 'cosine'"),
+        (CONSTANT, CONSTANT | {"train.epochs": 20}, "are resumed from epoch 10"),
+        (CONSTANT, CONSTANT | {"train.epochs": 5}, "cannot be shortened"),
         ({"train.schedule": "step"}, {"train.schedule": "step", "train.epochs": 20}, "milestones are at other epochs"),
         (
             {"train.schedule": "step"},
             {"train.schedule": "step", "train.epochs": 20, "train.milestones": [0.25, 0.375]},
-            "go on from epoch 10",
+            "are resumed from epoch 10",
         ),
     ],
 )
@@ -127,4 +127,4 @@ def test_a_method_whose_loss_depends_on_the_length_is_named() -> None:
     old, new = (plan("joint", train=CONSTANT | {"train.epochs": epochs}) for epochs in (10, 20))
     lines = lengthened(old.document(), new)
     assert any("warmup of dkd is a share of the training" in line for line in lines)
-    assert any("go on from epoch 10" in line for line in lines)
+    assert any("are resumed from epoch 10" in line for line in lines)

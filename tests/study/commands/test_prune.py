@@ -12,7 +12,7 @@ import pytest
 from kdq.errors import UserError
 from study.commands.options import ROOT, PruneOptions
 from study.commands.prune import prune
-from study.control.lock import alone
+from study.control.lock import study_lock
 from study.control.study_file import FILE, planned
 from study.plan.plan import Plan
 from study.run import main
@@ -122,10 +122,10 @@ def test_a_dry_run_lists_and_removes_nothing(
     [
         (
             ["--prune", "small", "--seeds", "1", "--extend"],
-            "--prune: not with --seeds, --extend; it takes --yes, --dry",
+            "--prune: not allowed with --seeds, --extend; it takes --yes, --dry",
         ),
-        (["--prune", "small", "--set", "train.lr=1"], "--prune: not with --set; "),
-        (["--space", "dkd_grid", "--yes"], "--yes: only with --prune"),
+        (["--prune", "small", "--set", "train.lr=1"], "--prune: not allowed with --set; "),
+        (["--space", "dkd_grid", "--yes"], "--yes: only allowed with --prune"),
     ],
 )
 def test_options_that_mean_nothing_there_are_refused(
@@ -146,7 +146,7 @@ def test_a_study_that_is_not_finished_is_refused(folder: Path, status: str, word
 
 def test_a_study_that_runs_or_is_unknown_is_refused(folder: Path) -> None:
     root = folder / "mlruns"
-    with alone(root / "running", "small"), pytest.raises(UserError, match="'small' is being run by"):
+    with study_lock(root / "running", "small"), pytest.raises(UserError, match="'small' is being run by"):
         prune(PruneOptions("small", str(root), yes=True))
     with pytest.raises(UserError, match="unknown study 'smal': did you mean 'small'"):
         prune(PruneOptions("smal", str(root), yes=True))

@@ -21,13 +21,13 @@ from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import build
 from kdq.pipeline.student import StudentSpec
 from kdq.store.folder_store import StageStore
-from study.console.failures import CAUSES, ends_as, kind, likely, text
+from study.console.failures import CAUSES, end_status, failure_kind, full_text, likely_cause
 from study.results.status import TrialStatus
 from study.trial.events import TrialEnded
 from study.trial.trial import Trial
 from study.trial.worker import DataRef, Inputs, Probing, run_trial
 
-MISSING = "has gone"
+MISSING = "is missing"
 FULL = "the disk is full"
 MEMORY = "the machine's memory"
 FIT = "teacher, student and data"
@@ -122,24 +122,24 @@ SAID = {
         "OSError: [Errno 122] Disk quota exceeded: '/a'",
         "mlflow.exceptions.MlflowException: (sqlite3.OperationalError) database or disk is full",
     ],
-    "may not write": [
+    "no write permission": [
         "PermissionError: [Errno 13] Permission denied: '/a'",
         "OSError: [Errno 30] Read-only file system: '/a'",
         "safetensors_rust.SafetensorError: Error while serializing: I/O error: Permission denied (os error 13)",
     ],
-    "network's storage": [
+    "network storage": [
         "OSError: [Errno 116] Stale file handle: '/a'",
         "NotImplementedError: FileSystem does not appear to support flock; use SoftFileLock instead",
     ],
-    "so many files": ["OSError: [Errno 24] Too many open files: '/a'"],
-    "do not fit together": [
+    "too many open files": ["OSError: [Errno 24] Too many open files: '/a'"],
+    "are incompatible": [
         "RuntimeError: CUDA error: no kernel image is available for execution on the device",
         "RuntimeError: Found no NVIDIA driver on your system.",
         "AssertionError: Torch not compiled with CUDA enabled",
     ],
     FIT: ["torch.AcceleratorError: CUDA error: device-side assert triggered"],
     "the GPU failed": ["torch.AcceleratorError: CUDA error: an illegal memory access was encountered"],
-    "worker was killed": [
+    "worker crashed or was killed": [
         "The actor died unexpectedly before finishing this task.\n\tclass_name: ImplicitFunc\n"
         "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
     ],
@@ -152,19 +152,19 @@ def test_real_errors_have_their_cause(name: str, tmp_path: Path) -> None:
     what, fail = REAL[name]
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whichever it is, by its text
         fail(tmp_path)
-    cause = likely(text(caught.value))
-    assert cause, text(caught.value)
+    cause = likely_cause(full_text(caught.value))
+    assert cause, full_text(caught.value)
     assert what in cause.what
-    assert ends_as(text(caught.value)) == ("out_of_memory" if what == MEMORY else "failed")
+    assert end_status(full_text(caught.value)) == ("out_of_memory" if what == MEMORY else "failed")
 
 
 def test_those_that_cannot_be_had_here_have_theirs() -> None:
     for what, errors in SAID.items():
         for said in errors:
-            cause = likely(said)
+            cause = likely_cause(said)
             assert cause, said
             assert what in cause.what, said
-            assert (ends_as(said) == "out_of_memory") == ("memory is too small" in cause.what)
+            assert (end_status(said) == "out_of_memory") == ("memory is too small" in cause.what)
 
 
 def test_every_cause_has_an_error() -> None:
@@ -174,10 +174,10 @@ def test_every_cause_has_an_error() -> None:
 
 def test_others_are_unknown_and_alike_but_for_their_numbers() -> None:
     one, other = "ValueError: 3 of 00ff00ff00ff00ff", "ValueError: 14 of a0a0a0a0a0a0a0a0"
-    assert likely(one) is None
-    assert ends_as(one) == "failed"
-    assert kind(one, one) == kind(other, other) != kind("ValueError: 3 in all", "")
-    assert kind("a", "[Errno 28] x") == kind("b", "[Errno 122] y")
+    assert likely_cause(one) is None
+    assert end_status(one) == "failed"
+    assert failure_kind(one, one) == failure_kind(other, other) != failure_kind("ValueError: 3 in all", "")
+    assert failure_kind("a", "[Errno 28] x") == failure_kind("b", "[Errno 122] y")
 
 
 def test_a_log_that_cannot_be_written_hides_no_failure() -> None:

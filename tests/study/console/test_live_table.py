@@ -8,17 +8,17 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from study.commands import run as run_module
-from study.console.live_table import Progress
+from study.console.live_table import LiveTable
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.run import main
 from study.units import duration
 
 
-def progress(terminal: bool = False) -> tuple[Progress, io.StringIO]:
+def live_table(terminal: bool = False) -> tuple[LiveTable, io.StringIO]:
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=120, color_system=None)
-    shown = Progress("s", slots=1, total=3, console=console)
+    shown = LiveTable("s", slots=1, total=3, console=console)
     for number in range(3):
         shown.add(f"t{number}", f"dkd beta={number}", epochs=2, points=2)
     return shown, output
@@ -29,7 +29,7 @@ def point(val: float, bits: int = 4) -> Point:
 
 
 def test_a_pipe_gets_a_whole_line_an_event() -> None:
-    shown, output = progress()
+    shown, output = live_table()
     with shown:
         shown.start("t0")
         shown.epoch("t0", 1, 50.0)
@@ -41,7 +41,7 @@ def test_a_pipe_gets_a_whole_line_an_event() -> None:
 
 
 def test_the_table_shows_states_the_best_and_the_time_left() -> None:
-    shown, output = progress(terminal=True)
+    shown, output = live_table(terminal=True)
     shown.start("t0")
     assert "known after the first trial" in shown.time_left()
     shown.point("t0", point(90.0, bits=8))
@@ -57,7 +57,7 @@ def test_the_table_shows_states_the_best_and_the_time_left() -> None:
 
 
 def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:
-    shown, output = progress(terminal=True)
+    shown, output = live_table(terminal=True)
     with shown:
         shown.start("t0")
         shown.end("t0", TrialStatus.FAILED, "ValueError: " + "x" * 200, "/a/log")
@@ -75,7 +75,7 @@ def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:
 
 
 def test_the_estimate_counts_only_trials_that_ran_here() -> None:
-    shown, _ = progress()
+    shown, _ = live_table()
     shown.end("t0", TrialStatus.COMPLETED, "", None)  # finished by a former run: it took no time
     assert "known after the first trial" in shown.time_left()
     for trial in ("t1", "t2"):
@@ -94,8 +94,8 @@ def test_durations(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
-        (MlflowException("API request to http://host:1/api failed"), "start it again, or mend --tracking-uri"),
-        (OSError(28, "No space left on device"), "make room"),
+        (MlflowException("API request to http://host:1/api failed"), "restart it, or fix --tracking-uri"),
+        (OSError(28, "No space left on device"), "free space"),
         (OSError("what?"), "the cause is unknown"),
     ],
 )

@@ -77,7 +77,7 @@ def test_once_and_twice_and_the_command_that_is_printed_goes_on(
     arguments = [*small_study, "--trials", "4"]
     status, lines = press(tmp_path, arguments, presses=1)
     assert status == 130, lines
-    assert "to go on:" in lines[-2]
+    assert "to resume:" in lines[-2]
     assert lines[-1].split() == [sys.executable, str(SCRIPT), *arguments]
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("small")

@@ -11,13 +11,13 @@ import pytest
 from filelock import FileLock
 
 from kdq.errors import UserError
-from study.control.lock import alone
+from study.control.lock import study_lock
 from study.run import main
 
 HOLD = """
 import sys, pathlib
-from study.control.lock import alone
-with alone(pathlib.Path(sys.argv[1]), "mine"):
+from study.control.lock import study_lock
+with study_lock(pathlib.Path(sys.argv[1]), "mine"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -44,7 +44,7 @@ def test_the_second_is_told_who_runs_it_and_since_when(
         assert found, message
         assert int(found[1]) == process.pid
         assert abs(datetime.now().astimezone() - datetime.fromisoformat(found[2])) < timedelta(minutes=5)
-        with alone(tmp_path / "mlruns" / "running", "another"):
+        with study_lock(tmp_path / "mlruns" / "running", "another"):
             pass
         process.kill()
 
@@ -52,19 +52,19 @@ def test_the_second_is_told_who_runs_it_and_since_when(
 def test_a_dead_process_does_not_block_and_is_not_taken_for_the_holder(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         process.kill()
-    with alone(tmp_path, "mine"), pytest.raises(UserError, match=rf"\(process {os.getpid()} on "):
-        alone(tmp_path, "mine").__enter__()
-    with alone(tmp_path, "mine"):
+    with study_lock(tmp_path, "mine"), pytest.raises(UserError, match=rf"\(process {os.getpid()} on "):
+        study_lock(tmp_path, "mine").__enter__()
+    with study_lock(tmp_path, "mine"):
         pass
 
 
 def test_a_holder_that_could_not_say_who_it_is_is_another_process(tmp_path: Path) -> None:
     held = "'mine' is being run by another process"
-    with FileLock(tmp_path / "mine.lock"), pytest.raises(UserError, match=held), alone(tmp_path, "mine"):
+    with FileLock(tmp_path / "mine.lock"), pytest.raises(UserError, match=held), study_lock(tmp_path, "mine"):
         pass
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "running").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written"), alone(tmp_path / "running", "mine"):
+    with pytest.raises(UserError, match="is not writable"), study_lock(tmp_path / "running", "mine"):
         pass

@@ -18,8 +18,8 @@ from study.control.trial_queue import TrialQueue
 from study.results.status import TrialStatus
 from study.schedulers.registry import RULES, SCHEDULERS, make_rule
 from study.schedulers.scheduler import Decision, RungConfig
-from study.searchers.optuna_searcher import Adaptive
-from study.searchers.searcher import Listed, Search
+from study.searchers.optuna_searcher import OptunaSearcher
+from study.searchers.searcher import ListSearcher, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
 from study.space.space import ADAPTIVE, SEARCHERS, Space
@@ -52,11 +52,11 @@ def space(searcher: str) -> Space:
     return read_space({**DOCUMENT, "searcher": searcher}, "here")
 
 
-def search(searcher: str) -> Search:
+def search(searcher: str) -> Searcher:
     own = space(searcher)
     if searcher in ADAPTIVE:
-        return Adaptive(own, seed=0)
-    return Listed(list(own)[:TRIALS] if searcher == "grid" else own.samples(0, TRIALS))
+        return OptunaSearcher(own, seed=0)
+    return ListSearcher(list(own)[:TRIALS] if searcher == "grid" else own.samples(0, TRIALS))
 
 
 def stub(configuration: Configuration, seed: int) -> Trial:
@@ -226,7 +226,9 @@ def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], t
     own = read_space(document, "here")
     config = RungConfig(EPOCHS, trials * len(SEEDS), 1, 3)
     found = (
-        Adaptive(own, seed=0) if searcher in ADAPTIVE else Listed(own if searcher == "grid" else own.samples(0, trials))
+        OptunaSearcher(own, seed=0)
+        if searcher in ADAPTIVE
+        else ListSearcher(own if searcher == "grid" else own.samples(0, trials))
     )
     return TrialQueue(found, SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
 
@@ -272,11 +274,11 @@ def test_without_an_extension_a_journal_of_another_space_is_refused(tmp_path: Pa
     finish(queue(path, None, "grid"), 2, random.Random(0))
     for others in ([], list(space("grid"))[:7]):
         with pytest.raises(UserError, match="does not fit this study"):
-            TrialQueue(Listed(others), SEEDS, stub, None, Journal(path))
+            TrialQueue(ListSearcher(others), SEEDS, stub, None, Journal(path))
 
 
 def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> None:
-    class Ear(Listed):
+    class Ear(ListSearcher):
         def __init__(self, configurations: list[Configuration]) -> None:
             super().__init__(configurations)
             self.heard: list[tuple[tuple[str, ...], Any]] = []

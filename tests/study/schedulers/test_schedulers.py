@@ -280,7 +280,7 @@ def test_a_trial_that_missed_a_rung_is_compared_there_later(name, race, random):
 def test_another_rules_journal_is_refused(name):
     rule = make_rule(name, RungConfig(epochs=9, trials=9))
     record = Reported.of("t", 2, ((10.0, 1e6), (9.0, 1e5)), STOP)
-    with pytest.raises(UserError, match=r"journal record 1: trial t was told 'stop' after epoch 2"):
+    with pytest.raises(UserError, match=r"journal record 1: the decision for trial t after epoch 2 was 'stop'"):
         replay(rule, [record])
 
 

@@ -5,8 +5,8 @@ import pytest
 from optuna.trial import TrialState
 
 from study.results.status import TrialStatus
-from study.searchers.optuna_searcher import Adaptive
-from study.searchers.searcher import Listed, Objectives, Search
+from study.searchers.optuna_searcher import OptunaSearcher
+from study.searchers.searcher import ListSearcher, Objectives, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
 from study.space.space import ADAPTIVE, SEARCHERS, Space
@@ -23,10 +23,10 @@ def space(searcher: str, **changes: Any) -> Space:
     return read_space({**DOCUMENT, "searcher": searcher, **changes}, "here")
 
 
-def search(searcher: str, own: Space, seed: int = 0) -> Search:
+def search(searcher: str, own: Space, seed: int = 0) -> Searcher:
     if searcher in ADAPTIVE:
-        return Adaptive(own, seed)
-    return Listed(list(own) if searcher == "grid" else own.samples(seed, 18))
+        return OptunaSearcher(own, seed)
+    return ListSearcher(list(own) if searcher == "grid" else own.samples(seed, 18))
 
 
 def reached(configuration: Configuration) -> Objectives:
@@ -34,7 +34,7 @@ def reached(configuration: Configuration) -> Objectives:
     return 90 - abs(configuration.parameters["alpha"] - 1) - configuration.parameters["beta"] / 4 - 4 / bits, bits * 1e5
 
 
-def drain(one: Search) -> list[str]:
+def drain(one: Searcher) -> list[str]:
     asked = []
     while configuration := one.ask():
         asked.append(configuration.identity)
@@ -54,7 +54,7 @@ def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
 
 @pytest.mark.parametrize("searcher", ADAPTIVE)
 def test_optuna_is_told_the_truth(searcher: str) -> None:
-    one = Adaptive(space(searcher, trials=4), 0)
+    one = OptunaSearcher(space(searcher, trials=4), 0)
     ends = [
         [TrialStatus.COMPLETED, TrialStatus.COMPLETED],
         [TrialStatus.COMPLETED, TrialStatus.STOPPED],
