@@ -159,7 +159,7 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"the tracking store {shown(uri)} does not answer: {first_line(error)}") from None
+        raise UserError(f"the tracking store {shown(uri)} does not respond: {first_line(error)}") from None
 
 
 def _paged(search: Callable[[str | None], Any]) -> list[Any]:
