@@ -118,7 +118,7 @@ def _print(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Read what a study logged to MLflow.")
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Analyse studies logged to MLflow.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     points = _command(commands, "points", "print every point", ("table", "csv", "json"))
     points.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")

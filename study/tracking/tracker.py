@@ -357,7 +357,9 @@ def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Cal
         with system_lock(root / "store.lock"):
             return Tracker(uri, study, root / "artifacts" if local else None, log, is_interrupted)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(f"MLflow store {shown(uri)} cannot be used: {first_line(error)}") from None
+        raise UserError(
+            f"MLflow store {shown(uri)} cannot be used: {first_line(error)}; repair it, or give another --tracking-uri"
+        ) from None
 
 
 def _mlflow_table(table: Any) -> dict[str, Any]:

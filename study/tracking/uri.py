@@ -41,7 +41,7 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
 
 
 def require_store(uri: str) -> None:
-    """Raise UserError if a SQLite address (from `tracking_uri`) is not that of an MLflow store."""
+    """Raise UserError if a SQLite address, as `tracking_uri` returns it, is not that of an MLflow store."""
     if not uri.startswith("sqlite:"):
         return
     path = _sqlite_path(uri)
@@ -51,9 +51,9 @@ def require_store(uri: str) -> None:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
             found = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
     except sqlite3.Error as error:
-        raise UserError(f"{path} cannot be read as a tracking store: {error}") from None
+        raise UserError(f"{path} cannot be read as a tracking store: {error}; give another --tracking-uri") from None
     if not found:
-        raise UserError(f"{path} is a SQLite file, but not an MLflow tracking store")
+        raise UserError(f"{path} is a SQLite file, but not an MLflow tracking store; give another --tracking-uri")
 
 
 def shown(uri: str) -> str:
