@@ -1,1 +1,1 @@
-"""Reads what a study logged to MLflow: points, front, best configuration. `python -m analysis --help`."""
+"""Analyses a study from MLflow: points, front, best configuration, replays. See `python -m analysis --help`."""

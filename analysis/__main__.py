@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or 2 after a user's mistake, told in one line."""
+    """Run a command and return the exit status: 0, or 2 after a UserError, printed in one line."""
     options = _parser().parse_args(arguments)
     try:
         text = _run(options)
@@ -113,44 +113,44 @@ def _write(path: Path, text: str) -> None:
 def _print(text: str) -> None:
     try:
         print(text.rstrip("\n"), flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Read what a study logged to MLflow.")
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Analyse studies logged to MLflow.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     points = _command(commands, "points", "print every point", ("table", "csv", "json"))
-    points.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    points.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
     best = _command(commands, "best", "print the best configuration within a budget", ("text", "json"))
     best.add_argument("--max-bits", type=_budget, required=True, metavar="BITS", help="total bits, such as 2e6")
     front = _command(commands, "front", "print the Pareto front and its hypervolume", ("table", "csv", "json"))
-    front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front there, as PNG")
+    front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front in this PNG file")
     for command in (points, best, front):
-        command.add_argument("--study", required=True, metavar="NAME", help="see the command list")
+        command.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")
     record = _command(commands, "record", "print every trial's accuracy at every width after every epoch", ("csv",))
-    record.add_argument("--study", required=True, metavar="NAME", help="see the command list")
-    record.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    record.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")
+    record.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
     _add_replay(commands)
     _command(commands, "list", "print the studies in the store", ("table", "json"))
     return parser
 
 
 def _add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    purpose = "replay early stopping on a study whose trials all ran to their last epoch: would it have been right?"
+    purpose = "replay early stopping on a study whose trials all ran to the last epoch: what would it have lost?"
     replay = _command(commands, "replay", purpose, ("table", "csv", "json"))
     source = replay.add_mutually_exclusive_group(required=True)
-    source.add_argument("--study", metavar="NAME", help="see the command list")
-    source.add_argument("--record", type=Path, metavar="FILE", help="what the command record printed, instead")
+    source.add_argument("--study", metavar="NAME", help="name of the study (see the command list)")
+    source.add_argument("--record", type=Path, metavar="FILE", help="file written by the command record")
     replay.add_argument("--orders", type=int, default=100, metavar="N", help="random orders of trials (default: 100)")
-    replay.add_argument("--slots", type=int, default=2, metavar="N", help="trials at a time (default: 2)")
+    replay.add_argument("--slots", type=int, default=2, metavar="N", help="concurrent trials (default: 2)")
     replay.add_argument(
         "--grace-period", type=int, default=1, metavar="N", help="epochs to the first rung (default: 1)"
     )
-    help_ = "one in so many trials survives a rung, and the next is so many times as far (default: 3)"
+    help_ = "one in X trials survives a rung, and each rung is at X times the epochs of the last (default: 3)"
     replay.add_argument("--reduction-factor", type=float, default=3, metavar="X", help=help_)
-    replay.add_argument("--figure", type=Path, metavar="FILE", help="draw the result there, as PNG")
-    replay.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    replay.add_argument("--figure", type=Path, metavar="FILE", help="draw the result in this PNG file")
+    replay.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
 
 
 def _command(

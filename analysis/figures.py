@@ -1,4 +1,4 @@
-"""Figures of replays: what early stopping finds, and what it costs."""
+"""Figures of replays: what early stopping finds and what it costs."""
 
 import io
 from pathlib import Path
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a rule is good that saves more and loses less
+AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a good rule saves more and loses less
 
-LABEL = (30.0, 4.0)  # what a label takes of both axes
+LABEL = (30.0, 4.0)  # the size of a label in units of both axes
 
-# A colour for what trials are compared by, a line for when.
+# The colour shows what trials are compared by, the line style when.
 _COLOURS = {"float": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
 _LINES = {"asynchronous": "-", "synchronous": (0, (5, 1.5))}
 _MARKERS = {"asynchronous": "o", "synchronous": "s"}
@@ -45,7 +45,7 @@ def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pat
 
 
 def _style(strategy: str) -> tuple[str, object, str]:
-    """Colour, line and marker of a strategy."""
+    """Return the colour, line style and marker of a strategy."""
     if strategy in _OTHERS:
         return _OTHERS[strategy]
     rule = SCHEDULERS[strategy]

@@ -1,4 +1,4 @@
-"""A study in full: the accuracy of every trial at every width after every epoch, none of them stopped."""
+"""Complete records of studies: the accuracy of every trial at every width after every epoch, none stopped early."""
 
 import csv
 import io
@@ -13,11 +13,10 @@ from study.schedulers.priorities import Values
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One trial at one width after one epoch. The fields are the columns of a record's CSV, in order.
+    """One trial at one width after one epoch. The fields are the columns of a record's CSV file, in order.
 
-    student: the same for trials that share one, since they differ in their bits alone; epoch counts from 1, bits is 1
-    to 8 or 32 for float, val_top1 is percent, NaN where the trial diverged. Raises ValueError for a value outside
-    these.
+    student: the same for trials that differ only in bits, and so share it; epoch: from 1; bits: 1 to 8, or 32 for
+    float; val_top1: in percent, NaN where the trial diverged. Raises ValueError for any other value.
     """
 
     trial_id: str
@@ -46,10 +45,9 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """curves: trial -> what it showed after each epoch, float first; students: trial -> whom it trains, or shares;
-    epochs: of a whole training.
+    """curves: trial -> its values after each epoch, float first; students: trial -> its student; epochs: of a training.
 
-    A trial that diverged has a shorter curve, at the end of which it shows NaN.
+    The curve of a diverged trial is shorter, and ends with NaN.
     """
 
     curves: Mapping[str, tuple[Values, ...]]
@@ -58,7 +56,7 @@ class Record:
 
     @property
     def points(self) -> dict[str, Values]:
-        """What each trial that completed is worth: what it showed after its last epoch."""
+        """The values of each completed trial after its last epoch."""
         return {
             trial: curve[-1]
             for trial, curve in self.curves.items()
@@ -67,51 +65,53 @@ class Record:
 
 
 def from_rows(rows: Iterable[Row]) -> Record:
-    """The record of these rows, in any order. Raises UserError for what is twice or missing."""
-    shown: dict[str, dict[int, dict[int, Row]]] = {}
+    """Return the record of rows in any order. Raises UserError if a row is duplicated or missing."""
+    trials: dict[str, dict[int, dict[int, Row]]] = {}
     students: dict[str, str] = {}
     for row in rows:
         if students.setdefault(row.trial_id, row.student) != row.student:
             raise UserError(f"trial {row.trial_id}: has two students, {students[row.trial_id]} and {row.student}")
-        epoch = shown.setdefault(row.trial_id, {}).setdefault(row.epoch, {})
+        epoch = trials.setdefault(row.trial_id, {}).setdefault(row.epoch, {})
         if row.bits in epoch:
-            raise UserError(f"trial {row.trial_id}, epoch {row.epoch}, {row.bits} bits: is there twice")
+            raise UserError(f"trial {row.trial_id}, epoch {row.epoch}, {row.bits} bits: duplicated row; remove one")
         epoch[row.bits] = row
-    if not shown:
-        raise UserError("the record is empty: it needs one row for every trial, epoch and width")
-    epochs = max(max(trial) for trial in shown.values())
+    if not trials:
+        raise UserError("the record is empty: it needs one row for each trial, epoch and width")
+    epochs = max(max(trial) for trial in trials.values())
     return Record(
-        {trial: _curve(trial, shown[trial], epochs) for trial in sorted(shown)}, dict(sorted(students.items())), epochs
+        {trial: _curve(trial, trials[trial], epochs) for trial in sorted(trials)},
+        dict(sorted(students.items())),
+        epochs,
     )
 
 
-def _curve(trial: str, shown: Mapping[int, Mapping[int, Row]], epochs: int) -> tuple[Values, ...]:
-    widths = sorted(shown[min(shown)], key=lambda bits: (bits != FLOAT_BITS, bits))
+def _curve(trial: str, rows_by_epoch: Mapping[int, Mapping[int, Row]], epochs: int) -> tuple[Values, ...]:
+    widths = sorted(rows_by_epoch[min(rows_by_epoch)], key=lambda bits: (bits != FLOAT_BITS, bits))
     if widths[0] != FLOAT_BITS:
         raise UserError(f"trial {trial}: has no float accuracy (bits {FLOAT_BITS})")
     curve: list[Values] = []
     for epoch in range(1, epochs + 1):
-        rows = shown.get(epoch, {})
+        rows = rows_by_epoch.get(epoch, {})
         if set(rows) != set(widths):
-            names, found = _listed(widths), _listed(rows) or "nothing"
+            names, found = _joined(widths), _joined(rows) or "none"
             raise UserError(
-                f"trial {trial}, epoch {epoch}: must have accuracies at {names} bits, as its first epoch, and has "
+                f"trial {trial}, epoch {epoch}: must have accuracies at {names} bits like its first epoch, but has "
                 f"{found}; a replay needs every trial run to its last epoch ({epochs}), unless it diverged"
             )
         curve.append(tuple((rows[bits].val_top1, float(rows[bits].total_bits)) for bits in widths))
         if any(math.isnan(rows[bits].val_top1) for bits in widths):
             break
-    if len(curve) < len(shown):
-        raise UserError(f"trial {trial}: goes on after epoch {len(curve)}, where it diverged")
+    if len(curve) < len(rows_by_epoch):
+        raise UserError(f"trial {trial}: has rows after epoch {len(curve)}, where it diverged; remove them")
     return tuple(curve)
 
 
-def _listed(widths: Iterable[int]) -> str:
+def _joined(widths: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(widths)))
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """The rows as CSV with a header line; NaN is empty."""
+    """Return the rows as CSV with a header line; NaN becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -122,7 +122,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def from_csv(text: str) -> list[Row]:
-    """The rows of a CSV text. Raises UserError naming the line."""
+    """Return the rows of a CSV text. Raises UserError with the line of an error."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise UserError(f"header {reader.fieldnames}: a record has the columns {', '.join(COLUMNS)}")

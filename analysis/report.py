@@ -1,4 +1,4 @@
-"""What the command line prints, as text or as JSON."""
+"""The output of the command line, as text, CSV or JSON."""
 
 import json
 import math
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def points_report(points: Iterable[Point], form: str) -> str:
-    """Every point; form: csv, json or table."""
+    """Return every point. form: csv, json or table."""
     if form == "table":
         return as_text(as_table(points))
     return to_csv(points) if form == "csv" else to_json(points)
 
 
 def front_report(study: Study, points: Iterable[Point], form: str, figure: Path | None) -> str:
-    """The front and its hypervolume; form: csv (the front alone), json or table."""
+    """Return the front and its hypervolume. form: csv (the front only), json or table."""
     points = list(points)
     table, volume = front_table(points), front_hypervolume(points)
     if form == "csv":
@@ -43,7 +43,7 @@ def front_report(study: Study, points: Iterable[Point], form: str, figure: Path 
 
 
 def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
-    """The configuration of the best validation accuracy under a budget; form: json or text."""
+    """Return the configuration with the best validation accuracy within a budget. form: json or text."""
     points = store.points(study)
     chosen = best(points, max_bits)
     winner = max(chosen.points, key=lambda point: point.val_top1)
@@ -59,7 +59,7 @@ def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
 
 
 def _flags(chosen: Configuration) -> str:
-    """What narrows the study's command to this configuration."""
+    """Return the options that narrow the study's command to this configuration."""
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in chosen.points))
     fixed = [f"--set {setting}" for setting in _settings(chosen) if not setting.startswith("student=")]
     widths = [] if isinstance(chosen.bits, str) else [f"--bits {chosen.bits}"]  # no option names a mixed allocation
@@ -67,7 +67,7 @@ def _flags(chosen: Configuration) -> str:
 
 
 def _settings(chosen: Configuration) -> list[str]:
-    """What the configuration was asked for, as in `alpha=0.5`."""
+    """Return the settings of a configuration, such as `alpha=0.5`."""
     parameters = {name: value for name, value in chosen.parameters.items() if name != "options"}
     settings = [f"{k}={v if isinstance(v, str) else exact(v)}" for k, v in parameters.items()]
     return settings + chosen.points[0].options.split()
@@ -82,7 +82,7 @@ def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:
         "test": _accuracy(chosen, "test_top1"),
         "trials": ", ".join(f"{point.trial_id} (seed {point.seed})" for point in chosen.points),
         "files": "\n               ".join(document["artifacts"]) or "none logged with the point",
-        "again": document["command"] or "the study logged no command",
+        "command": document["command"] or "not logged by the study",
     }
     head = f"best of {document['study']} within {document['max_bits']:,.0f} total bits, chosen on validation"
     return "\n".join([head, *(f"{name:<15}{text}" for name, text in lines.items())])
@@ -95,7 +95,7 @@ def _accuracy(chosen: Configuration, column: str) -> str:
 
 
 def studies_report(store: Store, form: str) -> str:
-    """One line a study; form: json or table."""
+    """Return one line per study. form: json or table."""
     import pandas
 
     rows = [_study_row(store, study) for study in store.studies()]
@@ -107,7 +107,7 @@ def studies_report(store: Store, form: str) -> str:
 
 
 def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: Path | None) -> str:
-    """What every strategy spent, found and lost on a record; form: csv, json or table."""
+    """Return what every strategy spent, found and lost on a record. form: csv, json or table."""
     if form == "csv":
         return table.to_csv(index=False)
     if form == "json":
@@ -119,7 +119,7 @@ def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: 
         "",
         _replay_table(table).to_string(index=False),
         "",
-        "saved: epochs, % of the grid's. front lost: % of the true front's trials that were not completed.",
+        "saved: % of the grid's epochs. front lost: % of the true front's trials that were not completed.",
         f"hypervolume: % × octaves (reference 0 %, 2^30 bits; validation), at the end and with {EQUAL_BUDGET:.0%} "
         f"of the grid's epochs.",
     ]
@@ -155,7 +155,7 @@ def _study_row(store: Store, study: Study) -> dict[str, Any]:
 
 
 def _records(table: "pandas.DataFrame") -> list[dict[str, Any]]:
-    """The rows of a table without their empty cells."""
+    """Return the rows of a table without empty cells."""
     return [{str(name): value for name, value in row.dropna().items()} for _, row in table.astype(object).iterrows()]
 
 

@@ -1,4 +1,4 @@
-"""What studies left in a tracking store. Reads only; no global state of MLflow is used."""
+"""Reads studies from a tracking store, without global state of MLflow."""
 
 import math
 import os
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PAGE = 1000
-Word = TypeVar("Word", TrialStatus, StudyStatus)
-# MLflow by itself retries for minutes; and it reports its use over the network unless told not to.
+Status = TypeVar("Status", TrialStatus, StudyStatus)
+# By default MLflow retries for minutes, and sends usage data over the network.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -34,7 +34,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study's own run. command: what ran it."""
+    """A study by its run. command: the command that ran it."""
 
     name: str
     experiment_id: str
@@ -44,13 +44,13 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A tracking store that answers."""
+    """An available tracking store."""
 
     uri: str
     client: "MlflowClient"
 
     def studies(self) -> list[Study]:
-        """All studies, sorted by name."""
+        """Return all studies, sorted by name."""
         with _answers(self.uri):
             experiments = _paged(lambda token: self.client.search_experiments(max_results=PAGE, page_token=token))
         names = {experiment.experiment_id: experiment.name for experiment in experiments}
@@ -59,14 +59,14 @@ class Store:
         return [studies[name] for name in sorted(studies)]
 
     def study(self, name: str) -> Study:
-        """The study of this name. Raises UserError with the nearest known name."""
+        """Return the study of this name. Raises UserError, suggesting the closest name, if there is none."""
         studies = {study.name: study for study in self.studies()}
         if name not in studies:
-            raise (unknown("study", name, studies) if studies else UserError(f"no study in {shown(self.uri)} yet"))
+            raise (unknown("study", name, studies) if studies else UserError(f"no studies in {shown(self.uri)} yet"))
         return studies[name]
 
     def points(self, study: Study) -> dict[Point, str]:
-        """The finished points, sorted by trial and bits, the front marked; each with the id of its run."""
+        """Return the finished points, sorted by trial and bits, with the front marked: point -> id of its run."""
         logged = {
             _point(run): run.info.run_id for run in self._runs([study.experiment_id], RunKind.POINT, finished=True)
         }
@@ -74,30 +74,30 @@ class Store:
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
 
     def trial_states(self, study: Study) -> Counter[TrialStatus]:
-        """How many trials ended how, or still run."""
+        """Return the number of trials by status."""
         return Counter(_status(run) for run in self._runs([study.experiment_id], RunKind.TRIAL))
 
     def record(self, study: Study) -> list[Row]:
-        """What every trial showed at every width after every epoch, sorted by trial, epoch and bits.
+        """Return the accuracy of every trial at every width after every epoch, sorted by trial, epoch and bits.
 
-        The epoch after the last of a trial that diverged has NaN. Raises UserError for a trial that ended
-        otherwise before its end, or was not measured at every width.
+        The epoch after the last one of a diverged trial has NaN. Raises UserError if a trial neither completed nor
+        diverged, or was not measured at every width.
         """
         runs = self._runs([study.experiment_id], RunKind.TRIAL)
         sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
         return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
 
     def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, Bits], int]) -> list[Row]:
-        """sizes: total bits by student and bits, of some point; a model that has hardly learnt may take a few more."""
+        """sizes: total bits of a point by student and bits; a model early in training may take a few more."""
         trial, status = _trial_id(run), _status(run)
         if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
             raise UserError(
-                f"trial {trial} is {status}: a replay needs every trial run to its last epoch, so a study with "
-                f"--scheduler record that is complete"
+                f"trial {trial} is {status}: a replay needs every trial run to its last epoch; complete a study "
+                f"with --scheduler record"
             )
         student = run.data.params.get("student", "")
         measured = [bits for bits in BIT_WIDTHS if schema.probe_metric(bits) in run.data.metrics]
-        if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: it is NaN at every width
+        if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: NaN at every width
             measured = [int(bits) for bits in run.data.params.get("widths", "").split(",") if bits.isdigit()]
         widths = {bits: sizes.get((student, bits)) for bits in measured}
         known = {bits: size for bits, size in widths.items() if size is not None}
@@ -113,18 +113,18 @@ class Store:
         return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
     def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
-        """One width of a trial. A metric's step is the epoch."""
+        """Return the rows of one width of a trial. The step of a metric is the epoch."""
         with _answers(self.uri):
             history = self.client.get_metric_history(run.info.run_id, schema.probe_metric(bits))
         accuracies = {metric.step: metric.value for metric in history}
         return [
-            # A share of whole images, in percent: what is beyond is rounding, such as the end of 19.900000000000002.
+            # A percentage of whole images: further digits are rounding errors, such as in 19.900000000000002.
             Row(_trial_id(run), _student_id(run), epoch, bits, total_bits, round(value, 6))
             for epoch, value in accuracies.items()
         ]
 
     def artifacts(self, run_id: str) -> list[str]:
-        """Where the files of a run lie."""
+        """Return the paths or URIs of a run's files."""
         with _answers(self.uri):
             root = self.client.get_run(run_id).info.artifact_uri
             files = self.client.list_artifacts(run_id)
@@ -141,7 +141,7 @@ class Store:
 
 
 def open_store(uri: str | None) -> Store:
-    """The store at an address, None meaning the default one. Raises UserError if it is not there."""
+    """Open the store at an address, by default the local one. Raises UserError if it is unavailable."""
     address = tracking_uri(uri)
     require_store(address)
     for name, value in ENVIRONMENT.items():
@@ -159,11 +159,11 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"the tracking store {shown(uri)} does not answer: {first_line(error)}") from None
+        raise UserError(f"the tracking store {shown(uri)} does not respond: {first_line(error)}") from None
 
 
 def _paged(search: Callable[[str | None], Any]) -> list[Any]:
-    """Everything that a paged search finds."""
+    """Return the results of all pages of a search."""
     page = search(None)
     found = list(page)
     while page.token:
@@ -173,7 +173,7 @@ def _paged(search: Callable[[str | None], Any]) -> list[Any]:
 
 
 def _study(name: str, run: "Run") -> Study:
-    status = _word(StudyStatus, run, StudyStatus.RUNNING)
+    status = _parse_status(StudyStatus, run, StudyStatus.RUNNING)
     return Study(name, run.info.experiment_id, status, run.data.tags.get(schema.COMMAND))
 
 
@@ -182,24 +182,24 @@ def _trial_id(run: "Run") -> str:
 
 
 def _status(run: "Run") -> TrialStatus:
-    return _word(TrialStatus, run, TrialStatus.RUNNING)
+    return _parse_status(TrialStatus, run, TrialStatus.RUNNING)
 
 
-def _word(words: type[Word], run: "Run", default: Word) -> Word:
-    """What a run's status tag says. Raises UserError for a word that no study logs."""
-    word = run.data.tags.get(schema.STATUS, default)
+def _parse_status(kind: type[Status], run: "Run", default: Status) -> Status:
+    """Return the status in a run's tag. Raises UserError if it is unknown."""
+    status = run.data.tags.get(schema.STATUS, default)
     try:
-        return words(word)
+        return kind(status)
     except ValueError:
-        raise UserError(f"run {run.info.run_id} has {schema.STATUS} = {word!r}: must be {', '.join(words)}") from None
+        raise UserError(f"run {run.info.run_id} has {schema.STATUS} = {status!r}: must be {', '.join(kind)}") from None
 
 
 def _student_id(run: "Run") -> str:
-    """The student of a trial, the same for all trials that share it. Raises UserError if an old version logged it."""
+    """Return the id of a trial's student, which trials may share. Raises UserError if an old version logged it."""
     if schema.STUDENT not in run.data.tags:
         raise UserError(
-            f"trial {_trial_id(run)} has no tag {schema.STUDENT}: an older version of this program logged it; run the "
-            f"study again under another --name, which reuses its students"
+            f"trial {_trial_id(run)} has no tag {schema.STUDENT}: an older version of this program logged it; rerun "
+            f"the study under another --name, which reuses its students"
         )
     return str(run.data.tags[schema.STUDENT])[:16]
 
@@ -208,4 +208,4 @@ def _point(run: "Run") -> Point:
     try:
         return from_row({**run.data.params, **run.data.metrics, "trial_id": run.data.tags.get(schema.TRIAL)})
     except UserError as error:
-        raise UserError(f"run {run.info.run_id} is not a point as a study logs it: {error}") from None
+        raise UserError(f"run {run.info.run_id} is not a point of a study: {error}") from None

@@ -1,1 +1,1 @@
-"""The study platform: Ray Tune schedules trials, each distills a student and quantizes it, MLflow holds them."""
+"""The study platform: Ray Tune schedules trials, each distills a student and quantizes it, MLflow records them."""

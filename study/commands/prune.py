@@ -39,7 +39,7 @@ def prune(options: PruneOptions) -> int:
         store = StageStore(root / "stages")
         found = useless(study, [StudyFile.read(folder) for folder in folders.values()], store)
         for what, paths in found.items():
-            print(f"{len(paths):>7} {what}: {size(sum(map(_taken, paths)))}")
+            print(f"{len(paths):>7} {what}: {size(sum(map(_disk_bytes, paths)))}")
         if not found:
             print(f"study {name}: nothing to remove")
         elif not options.dry_run and (options.yes or _is_confirmed()):
@@ -94,7 +94,7 @@ def _source(logits: Mapping[str, Any]) -> tuple[str, str, int]:
     return logits["data"], logits["teacher"], logits["stream_seed"]
 
 
-def _taken(folder: Path) -> int:
+def _disk_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*"))
 
 

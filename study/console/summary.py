@@ -43,8 +43,8 @@ class Outcome:
         return 0 if is_done else 1
 
 
-def close(outcome: Outcome, uri: str, given: Sequence[str], log: Callable[[str], None]) -> None:
-    """Print the outcome. uri: of the tracking store; given: the command's arguments; log: prints a line without
+def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[str], None]) -> None:
+    """Print the outcome. uri: of the tracking store; arguments: the command's arguments; log: prints a line without
     wrapping it at the terminal's width."""
     ends = Counter(TrialStatus.INTERRUPTED if word.is_open else word for word in outcome.statuses.values())
     counts = ", ".join(f"{count} {word}" for word, count in ends.items())
@@ -55,29 +55,29 @@ def close(outcome: Outcome, uri: str, given: Sequence[str], log: Callable[[str],
         log("\nPareto front (chosen on validation; test beside it):")
         print(as_text(front_table(outcome.points)))
         print(f"\nfigure: {_here(outcome.figure)}")
-        _print_commands(outcome, uri, given)
+        _print_commands(outcome, uri, arguments)
     if outcome.is_interrupted:
-        print(interrupted(given))
+        print(interrupted(arguments))
     elif outcome.leaves_rest:
         print("\nother trials of the study are unfinished: run the same command without --retry-failed")
     if outcome.failure:
         print(outcome.failure, file=sys.stderr)
 
 
-def interrupted(given: Sequence[str]) -> str:
-    """Return the message after Ctrl-C. given: the arguments of the command."""
+def interrupted(arguments: Sequence[str]) -> str:
+    """Return the message after Ctrl-C. arguments: the arguments of the command."""
     is_installed = program_name() == CONSOLE_SCRIPT
     program = [_here(sys.argv[0])] if is_installed else [_program("python"), _here(str(SCRIPT))]
-    command = shlex.join([*program, *given])
+    command = shlex.join([*program, *arguments])
     return f"\ninterrupted: no finished result is lost; to resume:\n  {command}"
 
 
-def _print_commands(outcome: Outcome, uri: str, given: Sequence[str]) -> None:
+def _print_commands(outcome: Outcome, uri: str, arguments: Sequence[str]) -> None:
     ui = [_program("mlflow"), "ui", "--backend-store-uri", shown(uri)]
     print(f"MLflow: {shlex.join(ui) if uri.startswith('sqlite:') else shown(uri)}")
     best = [_program("python"), "-m", "analysis", "best", "--study", outcome.study]
     budget = ["--max-bits", f"{_budget(outcome.points):.2g}"]
-    is_default = not any(argument.startswith(("--tracking-uri", "--storage-path")) for argument in given)
+    is_default = not any(argument.startswith(("--tracking-uri", "--storage-path")) for argument in arguments)
     store = [] if is_default else ["--tracking-uri", shown(uri)]
     print(f"best under a budget: {shlex.join([*best, *budget, *store])}")
 

@@ -1,1 +1,1 @@
-"""What drives a study: the trial queue, its journal, the study's file and lock."""
+"""The control of a study: trial queue, journal, study file, lock and interrupts."""

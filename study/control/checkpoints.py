@@ -20,12 +20,12 @@ class Checkpoints:
         if left := [
             key for key, entry in entries.items() if entry.status.leaves_checkpoint and key not in self._removed
         ]:
-            wanted = {self._student(key, entry) for key, entry in entries.items() if not entry.status.is_result}
-            self._removed |= {key for key in left if self._remove(key, entries[key], wanted)}
+            needed = {self._student(key, entry) for key, entry in entries.items() if not entry.status.is_result}
+            self._removed |= {key for key in left if self._remove(key, entries[key], needed)}
 
-    def _remove(self, key: str, entry: Entry, wanted: set[str]) -> bool:
+    def _remove(self, key: str, entry: Entry, needed: set[str]) -> bool:
         student = entry.trial.student
-        return student is None or (self._student(key, entry) not in wanted and forget(self.store, student))
+        return student is None or (self._student(key, entry) not in needed and forget(self.store, student))
 
     def _student(self, key: str, entry: Entry) -> str:
         """Return the id of a trial's student, which trials that differ only in bits share."""

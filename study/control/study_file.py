@@ -72,7 +72,7 @@ class StudyFile:
     def earlier(self) -> Iterator[Trial]:
         """Yield the trials planned before each extension, many of which the study may still have.
 
-        None for `tpe` and `nsga2`, whose trials no plan knows.
+        Nothing for `tpe` and `nsga2`, whose trials are not part of a plan.
         """
         for record in self._journal.read():
             if isinstance(record, Extended):

@@ -42,22 +42,22 @@ class Machine:
         return min(by_cpu, by_gpu)
 
 
-def root_folder(given: str | None) -> Path:
+def root_folder(path: str | None) -> Path:
     """Return the absolute folder for all that a study keeps, `mlruns` by default.
 
     Raises UserError if the folder does not exist (a mistyped one would be created here, invisible to other machines)
     or is the address of an object store.
     """
-    if given is None:
+    if path is None:
         return Path("mlruns").absolute()
-    if "://" in given:
+    if "://" in path:
         raise UserError(
-            f"--storage-path {given}: must be a folder, since trials lock their stages there, which object stores do "
+            f"--storage-path {path}: must be a folder, since trials lock their stages there, which object stores do "
             f"not support; use one that all machines mount, such as NFS, EFS or Filestore"
         )
-    if not Path(given).is_dir():
-        raise UserError(f"--storage-path {given}: there is no such folder; create or mount it")
-    return Path(given).absolute()
+    if not Path(path).is_dir():
+        raise UserError(f"--storage-path {path}: there is no such folder; create or mount it")
+    return Path(path).absolute()
 
 
 def here() -> Machine:

@@ -1,1 +1,1 @@
-"""The study's runs in MLflow."""
+"""The runs of a study in MLflow."""

@@ -1,9 +1,9 @@
-"""The names of a study's runs in MLflow: every tag and metric once, for the tracker that writes and all that read."""
+"""The schema of a study's runs in MLflow: every tag and metric name, for the tracker and its readers."""
 
 from enum import StrEnum
 
 KIND = "kdq.kind"
-STUDY = "kdq.study"  # on every run and on the experiment: the study's name
+STUDY = "kdq.study"  # on every run and on the experiment: the name of the study
 TRIAL = "kdq.trial_id"
 POINT = "kdq.point_id"
 STUDENT = "kdq.student_id"  # of a trial: the id of the stage whose weights it quantizes, shared by trials
@@ -16,7 +16,7 @@ POINT_METRICS = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bit
 
 
 class RunKind(StrEnum):
-    """What a run is. An extension makes a run `former` if the study's space no longer has its trial."""
+    """The kind of a run. An extension marks runs as `former` if the new space lacks their trial."""
 
     STUDY = "study"
     TRIAL = "trial"
@@ -26,10 +26,10 @@ class RunKind(StrEnum):
 
 
 def point_metric(name: str, bits: int) -> str:
-    """The metric of a trial that holds a metric of its point at a width, so that MLflow can sort trials by it."""
+    """Return a trial's metric that repeats a metric of its point at a width, so that MLflow can sort trials by it."""
     return f"{name}_{bits}bit"
 
 
 def probe_metric(bits: int) -> str:
-    """The metric of a trial that holds, by epoch, what its student would be worth quantized at a width."""
+    """Return a trial's metric of the accuracy that its student, quantized at a width, has after each epoch."""
     return f"probe_top1_{bits}bit"

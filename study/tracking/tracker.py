@@ -1,8 +1,8 @@
-"""What a study logs to MLflow: study run -> trial runs -> point runs, written by the driver alone.
+"""Logs a study to MLflow: study run -> trial runs -> point runs. Only the driver writes.
 
-A run is found again by its tags, so a study that is run a second time adds what is missing and doubles nothing.
-A trial that is not in its study's space any more, and its points, are of the kinds `former trial` and `former point`.
-The names of tags and metrics are those of `study.tracking.schema`.
+Runs are looked up by their tags, so a rerun adds what is missing and duplicates nothing. Trials that the study's space
+no longer has, and their points, are of the kinds `former trial` and `former point`. `study.tracking.schema` names all
+tags and metrics.
 """
 
 import json
@@ -38,30 +38,30 @@ from study.tracking.schema import RunKind
 from study.tracking.uri import shown
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines a run
-# None of MLflow's own retries: a run would be made twice if the answer to the first try was lost. Ours look first.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it is two lines per run
+# No retries by MLflow: they create a run twice if the first response is lost. Ours look up existing runs first.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-FIGURE_SECONDS = 10.0  # the front on the study run is redrawn at most this often while trials finish
-FIGURE_SHARE = 0.02  # of the driver's time at most, since trials that report meanwhile wait
-PATIENCE = 600.0  # seconds for which a study waits for a server that was there and is gone
-ATTEMPTS = 5  # at one and the same work, while the server comes and goes
-PAUSE = 2.0  # seconds between two looks whether it is back
+FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
+FIGURE_SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
+PATIENCE = 600.0  # seconds for which a study waits for a server that became unavailable
+ATTEMPTS = 5  # per call, while the server comes and goes
+PAUSE = 2.0  # seconds between two checks whether it is available again
 P = ParamSpec("P")
 T = TypeVar("T")
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 ENDED: Mapping[str, str] = {
     TrialStatus.COMPLETED: "FINISHED",
     TrialStatus.STOPPED: "FINISHED",
     TrialStatus.INTERRUPTED: "KILLED",
 }
-"""How a trial or, by the same words, a study ended -> MLflow's status of its run; every other end is `FAILED`."""
+"""The status of a trial or, by the same words, a study -> MLflow's status of its run; `FAILED` for any other."""
 
 
-def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
-    """A method that, if the server is gone, waits for it and is done again, as by a driver that has just started."""
+def retry(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenate["Tracker", P], T]:
+    """Make a method wait for an unavailable server and run again, as in a driver that has just started."""
 
     @wraps(work)
-    def persistent(self: "Tracker", /, *args: P.args, **options: P.kwargs) -> T:
+    def retried(self: "Tracker", /, *args: P.args, **options: P.kwargs) -> T:
         for _ in range(ATTEMPTS - 1):
             try:
                 return work(self, *args, **options)
@@ -69,58 +69,56 @@ def patient(work: Callable[Concatenate["Tracker", P], T]) -> Callable[Concatenat
                 self.wait(error)
         return work(self, *args, **options)
 
-    return persistent
+    return retried
 
 
 class Tracker:
-    """The MLflow runs of one study. `kdq.status` holds our own word for how each trial ended."""
+    """The MLflow runs of a study. The tag `kdq.status` has the TrialStatus of each trial."""
 
     def __init__(
-        self, uri: str, study: str, artifacts: Path | None, say: Say, is_interrupted: Callable[[], bool]
+        self, uri: str, study: str, artifacts: Path | None, log: Log, is_interrupted: Callable[[], bool]
     ) -> None:
-        """Open the study's experiment, made if it is not there.
+        """Open the study's experiment, or create it if missing.
 
         uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own);
-        say: tells the user; is_interrupted: a server that is gone is not waited for (any longer).
+        log: prints a line to the user; is_interrupted: if true, an unavailable server is not waited for.
         """
         self.client = MlflowClient(tracking_uri=uri)
-        self.uri, self.study, self.say, self.is_interrupted = uri, study, say, is_interrupted
+        self.uri, self.study, self.log, self.is_interrupted = uri, study, log, is_interrupted
         self.experiment = self._experiment(artifacts)
         self._draw_next = 0.0
         self._finished: set[str] = set()  # by this driver
         self._gave_up = False
-        self._look()
+        self._load_runs()
 
-    def _look(self) -> None:
-        """Learn what is there."""
+    def _load_runs(self) -> None:
+        """Load the existing runs."""
         self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
         self._last_epoch: dict[str, int] = {}
 
     def wait(self, error: MlflowException | RequestException) -> None:
-        """Return when a server that failed with this error answers again; says so unless it does at once.
+        """Wait until a server that failed with this error is available again; print that unless it is immediately.
 
-        Raises the error if there is no server, its answer was no, or it stays away: until the study is interrupted,
-        for too long, or when it was waited for before.
+        Raises the error for a local store, for a request that the server rejected, and if the server remains
+        unavailable: when the study is interrupted, after PATIENCE seconds, or at once if an earlier wait failed.
         """
         until = time.monotonic() + PATIENCE
         if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or _http_status(error) < 500:
             raise error
-        if self._answers():  # a connection that was left idle for too long, say
+        if self._is_available():  # after a connection that was idle for too long, for example
             return
-        self.say(
-            f"the MLflow server {shown(self.uri)} is gone; the study waits for it, {PATIENCE / 60:.0f} min at most"
-        )
-        while not self._answers():
+        self.log(f"the MLflow server {shown(self.uri)} is unavailable; waiting for it, at most {PATIENCE / 60:.0f} min")
+        while not self._is_available():
             if self.is_interrupted() or time.monotonic() > until:
                 self._gave_up = True
                 raise error
             time.sleep(PAUSE)
-        self.say(f"the MLflow server {shown(self.uri)} is back; the study goes on")
+        self.log(f"the MLflow server {shown(self.uri)} is available again; the study continues")
 
-    def _answers(self) -> bool:
-        """Whether the server does; what is there is then learnt anew."""
+    def _is_available(self) -> bool:
+        """Return whether the server responds; if so, reload the existing runs."""
         try:
-            self._look()
+            self._load_runs()
         except (MlflowException, RequestException):
             return False
         return True
@@ -129,14 +127,14 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.study)
         if found is not None:
             if schema.STUDY not in found.tags:
-                raise UserError(f"the MLflow experiment {self.study!r} is no study: choose another --name")
+                raise UserError(f"the MLflow experiment {self.study!r} is not a study: choose another --name")
             if found.lifecycle_stage != "active":
                 raise UserError(
                     f"the study {self.study!r} was deleted in the MLflow UI: restore it there, or choose another --name"
                 )
             return str(found.experiment_id)
         location = (artifacts / self.study).as_uri() if artifacts else None
-        # The kind opens the UI on the run table, not on pages for language models.
+        # With this kind the UI opens on the run table, not on pages for language models.
         tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
         return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
@@ -168,12 +166,12 @@ class Tracker:
         parent: str = "",
         metrics: Sequence[Metric] = (),
     ) -> str:
-        """The id of the run with this key, running and with its flat parameters; made if it is not there.
+        """Return the id of the run with this key, running and with its flat parameters; create it if missing.
 
-        The tags come with the run's creation, and all is given again to a run that has not finished, so a driver
-        killed in between leaves nothing that is half described.
+        A new run is created with its tags, and an unfinished run gets all tags and parameters again, so a driver
+        killed in between leaves no run incomplete.
         """
-        again: list[RunTag] = []
+        repeated: list[RunTag] = []
         if key not in self.runs:
             own = {schema.KIND: kind, schema.STUDY: self.study, MLFLOW_RUN_NAME: name, **tags}
             if parent:
@@ -182,22 +180,22 @@ class Tracker:
             self._last_epoch[key] = 0
         elif not self.is_finished(key):
             self.client.update_run(self._run_id(key), status="RUNNING")
-            again = [RunTag(k, v) for k, v in tags.items()]
+            repeated = [RunTag(k, v) for k, v in tags.items()]
         run_id = self._run_id(key)
         if not self.is_finished(key):
-            given = self.runs[key].data.params  # MLflow lets none change, as the name of an extended space may
+            given = self.runs[key].data.params  # MLflow forbids changes, such as the name of an extended space
             flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
-            self.client.log_batch(run_id, params=flat, metrics=metrics, tags=again)
+            self.client.log_batch(run_id, params=flat, metrics=metrics, tags=repeated)
         return run_id
 
     def _claim(self, key: str, kind: RunKind) -> None:
-        """A run is one of the study's: it may have been made a former one by an extension that was cut off."""
+        """Mark a run as the study's again, after an interrupted extension that had marked it as former."""
         if key in self.runs and self.runs[key].data.tags[schema.KIND] != kind:
             self._set_tags(self._run_id(key), {schema.KIND: kind})
             self.runs[key] = self.client.get_run(self._run_id(key))
 
     def is_finished(self, key: str) -> bool:
-        """Whether this trial or point is logged to its end, as the study itself may be from an earlier time."""
+        """Return whether the run of this trial or point, or of the study by an earlier command, is finished."""
         return key in self._finished or (key in self.runs and self.runs[key].info.status == "FINISHED")
 
     def _finish(self, key: str, status: str = "FINISHED") -> None:
@@ -206,25 +204,26 @@ class Tracker:
             self._finished.add(key)
 
     def document(self) -> dict[str, Any] | None:
-        """What the study was when it was first started, or None for a new study."""
+        """Return the study's document as last started or extended, or None for a new study."""
         run = self.runs.get("study")
         return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
 
-    @patient
+    @retry
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
-        """The study's run: its document decides what it is, the command makes it again."""
+        """Open the study's run. document: everything that determines the study; command: runs it again."""
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
-        # This tag shows an artifact in the UI as a table.
+        # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
         run_id = self._open("study", RunKind.STUDY, self.study, params, {**described, **table})
         self._set_tags(run_id, {schema.STATUS: StudyStatus.RUNNING})
 
-    @patient
+    @retry
     def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
-        """Make the study what the document says; trials: all that it has now, None if it lost none.
+        """Extend the study to a new document. trials: all trials that it has now, None if none were dropped.
 
-        Runs of others become former ones, those that are back are no longer. Returns how many trials' runs are kept,
-        and how many are former. The document comes last: until then the study is what it was, and claims its runs back.
+        Marks the runs of dropped trials as former, and those of trials that it has again as its own. Returns the
+        numbers of kept and of former trials. The document is written last: if the driver is killed before that, the
+        study is as before, and claims its runs back.
         """
         standing = Counter[bool]()
         for key in self.runs.keys() - {"study"}:
@@ -240,16 +239,16 @@ class Tracker:
         self.runs["study"] = self.client.get_run(run_id)
         return standing[True], standing[False]
 
-    @patient
+    @retry
     def start_trial(self, trial_id: str, student: str, name: str, params: Mapping[str, Any]) -> None:
-        """Open a trial's run, also one that failed before. student: the id of the stage that the trial quantizes."""
+        """Open a trial's run, also after a failure. student: the id of the stage that the trial quantizes."""
         self._claim(trial_id, RunKind.TRIAL)
         tags = {schema.STATUS: TrialStatus.RUNNING, schema.STUDENT: student}
         self._open(trial_id, RunKind.TRIAL, name, params, tags, parent="study")
 
-    @patient
+    @retry
     def log_epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """One point on each of the trial's curves, unless an earlier run of the study has logged this epoch."""
+        """Log the metrics of an epoch, unless an earlier command of the study has logged them."""
         if self.is_finished(trial_id) or epoch <= self._logged_epochs(trial_id):
             return
         now = int(time.time() * 1000)
@@ -263,9 +262,9 @@ class Tracker:
             self._last_epoch[trial_id] = max((metric.step for metric in history), default=0)
         return self._last_epoch[trial_id]
 
-    @patient
+    @retry
     def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
-        """One run for a point, under its trial, with its packed model and its layers. It is never logged twice."""
+        """Log a point as a run under its trial, with its packed model and layers as files; never twice."""
         key = f"{point.trial_id}/{point.bits}"
         self._claim(key, RunKind.POINT)
         if self.is_finished(key):
@@ -278,11 +277,11 @@ class Tracker:
             self.client.log_artifact(run_id, file)
         self._finish(key)
 
-    @patient
+    @retry
     def end_trial(self, trial_id: str, status: TrialStatus, reason: str, best: Mapping[str, float]) -> None:
-        """Mark how a trial ended; `best` becomes metrics of the trial run, so that the UI can sort trials.
+        """Log how a trial ended; `best` becomes metrics of its run, so that the UI can sort trials.
 
-        One that a former run of the study has brought to its end keeps its end.
+        A trial that an earlier command of the study finished keeps its end.
         """
         if self.is_finished(trial_id):
             return
@@ -293,9 +292,9 @@ class Tracker:
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
         self._finish(trial_id, ENDED.get(status, "FAILED"))
 
-    @patient
+    @retry
     def log_front(self, points: Sequence[Point], always: bool = False) -> None:
-        """The front on the study run: table, CSV and figure. Drawn now and then while trials finish."""
+        """Log the front on the study's run as table, CSV and figure; unless `always`, at most every FIGURE_SECONDS."""
         began = time.monotonic()
         if not points or (not always and began < self._draw_next):
             return
@@ -310,7 +309,7 @@ class Tracker:
         now = time.monotonic()
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
 
-    @patient
+    @retry
     def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         run_id = self._run_id("study")
@@ -320,7 +319,7 @@ class Tracker:
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
     def figure_path(self) -> str:
-        """Where the front's figure lies: a path for a local store, else the run's artifact URI."""
+        """Return where the front's figure is: a path in a local store, else an artifact URI."""
         uri = urlsplit(str(self.runs["study"].info.artifact_uri))
         return (url2pathname(uri.path) if uri.scheme in ("", "file") else uri.geturl()) + "/front.png"
 
@@ -338,30 +337,32 @@ def _kind(*, is_point: bool, is_kept: bool) -> RunKind:
 
 
 def _http_status(error: MlflowException | RequestException) -> int:
-    """What a server answered; 503 if it gave no answer. (Of artifacts it speaks in the words of HTTP.)"""
+    """Return the HTTP status of an error, 503 without a response. Artifact requests raise RequestException."""
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     return 503 if error.response is None else error.response.status_code
 
 
-def open_tracker(uri: str, study: str, root: Path, say: Say, is_interrupted: Callable[[], bool]) -> Tracker:
-    """A Tracker, or UserError when the store or server cannot be used.
+def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Callable[[], bool]) -> Tracker:
+    """Open a Tracker; raise UserError if the store or server cannot be used.
 
-    root: the folder for the artifacts of a local store, and for the lock under which such a store is made:
-    two that are making it at the same time would ruin it; say: tells the user that a server is gone, and back;
-    is_interrupted: it is not waited for any longer.
+    root: the folder for the artifacts of a local store, and for the lock under which the store is created, since two
+    processes creating it at the same time would corrupt it; log: prints a line when a server becomes unavailable, and
+    when it is available again; is_interrupted: if true, an unavailable server is not waited for.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     local = uri.startswith("sqlite:")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with system_lock(root / "store.lock"):
-            return Tracker(uri, study, root / "artifacts" if local else None, say, is_interrupted)
+            return Tracker(uri, study, root / "artifacts" if local else None, log, is_interrupted)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(f"MLflow store {shown(uri)} cannot be used: {first_line(error)}") from None
+        raise UserError(
+            f"MLflow store {shown(uri)} cannot be used: {first_line(error)}; repair it, or give another --tracking-uri"
+        ) from None
 
 
 def _mlflow_table(table: Any) -> dict[str, Any]:
-    """A data frame in the layout in which MLflow's UI shows an artifact as a table."""
+    """Return a data frame in the JSON layout that MLflow's UI shows as a table."""
     plain = table.astype(object).where(table.notna(), None)
     return dict(plain.to_dict(orient="split", index=False))

@@ -1,4 +1,4 @@
-"""Where the tracking store is, and whether it answers. Knows nothing of MLflow but its addresses."""
+"""The address of the tracking store: completed, checked and probed, without importing MLflow."""
 
 import os
 import socket
@@ -17,11 +17,11 @@ FOLDER = Path("mlruns")
 
 
 def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
-    """The address of the tracking store, complete and checked.
+    """Return the complete address of the tracking store.
 
-    text: an address or None, which means `MLFLOW_TRACKING_URI` if that is set and else `mlflow.db` in `folder`. A
-    SQLite file gets its absolute path and need not exist. Raises UserError, within seconds, for an address that MLflow
-    cannot use and a server that does not answer.
+    text: an address; None for `MLFLOW_TRACKING_URI` if set, else `mlflow.db` in `folder`. A SQLite file gets its
+    absolute path and need not exist. Raises UserError, within seconds, if MLflow does not support the address or the
+    server does not respond.
     """
     uri = text or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{folder}/mlflow.db"
     try:
@@ -33,7 +33,7 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
     if kind == "sqlite":
         return f"sqlite:///{_sqlite_path(uri)}"
     if kind not in _PORTS:
-        raise UserError(f"tracking address {shown(uri)!r}: MLflow keeps no runs there; {_KINDS}")
+        raise UserError(f"tracking address {shown(uri)!r}: MLflow cannot store runs there; {_KINDS}")
     if not host:
         raise UserError(f"tracking address {shown(uri)!r} names no host; {_KINDS}")
     _probe(parts, host, port or _PORTS[kind])
@@ -41,23 +41,23 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
 
 
 def require_store(uri: str) -> None:
-    """Raise UserError if a SQLite address (from `tracking_uri`) is not that of an MLflow store."""
+    """Raise UserError if a SQLite address, as `tracking_uri` returns it, is not that of an MLflow store."""
     if not uri.startswith("sqlite:"):
         return
     path = _sqlite_path(uri)
     if not path.is_file():
-        raise UserError(f"no tracking store at {path}: run a study first, or name the store by --tracking-uri")
+        raise UserError(f"no tracking store at {path}: run a study first, or give the store by --tracking-uri")
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
             found = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
     except sqlite3.Error as error:
-        raise UserError(f"{path} cannot be read as a tracking store: {error}") from None
+        raise UserError(f"{path} cannot be read as a tracking store: {error}; give another --tracking-uri") from None
     if not found:
-        raise UserError(f"{path} is a SQLite file, but not an MLflow tracking store")
+        raise UserError(f"{path} is a SQLite file, but not an MLflow tracking store; give another --tracking-uri")
 
 
 def shown(uri: str) -> str:
-    """The address without its password and its query, for messages."""
+    """Return the address without password and query, for messages."""
     parts = urlsplit(uri)
     if not parts.netloc:
         return uri
@@ -74,7 +74,7 @@ def _sqlite_path(uri: str) -> Path:
 
 
 def _probe(parts: SplitResult, host: str, port: int) -> None:
-    """Connect; of a plain HTTP server ask one line too, because a hung one still accepts connections."""
+    """Connect; an HTTP server must also respond with a line, since a hung one still accepts connections."""
     address = shown(parts.geturl())
     try:
         with socket.create_connection((host, port), timeout=TIMEOUT_SECONDS) as connection:
@@ -84,11 +84,11 @@ def _probe(parts: SplitResult, host: str, port: int) -> None:
             path = parts.path.rstrip("/") + "/health"
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n".encode())
             with connection.makefile("rb") as stream:
-                answer = stream.read(5)
+                response = stream.read(5)
     except (OSError, UnicodeError) as error:
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"the tracking server {address} does not answer ({reason}); start it, or name another"
+            f"the tracking server {address} does not respond ({reason}); start it, or give another address"
         ) from None
-    if answer != b"HTTP/":
-        raise UserError(f"the tracking server {address} does not answer as a web server; name another")
+    if response != b"HTTP/":
+        raise UserError(f"the tracking server {address} does not respond as a web server; give another address")

@@ -1,4 +1,4 @@
-"""What a trial reports while it runs, and how it ended."""
+"""The events that a trial reports while it runs, and its end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from study.schedulers.priorities import Values
 class EpochEnded:
     """The student was trained for one more epoch, now or by an earlier trial that shares it.
 
-    metrics: the epoch's entry in the student's history, `val_top1` among them; probe: what the student would be worth
-    quantized, None where trials are not compared, or if another study trained the student without a probe.
+    metrics: the epoch's entry in the student's history, with `val_top1`; probe: the student's accuracy and total bits
+    at each probed width, None where trials are not compared, or if another study trained the student without a probe.
     """
 
     epoch: int
@@ -26,8 +26,8 @@ class EpochEnded:
         return self.metrics["val_top1"]
 
     def values(self, *, quantized: bool) -> Values | None:
-        """What a scheduler compares: (accuracy, total bits) at each probed width if `quantized`, else of the float
-        student alone. None if the probe that this needs is missing."""
+        """Return what a scheduler compares: (accuracy, total bits) at each probed width if `quantized`, else of the
+        float student only. None if the probe is required but missing."""
         if not quantized:
             return [(self.val_top1, 1.0)]
         return None if self.probe is None else [(accuracy, float(bits)) for _, accuracy, bits in self.probe]
@@ -35,7 +35,7 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True)
 class PointMeasured:
-    """A point was quantized and measured, or found in the store. files: its packed model and its layers."""
+    """A point was quantized and measured, or reused from the store. files: its packed model and its layers."""
 
     point: Point
     files: tuple[str, ...]
@@ -43,20 +43,20 @@ class PointMeasured:
 
 @dataclass(frozen=True, slots=True)
 class StudentReused:
-    """The student was in the store, and was not trained here."""
+    """The student was reused from the store, without training here."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """The trial's worker died, and another resumes the trial."""
+    """The trial's worker died and another resumes the trial."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class TrialEnded:
-    """The trial's last event. reason: one line, empty for a completed trial; log: the path of the file that describes
-    the error, None for a completed trial or if the file could not be written; error: the error with its causes."""
+    """The trial's last event. reason: one line, empty for a completed trial; log: the path of the file with the
+    traceback, None for a completed trial or if it could not be written; error: the error with its causes."""
 
     status: TrialStatus
     reason: str = ""

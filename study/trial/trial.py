@@ -1,4 +1,4 @@
-"""A trial as a value: everything that determines what it does."""
+"""A trial as a value: everything that determines its results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from study.space.declaration import TEACHER
 
 @dataclass(frozen=True, slots=True)
 class InputIds:
-    """What a study starts from: the data's fingerprint, the ids of the teacher's stage and of the weights that peers
-    start from, None for what it does not need."""
+    """The ids of a study's inputs: the data's fingerprint, the stages of the teacher and of the peers' initial weights;
+    None if not needed."""
 
     data: str
     teacher: str | None = None
@@ -29,7 +29,7 @@ class InputIds:
 class Trial:
     """A student, distilled and quantized at every width; without a student the teacher itself is quantized.
 
-    name: for people, `dkd alpha=1 beta=8 temperature=4 seed=0`; points: float first, then every width.
+    name: readable, `dkd alpha=1 beta=8 temperature=4 seed=0`; points: float first, then every width.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Trial:
 
     @cached_property
     def id(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of what the trial does."""
+        """The first 16 hexadecimal digits of the SHA-256 of the ids of its points."""
         return digest([point.stage().id for point in self.points])[:16]
 
     @property
@@ -60,7 +60,7 @@ class Trial:
 
     @property
     def parameters(self) -> Mapping[str, float]:
-        """The method's parameters, complete."""
+        """The complete parameters of the method."""
         return self.student.method.params if self.student else {}
 
     @property
@@ -72,7 +72,7 @@ class Trial:
 
 
 def make_trial(plan: Plan, inputs: InputIds, configuration: Configuration, seed: int) -> Trial:
-    """The trial of a configuration and a seed."""
+    """Return the trial of a configuration and a seed."""
     workload, student = plan.workload, _student(plan, inputs, configuration, seed)
     model = student.stage().id if student else inputs.teacher
     assert model is not None

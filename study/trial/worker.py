@@ -1,4 +1,4 @@
-"""Run one trial: distill its student, then quantize it at every width. Runs without Ray, wherever torch does."""
+"""Runs a trial: distills its student, then quantizes it at every width. Needs torch, not Ray."""
 
 import time
 import traceback
@@ -29,7 +29,7 @@ from study.trial.trial import InputIds, Trial
 
 @dataclass(frozen=True, slots=True)
 class Probing:
-    """After which epochs students are measured quantized, and at which widths, whichever of them a trial has."""
+    """The epochs after which students are measured quantized, and the widths, even those that a trial lacks."""
 
     epochs: Collection[int] = ()
     widths: Sequence[int] = ()
@@ -37,7 +37,7 @@ class Probing:
 
 @dataclass(frozen=True, slots=True)
 class DataRef:
-    """A data set by the folder of its stage, divided into training and validation images."""
+    """A data set by the folder of its stage, with the numbers of training and validation images."""
 
     folder: str
     fingerprint: str
@@ -47,9 +47,9 @@ class DataRef:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A teacher, or what a peer starts from, by the folder of its stage and that stage's id.
+    """A teacher, or a peer's initial weights, by the folder and the id of its stage.
 
-    pretrained: it is one of the transformers library.
+    pretrained: it is a model of the transformers library.
     """
 
     folder: str
@@ -60,7 +60,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What all trials of a study start from, by paths that every worker sees. store: the folder of the stages."""
+    """What all trials of a study share, by paths visible to every worker. store: the folder of the stages."""
 
     store: str
     data: DataRef
@@ -73,7 +73,7 @@ class Inputs:
         return InputIds(self.data.fingerprint, teacher, peer)
 
     def arch(self, trial: Trial) -> str:
-        """The architecture that a trial quantizes."""
+        """Return the architecture that a trial quantizes."""
         if trial.student:
             return trial.student.arch
         assert self.teacher
@@ -81,10 +81,10 @@ class Inputs:
 
 
 def run_trial(trial: Trial, inputs: Inputs, device: str, log: Path, probing: Probing) -> Generator[Event]:
-    """Run a trial; its last event is its end. An error ends the trial: none is raised.
+    """Run a trial and yield its events; the last is TrialEnded. Errors end the trial; none is raised.
 
-    log: the file in which an error is described; probing: when the student is also measured quantized. Closing the
-    generator leaves the trial where it is: another run resumes it from its last epoch.
+    log: the file for the traceback of an error; probing: when the student is also measured quantized. Closing the
+    generator interrupts the trial: another run resumes it from its last epoch.
     """
     try:
         yield from _Run(trial, inputs, device, probing).events()
@@ -98,7 +98,7 @@ def run_trial(trial: Trial, inputs: Inputs, device: str, log: Path, probing: Pro
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A trial with what it starts from."""
+    """A trial with its inputs."""
 
     trial: Trial
     inputs: Inputs
@@ -111,7 +111,7 @@ class _Run:
 
     def events(self) -> Iterator[Event]:
         student = self.trial.student
-        # One that was pruned, its points being there, is not trained again in order to report its epochs.
+        # A pruned student whose points exist is not retrained only to report its epochs.
         if student and (self.store.find(student.stage()) or not self.trial.is_finished(self.store)):
             yield from self._distill(student)
         for point, folder in measure(self.store, self.trial.points, self._model, self._data):
@@ -127,7 +127,7 @@ class _Run:
             found = self._probe(student, epoch)
             seconds = {"probe_seconds": time.perf_counter() - started} if found else {}
             yield EpochEnded(epoch.number, {**epoch.metrics, **seconds}, found)
-        if not is_trained_here:  # it was there, or came while this trial waited for another that trained it
+        if not is_trained_here:  # it existed, or another trial trained it while this one waited
             yield StudentReused()
 
     def _probe(self, student: StudentSpec, epoch: Epoch) -> Probe | None:
@@ -142,7 +142,9 @@ class _Run:
 
     def _teacher_logits(self) -> TeacherLogits | None:
         student, teacher = self.trial.student, self.inputs.teacher
-        return bank(self.store, student, teacher, self._data()) if teacher and student and student.teacher else None
+        return (
+            open_cache(self.store, student, teacher, self._data()) if teacher and student and student.teacher else None
+        )
 
     def _peer(self) -> Classifier:
         student, peer = self.trial.student, self.inputs.peer
@@ -152,7 +154,7 @@ class _Run:
         return warm_start(weights, student.arch, self._data(), peer_seed(student.seed))
 
     def _model(self) -> Classifier:
-        """What is quantized."""
+        """Return the model to quantize."""
         if student := self.trial.student:
             folder = self.store.path(student.stage())
             return load_student(folder, student, self._data()).to(self.device)
@@ -173,7 +175,7 @@ def _dataset(data: DataRef, device: str) -> Dataset:
 
 
 def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
-    """The teacher on the data's device, in evaluation mode."""
+    """Load the teacher on the data's device, in evaluation mode."""
     folder = Path(teacher.folder)
     if teacher.pretrained:
         model = load_pretrained(folder, data.class_names, data.train_images.shape[1])
@@ -183,8 +185,8 @@ def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
     return model.to(data.train_images.device)
 
 
-def bank(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> TeacherLogitsCache:
-    """What the teacher says about the views of a student's training, shared by all students that see the same."""
+def open_cache(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> TeacherLogitsCache:
+    """Return the cache of a teacher's logits on a student's views; students with equal views share it."""
     views = Views(
         data.train_images,
         data.train_labels,
@@ -210,7 +212,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _describe(log: Path) -> str | None:
-    """Write the error that is being handled to `log`; None if that fails, too, as it does on a full disk."""
+    """Write the traceback of the current error to `log` and return its path; None if that fails, as on a full disk."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc())

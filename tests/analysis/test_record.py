@@ -58,13 +58,13 @@ def test_another_table_is_told():
     ("rows", "message"),
     [
         ("", "the record is empty"),
-        ("t,s,1,32,100,50\nt,s,1,32,100,50\n", "trial t, epoch 1, 32 bits: is there twice"),
+        ("t,s,1,32,100,50\nt,s,1,32,100,50\n", "trial t, epoch 1, 32 bits: duplicated row"),
         ("t,s,1,2,100,50\n", "trial t: has no float accuracy"),
-        ("t,s,1,32,100,50\nu,s,1,32,100,50\nu,s,2,32,100,50\n", "trial t, epoch 2: must have .* 32 bits.* has nothing"),
+        ("t,s,1,32,100,50\nu,s,1,32,100,50\nu,s,2,32,100,50\n", "trial t, epoch 2: must have .* 32 bits.* has none"),
         ("t,s,1,32,100,50\nt,s,1,2,10,50\nt,s,2,32,100,50\n", "trial t, epoch 2: must have accuracies at 2, 32 bits"),
         ("t,s,2,32,100,50\n", "trial t, epoch 1: must have"),
         ("t,s,1,32,100,50\nt,r,2,32,100,50\n", "trial t: has two students, s and r"),
-        ("t,s,1,32,100,\nt,s,2,32,100,50\n", "trial t: goes on after epoch 1, where it diverged"),
+        ("t,s,1,32,100,\nt,s,2,32,100,50\n", "trial t: has rows after epoch 1, where it diverged"),
     ],
 )
 def test_what_is_twice_or_missing_is_named(rows, message):

@@ -116,5 +116,5 @@ def test_a_server_that_goes_away_is_told(logged):
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     gone = store_module.Store(f"http://127.0.0.1:{port}", mlflow.MlflowClient(f"http://127.0.0.1:{port}"))
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="does not respond"):
         gone.studies()

@@ -261,4 +261,4 @@ def test_the_mlflow_server_gone_for_ten_seconds(
     with mlflow_server(study.folder, store, int(address.rpartition(":")[2])):
         study.finish()
         check_same(study, undisturbed)
-    assert "is gone; the study waits for it" in study.output.read_text()
+    assert "is unavailable; waiting for it" in study.output.read_text()

@@ -78,7 +78,7 @@ MISTAKES = [
     (["--space", "dkd_grid", "--name", "../x"], "study name '../x'"),
     (["--space", "dkd_grid", "--cpus-per-trial", "1000"], "cores; give at most that"),
     (["--space", "dkd_grid", "--gpus-per-trial", "100"], "GPUs; give at most that"),
-    (["--space", "dkd_grid", "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
+    (["--space", "dkd_grid", "--tracking-uri", "http://127.0.0.1:9"], "does not respond"),
     (["--space", "dkd_grid", "--teacher", "resnet20:nowhere.th"], "there is no such checkpoint"),
     (["--space", "dkd_grid", "--workload", "cifar10_small"], "--data-dir"),
     (

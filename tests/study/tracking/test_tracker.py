@@ -168,22 +168,22 @@ def test_a_server_that_stays_away_for_a_while_is_said(store: Path, monkeypatch: 
     tracker.uri = "http://server"
     monkeypatch.setattr(tracking_module, "PAUSE", 0)
     answers = iter([False, False, True])
-    look, work = tracker._look, iter([False, True])
+    load, work = tracker._load_runs, iter([False, True])
 
     def away(*_: object, **__: object) -> None:
         if not next(answers):
             raise MlflowException("no answer")
-        look()
+        load()
 
     def create(self: MlflowClient, *args: Any, _original: Any = MlflowClient.create_run, **options: Any) -> Run:
         if not next(work, True):
             raise MlflowException("no answer")
         return cast(Run, _original(self, *args, **options))
 
-    monkeypatch.setattr(tracker, "_look", away)
+    monkeypatch.setattr(tracker, "_load_runs", away)
     monkeypatch.setattr(MlflowClient, "create_run", create)
     start(tracker)
-    assert ["is gone" in line for line in said] == [True, False]
+    assert ["is unavailable" in line for line in said] == [True, False]
     assert opened(store, "a while").runs.keys() == {"study", TRIAL}
 
 
@@ -324,7 +324,7 @@ def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) ->
     tracker.client.delete_experiment(tracker.experiment)
     with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
         opened(store, "deleted")
-    with pytest.raises(UserError, match="'Default' is no study"):
+    with pytest.raises(UserError, match="'Default' is not a study"):
         opened(store, "Default")
 
 

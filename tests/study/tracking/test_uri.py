@@ -77,7 +77,7 @@ def test_a_server_that_answers():
 
 @pytest.mark.parametrize("answer", [None, b"", b"SSH-2.0-OpenSSH\r\n"])
 def test_a_server_that_does_not_answer(answer):
-    with server(answer) as (port, _), pytest.raises(UserError, match=f"127.0.0.1:{port} does not answer"):
+    with server(answer) as (port, _), pytest.raises(UserError, match=f"127.0.0.1:{port} does not respond"):
         tracking_uri(f"http://127.0.0.1:{port}")
 
 
@@ -85,13 +85,13 @@ def test_a_server_that_does_not_answer(answer):
 def test_no_server_at_all_and_no_password_in_the_message(scheme):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(UserError, match="does not answer") as caught:
+    with pytest.raises(UserError, match="does not respond") as caught:
         tracking_uri(f"{scheme}://me:secret@127.0.0.1:{port}/x?password=secret")
     assert "secret" not in str(caught.value)
 
 
 def test_a_host_name_that_is_none():
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="does not respond"):
         tracking_uri("http://a..b")
 
 

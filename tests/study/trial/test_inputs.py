@@ -131,7 +131,7 @@ def test_a_random_one_stops_the_study(prepared: Prepared, tmp_path: Path) -> Non
     store, reference, data = prepared
     said: list[str] = []
     teacher = prepare(prepared, save(tmp_path, {i: f"LABEL_{i}" for i in range(10)}), said)
-    assert said == ["teacher: its 10 labels have no names; they are taken to be in the data set's order"]
+    assert said == ["teacher: its 10 labels have no names; assuming the order of the data set"]
     with pytest.raises(UserError, match=r"on digits, where guessing gives 10\.00 %"):
         evaluate_teacher(teacher, reference, data, store, quiet)
 
