@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,32 +17,18 @@ import psutil
 import ray
 import torch
 from ray import tune
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
-from ray.train._internal import storage
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from kdq.errors import UserError
+from study.backends import ray_internals
+from study.backends.ray_internals import StopFlags
 from study.console import failures
 from study.plan.resources import Resources, cores
 from study.schedulers.scheduler import Decision
 from study.trial.trial import Probing, Trial
 from study.trial.worker import run_trial
 
-# Ray reads these when it is imported: no progress reports, loggers, snapshots, statistics or Ctrl-C of its own, and
-# every report at once, since a buffered one would be late in the live table, and too late for a decision. And it need
-# not ask for the cluster's resources every ten seconds, which nothing uses and which blocks when the head is dead.
-os.environ.update(
-    RAY_AIR_NEW_OUTPUT="0",
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-    TUNE_DISABLE_SIGINT_HANDLER="1",
-    TUNE_RESULT_BUFFER_LENGTH="1",
-    TUNE_STATE_REFRESH_PERIOD="86400",
-    TUNE_GLOBAL_CHECKPOINT_S="86400",
-    TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S="0",
-)
 T = TypeVar("T")
 Started = Callable[[str], None]
 """Takes the id of a trial that begins, or goes on."""
@@ -52,9 +37,6 @@ Report = Callable[[str, Mapping[str, Any]], Decision]
 """Takes a trial's id and one event of it; says whether the trial goes on."""
 
 ROOT = Path(__file__).parents[2]
-WORKER_ENVIRONMENT = ("OMP_WAIT_POLICY", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
-"""What the workers of a cluster, which do not inherit ours, must have as we do."""
-
 SECONDS_BETWEEN_KNOCKS = 5.0  # at the head of a cluster
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
 
@@ -90,23 +72,19 @@ def run_on_ray(
     is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or `report`
     ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
     """
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `Relay` says which worker died, and in one line
-    ray._private.worker._worker_logs_enabled = False  # which else tell of every death in the midst of the table
-    if not ray.is_initialized():
-        _start_ray()
-    if ray.util.client.ray.is_connected():
-        # Tune stages its files in the session's folder of the node that it runs on, and a client runs on none.
-        storage._get_ray_train_session_dir = lambda: str(folder)
-    guard, verdicts = Guard(), Verdicts(uuid4().hex)
+    ray_internals.silence()  # `Relay` says which worker died
+    needed = {} if ray.is_initialized() else _start_ray()
+    if ray_internals.is_client():
+        ray_internals.stage_in(folder)
+    guard, verdicts = Guard(), StopFlags(uuid4().hex)
     config = {"threads": resources.threads, "device": resources.device, "verdicts": verdicts.study, **settings}
     try:
-        # Not `Tuner.fit`, which for a client of a distant cluster runs elsewhere, away from the queue and the report.
-        tune.run(
+        ray_internals.run_tune(
             tune.with_resources(trainable, partial(_bundle, resources)),
             config=config,
             search_alg=Feed(queue, guard),
             scheduler=Decisions(report, guard, verdicts),
-            callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch()],
+            callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch(needed)],
             stop=Interruption(queue, guard),
             num_samples=-1,
             # All workers start at once, and one trial is ready for the slot that gets free next. Left to itself, Ray
@@ -120,9 +98,8 @@ def run_on_ray(
             name=folder.name,
             storage_path=str(folder.parent),
             verbose=0,
-            _remote=False,
         )
-        verdicts.forget()
+        verdicts.clear()
         if guard.error:
             raise guard.error
     except RayDied as died:
@@ -135,13 +112,14 @@ def run_on_ray(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_ray() -> None:
-    """Ray on this machine alone, with the cores that this process may use."""
+def _start_ray() -> Mapping[str, psutil.Process]:
+    """Ray on this machine alone, with the cores that this process may use; its processes that must live, by name."""
     # Workers must run this program, not another copy of it that may be installed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     ray.init(
         address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
     )
+    return ray_internals.core_processes()
 
 
 def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
@@ -169,27 +147,8 @@ def report_to_ray(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
     lock of its student for ever. So for Ray the trial goes on, and finds that it has ended.
     """
     tune.report({"event": json.dumps(event)})  # as text, since Ray would take a mapping apart
-    if Verdicts(config["verdicts"]).has(tune.get_context().get_trial_id()):
+    if StopFlags(config["verdicts"]).is_set(tune.get_context().get_trial_id()):
         raise Ended
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """The trials, by Ray's ids, that do not go on: noted with Ray itself, where every node sees it at once.
-
-    (A file may be seen a minute late on a network's folder.) study: a name for this run of the study.
-    """
-
-    study: str
-
-    def note(self, trial: str) -> None:
-        _internal_kv_put(f"{self.study}/{trial}", b"")
-
-    def has(self, trial: str) -> bool:
-        return bool(_internal_kv_exists(f"{self.study}/{trial}"))
-
-    def forget(self) -> None:
-        _internal_kv_del(f"{self.study}/", del_by_prefix=True)
 
 
 class Guard:
@@ -261,7 +220,7 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
     goes on, the queue gives it again, and its stages are there.
     """
 
-    def __init__(self, report: Report, guard: Guard, verdicts: Verdicts) -> None:
+    def __init__(self, report: Report, guard: Guard, verdicts: StopFlags) -> None:
         super().__init__()
         self.report, self.guard, self.verdicts = report, guard, verdicts
 
@@ -271,7 +230,7 @@ class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
 
     def _pass_on(self, trial: Any, event: Mapping[str, Any]) -> None:
         if self.report(trial_id(trial), event) is not Decision.CONTINUE:
-            self.verdicts.note(trial.trial_id)
+            self.verdicts.set(trial.trial_id)
 
 
 class Relay(Ours, tune.Callback):  # type: ignore[misc]
@@ -287,42 +246,31 @@ class Relay(Ours, tune.Callback):  # type: ignore[misc]
         self.guard(lambda: self.started(trial_id(trial)), None)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        event = {"event": "lost", "reason": _telling_line(_last_failure(trial))}
+        event = {"event": "lost", "reason": ray_internals.headline(ray_internals.last_failure(trial))}
         self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.guard(lambda: self.report(trial_id(trial), self._end(trial)), Decision.STOP)
 
     def _end(self, trial: Any) -> Mapping[str, Any]:
-        said, log = _last_failure(trial), self.logs / f"{trial_id(trial)}.log"
+        said, log = ray_internals.last_failure(trial), self.logs / f"{trial_id(trial)}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(trial.error_file, log)
-        reason = f"its worker died {WORKER_RETRIES + 1} times: {_telling_line(said)}"
+        shutil.copyfile(ray_internals.error_file(trial), log)
+        reason = f"its worker died {WORKER_RETRIES + 1} times: {ray_internals.headline(said)}"
         return {"event": "end", "status": failures.ends_as(said), "reason": reason, "log": str(log), "error": said}
-
-
-def _last_failure(trial: Any) -> str:
-    """What Ray says of the last death of a trial's worker."""
-    return Path(trial.error_file).read_text(errors="replace").split("Failure # ")[-1].partition("\n")[2].strip()
-
-
-def _telling_line(said: str) -> str:
-    """Ray begins with what happened; a traceback, which it heads with the name of the task, ends with it."""
-    lines = said.splitlines()
-    return lines[-1 if said.startswith("ray::") else 0].strip()
 
 
 class Watch(Ours, tune.Callback):  # type: ignore[misc]
     """Ends the study when what Ray cannot do without is gone: its processes here, or the head of a cluster.
 
     Ray itself would wait for its own for ever, and after a minute without its head end this process in mid-sentence.
+    needed: its processes here, none on a cluster.
     """
 
-    def __init__(self) -> None:
-        children = psutil.Process().children()
-        self.needed = {name: child for child in children if (name := child.name()) in ("gcs_server", "raylet")}
-        is_client = ray.util.client.ray.is_connected()
-        self.head = "" if self.needed or is_client else str(ray.get_runtime_context().gcs_address)
+    def __init__(self, needed: Mapping[str, psutil.Process]) -> None:
+        self.needed = needed
+        is_watched = not needed and not ray_internals.is_client()
+        self.head = str(ray.get_runtime_context().gcs_address) if is_watched else ""
         self.next_knock = 0.0
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
