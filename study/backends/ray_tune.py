@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import psutil
@@ -22,6 +22,7 @@ from ray.tune.search import Searcher
 
 from kdq.errors import UserError
 from study.backends import ray_internals
+from study.backends.backend import Queue, Report, Started
 from study.backends.ray_internals import StopFlags
 from study.console import failures
 from study.plan.resources import Resources, cores
@@ -30,30 +31,9 @@ from study.trial.trial import Probing, Trial
 from study.trial.worker import run_trial
 
 T = TypeVar("T")
-Started = Callable[[str], None]
-"""Takes the id of a trial that begins, or goes on."""
-
-Report = Callable[[str, Mapping[str, Any]], Decision]
-"""Takes a trial's id and one event of it; says whether the trial goes on."""
-
 ROOT = Path(__file__).parents[2]
 SECONDS_BETWEEN_KNOCKS = 5.0  # at the head of a cluster
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
-
-
-class Queue(Protocol):
-    """Where the trials come from, one at a time, as workers get free."""
-
-    def next(self) -> Trial | None: ...
-
-    @property
-    def is_done(self) -> bool: ...
-
-    @property
-    def is_interrupted(self) -> bool: ...
-
-    def is_alone(self, trial_id: str) -> bool:
-        """Whether a trial has its GPU for itself, even if trials share GPUs."""
 
 
 def run_on_ray(
@@ -65,12 +45,10 @@ def run_on_ray(
     started: Started,
     report: Report,
 ) -> None:
-    """Run trials until the queue is done or the study is interrupted.
+    """The backend that is Ray Tune, on this machine unless we are connected to a cluster.
 
-    Ray is that of this machine unless we are connected to a cluster. slots: so many trials fit at a time; folder: where
-    Ray keeps its own files while the study runs, seen by all nodes; removed afterwards, since the stages hold all that
-    is worth keeping; settings: what `trainable` needs to know beside the trial. An exception in `queue` or `report`
-    ends the study, and is raised when its trials have stopped. Raises UserError if Ray itself dies.
+    What Ray keeps in `folder` is removed, since the stages hold all that is worth keeping. Raises UserError if Ray
+    itself dies.
     """
     ray_internals.silence()  # `Relay` says which worker died
     needed = {} if ray.is_initialized() else _start_ray()

@@ -3,20 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.backends import ray_tune
-from study.backends.ray_tune import Ended, Queue, Report, Started
+from study.backends.backend import Queue
+from study.backends.inline import run_inline
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
 from study.trial.events import Event
-from study.trial.trial import Probing
-from study.trial.worker import run_trial
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -91,28 +90,22 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
 
     def install(look: Callable[[], None] = lambda: None, often: int = 1) -> None:
-        def run(
-            queue: Queue,
-            resources: Resources,
-            slots: int,
-            folder: Path,
-            given: Mapping[str, Any],
-            started: Started,
-            report: Report,
-        ) -> None:
-            number = 0
-            while trial := queue.next():
-                number += 1
+        def run(queue: Queue, resources: Resources, *rest: Any) -> None:
+            *others, started, report = rest
+            numbers: dict[str, int] = {}
 
-                def tell(event: Event, trial_id: str = trial.id, looks: bool = number % often == 0) -> None:
-                    if looks:
-                        look()
-                    if report(trial_id, event) is not Decision.CONTINUE:
-                        raise Ended
+            def start(trial_id: str) -> None:
+                numbers[trial_id] = len(numbers) + 1
+                started(trial_id)
 
-                started(trial.id)
-                with suppress(Ended):
-                    run_trial(trial, "cpu", Path(given["logs"]) / "log", tell, Probing(**given["probing"]))
+            def tell(trial_id: str, event: Event) -> Decision:
+                if numbers[trial_id] % often == 0:
+                    look()
+                decision: Decision = report(trial_id, event)
+                return decision
+
+            on_cpu = replace(resources, gpus=0.0)  # as on a cluster of the tests, whose points must be the same
+            run_inline(queue, on_cpu, *others, start, tell)
 
         monkeypatch.setattr(ray_tune, "run_on_ray", run)
 
