@@ -1,5 +1,8 @@
 """A Ray cluster: how a study joins one, and what is looked at on every node before it starts there."""
 
+from study.backends.ray_internals import WORKER_ENVIRONMENT, join_hint  # before ray: it sets what Ray reads
+
+# isort: split
 import logging
 import os
 import shutil
@@ -16,17 +19,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import ray
 from filelock import Timeout
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from kdq.errors import UserError
 from kdq.store.files import system_lock
 from kdq.store.stage import digest
-from study.backends.ray_tune import WORKER_ENVIRONMENT  # before ray: the driver sets what Ray reads when it is imported
 from study.plan.resources import Machine, Resources
-
-# isort: split
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 SECONDS_TO_JOIN = 30.0  # Ray itself tries for two minutes, and then ends the process
 SECONDS_TO_LOOK = 30.0
@@ -94,20 +94,12 @@ def _rehearse(address: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_JOIN)
     except subprocess.TimeoutExpired as error:
         said = error.stderr.decode(errors="replace") if error.stderr else ""
-        reason = f"no answer in {SECONDS_TO_JOIN:.0f} s{_hint(said)}"
+        reason = f"no answer in {SECONDS_TO_JOIN:.0f} s{join_hint(said)}"
     else:
         if done.returncode == 0:
             return
-        reason = _last_line(done.stderr) + _hint(done.stderr)
+        reason = _last_line(done.stderr) + join_hint(done.stderr)
     raise UserError(f"--address {address}: cannot join this cluster: {reason}")
-
-
-def _hint(said: str) -> str:
-    if "InvalidAuthToken" in said or "Unauthenticated" in said:
-        return "; it wants a token: set RAY_AUTH_MODE (and RAY_AUTH_TOKEN) here as where it was started"
-    if "ray[client]" in said:
-        return "; or run where a node of the cluster is, by HOST:PORT"
-    return ""
 
 
 def _last_line(text: str) -> str:

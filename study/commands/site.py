@@ -1,5 +1,6 @@
-"""The site of a study: where it runs, and where its results go."""
+"""Where a study runs, and where its results go."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from study.tracking.uri import tracking_uri
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """root: the folder of all that a study keeps; resources: those of one trial; tracking_uri: MLflow's store."""
+    """root: the folder of all that a study keeps; resources: what one trial takes; tracking_uri: of MLflow's store."""
 
     root: Path
     machines: Sequence[Machine]
@@ -20,7 +21,7 @@ class Site:
 
     @classmethod
     def at(cls, options: RunOptions) -> "Site":
-        """Return the site that the options name; joins its cluster. Raises UserError if unavailable or too small."""
+        """Return the site that the options name, its cluster joined. Raises UserError for a missing or unfit one."""
         root = root_folder(options.storage_path)
         machines = machines_at(options.address)
         trial = resources(options.cpus_per_trial, options.gpus_per_trial, machines)
@@ -28,12 +29,19 @@ class Site:
 
     @property
     def slots(self) -> int:
-        """The number of concurrent trials."""
+        """How many trials run at a time."""
         return slots(self.resources, self.machines)
 
 
 def machines_at(address: str | None) -> Sequence[Machine]:
-    """Return this machine, or join the cluster at `address` and return its nodes."""
+    """Return what trials run on: this machine, or the nodes of a cluster, which we join for that.
+
+    Warns of an untested version of Ray, and raises UserError for one that trials cannot run on.
+    """
+    from study.backends.ray_internals import check_ray
+
+    if warning := check_ray():
+        print(warning, file=sys.stderr)
     if address is None:
         return [here()]
     from study.backends.ray_cluster import connect

@@ -4,16 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from study.backends import ray_tune
-from study.backends.ray_tune import Queue
+from study.backends.inline import run_inline
+from study.control.controller import Controller
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
-from study.trial.worker import run_trial
+from study.trial.events import Event
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -88,17 +89,23 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
 
     def install(look: Callable[[], None] = lambda: None, often: int = 1) -> None:
-        def run(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
-            number = 0
-            while trial := queue.next():
-                number += 1
-                queue.started(trial.id)
-                with closing(run_trial(trial, queue.inputs, "cpu", queue.logs / "log", queue.probing)) as events:
-                    for event in events:
-                        if number % often == 0:
-                            look()
-                        if queue.report(trial.id, event) is not Decision.CONTINUE:
-                            break
+        def run(queue: Controller, resources: Resources, slots: int, folder: Path) -> None:
+            numbers: dict[str, int] = {}
+            start, report = queue.started, queue.report
+
+            def started(trial_id: str) -> None:
+                numbers[trial_id] = len(numbers) + 1
+                start(trial_id)
+
+            def looked_at(trial_id: str, event: Event) -> Decision:
+                if trial_id in numbers and numbers[trial_id] % often == 0:
+                    look()
+                return report(trial_id, event)
+
+            monkeypatch.setattr(queue, "started", started)
+            monkeypatch.setattr(queue, "report", looked_at)
+            on_cpu = replace(resources, gpus=0.0)  # as on a cluster of the tests, whose points must be the same
+            run_inline(queue, on_cpu, slots, folder)
 
         monkeypatch.setattr(ray_tune, "run_on_ray", run)
 

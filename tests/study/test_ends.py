@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
 from study.backends import ray_tune
-from study.backends.ray_tune import Queue
+from study.backends.backend import Queue
 from study.control.journal import Ended, Journal
 from study.plan.resources import Resources
 from study.results.status import TrialStatus

@@ -6,7 +6,6 @@ share one store: a student that one scheduler has stopped is gone on with under 
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from unittest.mock import Mock, create_autospec
 
@@ -14,18 +13,15 @@ import pytest
 import torch
 
 from study.backends import ray_tune
-from study.backends.ray_tune import Queue
-from study.plan.resources import Resources
+from study.backends.inline import run_inline
 from study.results.point import Point
 from study.run import main
 from study.schedulers.registry import SCHEDULERS
-from study.schedulers.scheduler import Decision
 from study.space import load as load_module
 from study.space.declaration import METHOD, TEACHER
 from study.space.load import load_space
 from study.space.space import ADAPTIVE, SEARCHERS, Space
 from study.tracking import tracker as tracking_module
-from study.trial.worker import run_trial
 
 SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))
 # Those that look at quantized students do so while they are trained; those that stop the most leave work to others.
@@ -46,17 +42,6 @@ TINY = {
 }
 
 
-def run_here(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
-    """In the place of `study.backends.ray_tune.run_on_ray`: one trial after the other, in this process."""
-    while trial := queue.next():
-        queue.started(trial.id)
-        with closing(run_trial(trial, queue.inputs, resources.device, queue.logs / trial.id, queue.probing)) as events:
-            for event in events:
-                if queue.report(trial.id, event) is not Decision.CONTINUE:
-                    break
-    assert queue.is_done, "nothing runs, and the study waits for something"
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where all the studies run."""
@@ -71,7 +56,7 @@ def tracker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     double = create_autospec(tracking_module.Tracker, instance=True)
     double.configure_mock(runs={}, **{"document.return_value": None, "figure_path.return_value": "front.png"})
     monkeypatch.setattr(tracking_module, "open_tracker", lambda *_: double)
-    monkeypatch.setattr(ray_tune, "run_on_ray", run_here)
+    monkeypatch.setattr(ray_tune, "run_on_ray", run_inline)
     monkeypatch.chdir(folder)
     return double
 
