@@ -48,10 +48,10 @@ def _style(strategy: str) -> tuple[str, object, str]:
     """Return the colour, line style and marker of a strategy."""
     if strategy in _OTHERS:
         return _OTHERS[strategy]
-    rule = SCHEDULERS[strategy]
-    assert rule.priority
-    assert rule.promotion
-    return _COLOURS[rule.priority], _LINES[rule.promotion], _MARKERS[rule.promotion]
+    kind = SCHEDULERS[strategy]
+    assert kind.priority
+    assert kind.promotion
+    return _COLOURS[kind.priority], _LINES[kind.promotion], _MARKERS[kind.promotion]
 
 
 def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFrame") -> None:

@@ -18,10 +18,10 @@ from analysis.record import Record
 from kdq.errors import UserError
 from study.results.front import REFERENCE
 from study.results.pareto import front, hypervolume
-from study.schedulers.asha import Asynchronous
+from study.schedulers.asha import Asha
 from study.schedulers.priorities import FLOAT
-from study.schedulers.registry import RULES, make_rule
-from study.schedulers.scheduler import Decision, RungConfig, Rungs
+from study.schedulers.registry import STOPPING, make_scheduler
+from study.schedulers.scheduler import Decision, RungConfig, Scheduler
 
 if TYPE_CHECKING:
     import pandas
@@ -61,7 +61,7 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 
 def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
-    """Every strategy on every order: the full grid, random search and every rule of `study.schedulers.scheduler`.
+    """Every strategy on every order: the full grid, random search and every scheduler that stops trials.
 
     Random search trains as many students as `asha_pareto` could pay for with the epochs that it spent on average.
     """
@@ -74,9 +74,9 @@ def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
     orders = [generator.sample(list(record.curves), len(record.curves)) for _ in range(setting.orders)]
 
     def outcomes(name: str, orders: Sequence[Sequence[str]]) -> list[Outcome]:
-        return [simulate(_rule(name, config), record, order, setting.slots) for order in orders]
+        return [simulate(_scheduler(name, config), record, order, setting.slots) for order in orders]
 
-    played = {name: outcomes(name, orders) for name in (GRID, *RULES)}
+    played = {name: outcomes(name, orders) for name in (GRID, *STOPPING)}
     affordable = statistics.fmean(outcome.epochs for outcome in played["asha_pareto"]) / record.epochs
     drawn = [_first(record, order, max(1, round(affordable))) for order in orders]
     return {GRID: played.pop(GRID), RANDOM: outcomes(RANDOM, drawn), **played}
@@ -88,13 +88,13 @@ def _first(record: Record, order: Sequence[str], students: int) -> list[str]:
     return [trial for trial in order if record.students[trial] in chosen]
 
 
-def _rule(name: str, config: RungConfig) -> Rungs:
+def _scheduler(name: str, config: RungConfig) -> Scheduler:
     if name in (GRID, RANDOM):
-        return Asynchronous(FLOAT, (), config.reduction_factor)  # without rungs: only what diverges is stopped
-    return make_rule(name, config)
+        return Asha(FLOAT, (), config.reduction_factor)  # without rungs: only what diverges is stopped
+    return make_scheduler(name, config)
 
 
-def simulate(rule: Rungs, record: Record, order: Sequence[str], slots: int) -> Outcome:
+def simulate(scheduler: Scheduler, record: Record, order: Sequence[str], slots: int) -> Outcome:
     """Run trials under a rule as a study does, each epoch of each student taking the same time.
 
     A free slot takes the next trial in the order, and when all have begun one that may go on. An epoch that a student
@@ -105,7 +105,7 @@ def simulate(rule: Rungs, record: Record, order: Sequence[str], slots: int) -> O
     trained = dict.fromkeys(record.students.values(), 0)
     completed: list[tuple[int, str]] = []
     while True:
-        resumed = deque(trial for trial in rule.resumable() if trial not in running)
+        resumed = deque(trial for trial in scheduler.resumable() if trial not in running)
         while len(running) < slots and (new or resumed):
             running.append((new or resumed).popleft())
         if not running:
@@ -116,13 +116,13 @@ def simulate(rule: Rungs, record: Record, order: Sequence[str], slots: int) -> O
                 epoch[trial] += 1
                 is_new = epoch[trial] > trained[student]
                 trained[student] = max(trained[student], epoch[trial])
-                decision = rule.report(trial, epoch[trial], record.curves[trial][epoch[trial] - 1])
+                decision = scheduler.report(trial, epoch[trial], record.curves[trial][epoch[trial] - 1])
                 goes_on = decision is Decision.CONTINUE and epoch[trial] < record.epochs
                 if decision is Decision.CONTINUE and not goes_on:
                     completed.append((sum(trained.values()), trial))
             if not goes_on:
                 running.remove(trial)
-    assert len(completed) + len(rule.stopped()) + len(rule.diverged) == len(order)
+    assert len(completed) + len(scheduler.stopped()) + len(scheduler.diverged) == len(order)
     return Outcome(sum(trained.values()), tuple(completed))
 
 

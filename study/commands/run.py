@@ -51,7 +51,7 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
-    plan.rule()  # raises before anything is created if the scheduler does not suit the plan
+    plan.make_scheduler()  # raises before anything is created if the scheduler does not suit the plan
     if options.dry_run:
         from study.commands.dry_run import describe
 
@@ -197,7 +197,7 @@ class _Study:
             searcher=make_searcher(self.plan),
             seeds=self.plan.seeds,
             make=partial(make_trial, self.plan, inputs.ids),
-            scheduler=self.plan.rule(),
+            scheduler=self.plan.make_scheduler(),
             journal=self.journal,
             retry=self.options.retry_failed,
         )

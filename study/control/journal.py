@@ -14,7 +14,7 @@ from kdq.store.files import flush
 from kdq.store.stage import Json, canonical
 from study.results.status import TrialStatus
 from study.schedulers.priorities import Values
-from study.schedulers.scheduler import Decision, Rungs
+from study.schedulers.scheduler import Decision, Scheduler
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -157,17 +157,17 @@ def _adapter(kind: str) -> "TypeAdapter[Record]":
     return TypeAdapter(RECORDS[kind])
 
 
-def replay(rule: Rungs, records: Iterable[Reported | Left]) -> None:
-    """Replay journal records on a new rule, to restore the state of the rule that decided them.
+def replay(scheduler: Scheduler, records: Iterable[Reported | Left]) -> None:
+    """Replay journal records on a new scheduler, to restore the state of the one that decided them.
 
-    Raises UserError if a decision differs from the journal's: another rule was in force.
+    Raises UserError if a decision differs from the journal's: another scheduler was in force.
     """
     for number, record in enumerate(records, 1):
         if isinstance(record, Left):
-            rule.leave(record.trial)
+            scheduler.leave(record.trial)
             continue
         values = [(_number(accuracy), _number(bits)) for accuracy, bits in record.values]
-        decision = rule.report(record.trial, record.epoch, values)
+        decision = scheduler.report(record.trial, record.epoch, values)
         if decision is not record.decision:
             raise UserError(
                 f"journal record {number}: the decision for trial {record.trial} after epoch {record.epoch} was "

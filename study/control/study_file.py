@@ -67,7 +67,7 @@ class StudyFile:
     def queue(self) -> TrialQueue:
         """Return its trials, replayed from the journal. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
-        return TrialQueue(make_searcher(plan), plan.seeds, self._make(plan), plan.rule(), self._journal)
+        return TrialQueue(make_searcher(plan), plan.seeds, self._make(plan), plan.make_scheduler(), self._journal)
 
     def earlier(self) -> Iterator[Trial]:
         """Yield the trials planned before each extension, many of which the study may still have.

@@ -11,7 +11,7 @@ from kdq.errors import UserError
 from study.control.journal import Asked, Ended, Extended, Journal, Left, Record, Reported, Retried, replay
 from study.results.status import TrialStatus
 from study.schedulers.priorities import Values
-from study.schedulers.scheduler import Decision, Rungs
+from study.schedulers.scheduler import Decision, Scheduler
 from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
 from study.trial.trial import Trial
@@ -40,7 +40,7 @@ class TrialQueue:
     searcher: Searcher
     seeds: Sequence[int]
     make: Callable[[Configuration, int], Trial]
-    scheduler: Rungs | None
+    scheduler: Scheduler | None
     journal: Journal
     retry: bool = False
     entries: dict[str, Entry] = field(default_factory=dict)

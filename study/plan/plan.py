@@ -16,8 +16,8 @@ from kdq.errors import UserError
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.stage import Json, canonical, digest
-from study.schedulers.registry import make_rule
-from study.schedulers.scheduler import RungConfig, Rungs
+from study.schedulers.registry import make_scheduler
+from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER
 from study.space.space import ADAPTIVE, Space
@@ -105,7 +105,7 @@ class Plan:
     def needs_distilling(self) -> bool:
         return self.methods != {TEACHER}
 
-    def rule(self) -> Rungs | None:
+    def make_scheduler(self) -> Scheduler | None:
         """Return the scheduler's rule in its first state; None if every trial runs to its end.
 
         Raises UserError if the trainings are too short to reach a rung.
@@ -115,7 +115,7 @@ class Plan:
             return None
         epochs = self.workload.train.epochs
         config = RungConfig(epochs, self.trial_count, scheduler.grace_period, scheduler.reduction_factor)
-        return make_rule(scheduler.name, config)
+        return make_scheduler(scheduler.name, config)
 
     def document(self) -> dict[str, Json]:
         """Return everything that determines what the study does, as JSON, without descriptions."""

@@ -1,15 +1,15 @@
-"""Asynchronous successive halving: each trial is compared with those that came to the rung before it."""
+"""Asha successive halving: each trial is compared with those that came to the rung before it."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from study.schedulers.priorities import Values, dominates
-from study.schedulers.scheduler import Decision, Rungs
+from study.schedulers.scheduler import Decision, Scheduler
 
 
 @dataclass
-class Asynchronous(Rungs):
+class Asha(Scheduler):
     """A trial goes on from a rung if it is at least as good as the 1 − 1/reduction_factor quantile of those before it.
 
     This is the stopping variant of ASHA (Li et al. 2018, arXiv:1810.05934), as in Ray Tune, so the first at a rung

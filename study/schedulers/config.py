@@ -5,7 +5,7 @@ from typing import Any
 
 from kdq.errors import UserError, unknown
 from kdq.params import is_count, is_number
-from study.schedulers.registry import SCHEDULERS, Scheduler
+from study.schedulers.registry import SCHEDULERS, SchedulerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class SchedulerConfig:
             raise UserError("; ".join(f"scheduler.{rule}" for rule in broken))
 
     @property
-    def kind(self) -> Scheduler:
+    def kind(self) -> SchedulerKind:
         """Its row in the table of schedulers."""
         return SCHEDULERS[self.name]
 

@@ -1,13 +1,13 @@
-"""Synchronous successive halving: all trials of a rung are compared before any goes on."""
+"""Halving successive halving: all trials of a rung are compared before any goes on."""
 
 from dataclasses import dataclass, field
 
 from study.schedulers.priorities import Priority, Rung, Values
-from study.schedulers.scheduler import Decision, Rungs
+from study.schedulers.scheduler import Decision, Scheduler
 
 
 @dataclass
-class Synchronous(Rungs):
+class Halving(Scheduler):
     """All trials of a rung are compared before any goes on (successive halving, Jamieson and Talwalkar 2016).
 
     trials: how many meet at the first rung. One in reduction_factor of those expected at a rung survives it,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from kdq.errors import unknown
 
 if TYPE_CHECKING:
-    from study.schedulers.scheduler import RungConfig, Rungs
+    from study.schedulers.scheduler import RungConfig, Scheduler
 
 PriorityName = Literal["float", "quantized", "pareto"]
 """The keys of `study.schedulers.priorities.PRIORITIES`."""
@@ -16,7 +16,7 @@ Promotion = Literal["asynchronous", "synchronous"]
 
 
 @dataclass(frozen=True, slots=True)
-class Scheduler:
+class SchedulerKind:
     """A scheduler: by what and when it compares trials, both None if it stops none, and its line in `--help`.
 
     records: students are measured at every width after each epoch.
@@ -33,21 +33,21 @@ class Scheduler:
         return self.promotion is not None or self.records
 
 
-SCHEDULERS: dict[str, Scheduler] = {
-    "none": Scheduler(None, None, "every trial runs to its last epoch"),
-    "asha": Scheduler("float", "asynchronous", "at each rung, the trials with the best validation accuracy go on"),
-    "asha_quantized": Scheduler(
+SCHEDULERS: dict[str, SchedulerKind] = {
+    "none": SchedulerKind(None, None, "every trial runs to its last epoch"),
+    "asha": SchedulerKind("float", "asynchronous", "at each rung, the trials with the best validation accuracy go on"),
+    "asha_quantized": SchedulerKind(
         "quantized", "asynchronous", "the same on the accuracy of the student quantized at the trial's widths"
     ),
-    "asha_pareto": Scheduler(
+    "asha_pareto": SchedulerKind(
         "pareto", "asynchronous", "at each rung, the trials go on whose accuracies and total bits are dominated least"
     ),
-    "halving": Scheduler(
+    "halving": SchedulerKind(
         "float", "synchronous", "all trials of a rung are compared before any goes on, by validation accuracy"
     ),
-    "halving_quantized": Scheduler("quantized", "synchronous", "the same by quantized accuracy"),
-    "halving_pareto": Scheduler("pareto", "synchronous", "the same by accuracies and total bits"),
-    "record": Scheduler(
+    "halving_quantized": SchedulerKind("quantized", "synchronous", "the same by quantized accuracy"),
+    "halving_pareto": SchedulerKind("pareto", "synchronous", "the same by accuracies and total bits"),
+    "record": SchedulerKind(
         None,
         None,
         "every trial runs to its last epoch, and is measured at every width after each, for `analysis replay`",
@@ -55,21 +55,21 @@ SCHEDULERS: dict[str, Scheduler] = {
     ),
 }
 
-RULES = tuple(name for name, scheduler in SCHEDULERS.items() if scheduler.promotion)
+STOPPING = tuple(name for name, scheduler in SCHEDULERS.items() if scheduler.promotion)
 """The schedulers that stop trials."""
 
 
-def make_rule(name: str, config: "RungConfig") -> "Rungs":
+def make_scheduler(name: str, config: "RungConfig") -> "Scheduler":
     """The rule of this name in its first state. Raises UserError with the known names."""
-    from study.schedulers.asha import Asynchronous
-    from study.schedulers.halving import Synchronous
+    from study.schedulers.asha import Asha
+    from study.schedulers.halving import Halving
     from study.schedulers.priorities import PRIORITIES
 
-    if name not in RULES:
-        raise unknown("scheduler", name, RULES)
+    if name not in STOPPING:
+        raise unknown("scheduler", name, STOPPING)
     scheduler = SCHEDULERS[name]
     assert scheduler.priority
     priority = PRIORITIES[scheduler.priority]
     if scheduler.promotion == "synchronous":
-        return Synchronous(priority, config.levels, config.reduction_factor, config.trials)
-    return Asynchronous(priority, config.levels, config.reduction_factor)
+        return Halving(priority, config.levels, config.reduction_factor, config.trials)
+    return Asha(priority, config.levels, config.reduction_factor)

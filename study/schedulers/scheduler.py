@@ -1,7 +1,7 @@
 """Early stopping: rules that say at each epoch whether a trial goes on. Plain objects, without Ray.
 
 A rule is a priority (what trials are compared by, `study.schedulers.priorities`) and a way of promotion:
-`Asynchronous` decides at once against those that came before, `Synchronous` when all trials of the rung are there. A
+`Asha` decides at once against those that came before, `Halving` when all trials of the rung are there. A
 rule's state is a function of what it was told, so a journal of that restores it: see `replay`.
 """
 
@@ -61,7 +61,7 @@ class RungConfig:
 
 
 @dataclass
-class Rungs(ABC):
+class Scheduler(ABC):
     """A rule: what every trial reports goes in, decisions come out.
 
     levels: the epochs of the rungs, ascending. Two rules that were told the same are equal.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kdq.bits import FLOAT_BITS
 from kdq.distill.methods import METHODS
 from kdq.params import Interval, Switch
-from study.schedulers.registry import SCHEDULERS, Scheduler
+from study.schedulers.registry import SCHEDULERS, SchedulerKind
 from study.space.declaration import METHOD, TEACHER, WHEN, Declaration, Value
 from study.space.documents import Problems
 from study.space.domains import Domain, Listed, Reals
@@ -200,7 +200,7 @@ def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
         )
 
 
-def _with_pareto(scheduler: Scheduler) -> str:
+def _with_pareto(scheduler: SchedulerKind) -> str:
     """The scheduler that decides at the same moments, by accuracies and total bits."""
     alike = (name for name, other in SCHEDULERS.items() if other.promotion == scheduler.promotion)
     return next(name for name in alike if SCHEDULERS[name].priority == "pareto")

@@ -11,9 +11,9 @@ from analysis.record import Record
 from analysis.replay import GRID, RANDOM, Outcome, Setting, curve, mean_curves, on_front, play, simulate, summary
 from kdq.errors import UserError
 from study.results.pareto import hypervolume
-from study.schedulers.asha import Asynchronous
+from study.schedulers.asha import Asha
 from study.schedulers.priorities import FLOAT as FLOAT_ONLY
-from study.schedulers.registry import RULES, SCHEDULERS, make_rule
+from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
 from study.schedulers.scheduler import RungConfig
 
 EPOCHS = 9
@@ -50,20 +50,20 @@ def traded():
 
 
 def rule(name, trials=9, **changes):
-    return make_rule(name, RungConfig(EPOCHS, trials, **changes))
+    return make_scheduler(name, RungConfig(EPOCHS, trials, **changes))
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5, 20])
-@pytest.mark.parametrize("name", [name for name in RULES if SCHEDULERS[name].promotion == "synchronous"])
+@pytest.mark.parametrize("name", [name for name in STOPPING if SCHEDULERS[name].promotion == "synchronous"])
 def test_halving_in_closed_form(name, slots):
-    """Rungs after epochs 1 and 3: 9 trials train 1 epoch, 3 train 2 more, and 1 trains 6 more; in any order."""
+    """Scheduler after epochs 1 and 3: 9 trials train 1 epoch, 3 train 2 more, and 1 trains 6 more; in any order."""
     record = ranked()
     for seed in range(5):
         order = random.Random(seed).sample(list(record.curves), 9)
         assert simulate(rule(name), record, order, slots) == Outcome(9 + 3 * 2 + 6, ((21, "t8"),))
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if SCHEDULERS[name].promotion == "asynchronous"])
+@pytest.mark.parametrize("name", [name for name in STOPPING if SCHEDULERS[name].promotion == "asynchronous"])
 def test_asha_saves_nothing_when_the_worst_come_first(name):
     record = ranked()
     best_first = sorted(record.curves, reverse=True)
@@ -76,7 +76,7 @@ def test_a_student_that_trials_share_is_trained_once(slots):
     """Trials in pairs without a rule; then all of them with one student, of which each rung compares the bits."""
     record = ranked()
     paired = replace(record, students={trial: f"s{int(trial[1:]) // 2}" for trial in record.curves})
-    whole = simulate(Asynchronous(FLOAT_ONLY, (), 3), paired, list(record.curves), slots)
+    whole = simulate(Asha(FLOAT_ONLY, (), 3), paired, list(record.curves), slots)
     assert whole.epochs == 5 * EPOCHS
     assert len(whole.completed) == 9
     assert max(spent for spent, _ in whole.completed) == 5 * EPOCHS
@@ -130,7 +130,7 @@ def test_no_rule_keeps_a_late_bloomer():
     )
     assert on_front(record) == {"late"}
     table = summary(record, play(record, Setting(orders=10))).set_index("strategy")
-    for name in RULES:
+    for name in STOPPING:
         lost = table.loc[name, "front_lost"]
         assert lost == 100 if SCHEDULERS[name].promotion == "synchronous" else lost > 0
     assert table.loc[GRID, "front_lost"] == 0
@@ -146,7 +146,7 @@ def test_random_search_spends_what_asha_pareto_does():
 def test_all_strategies_are_played_on_the_same_orders_every_time():
     record = traded()
     played = play(record, Setting(orders=4))
-    assert list(played) == [GRID, RANDOM, *RULES]
+    assert list(played) == [GRID, RANDOM, *STOPPING]
     assert play(record, Setting(orders=4)) == played
     for whole, part in zip(played[GRID], played[RANDOM], strict=True):
         assert whole.completed[: len(part.completed) - 1] == part.completed[:-1]

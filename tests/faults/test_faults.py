@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from study.control.journal import Journal, Left, Reported, replay
-from study.schedulers.registry import make_rule
-from study.schedulers.scheduler import RungConfig, Rungs
+from study.schedulers.registry import make_scheduler
+from study.schedulers.scheduler import RungConfig, Scheduler
 
 SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
 SPACE = """
@@ -134,9 +134,9 @@ class Study:
     def _curve(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
         return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
-    def rule(self) -> Rungs:
+    def rule(self) -> Scheduler:
         """The rule after the reports in the journal; it fails if a decision there is another than the rule's."""
-        rule = make_rule("halving", RUNGS)
+        rule = make_scheduler("halving", RUNGS)
         replay(rule, [record for record in Journal(self.journal).read() if isinstance(record, Reported | Left)])
         return rule
 

@@ -16,7 +16,7 @@ from kdq.store.stage import digest
 from study.control.journal import Asked, Ended, Extended, Journal, Reported, Retried
 from study.control.trial_queue import TrialQueue
 from study.results.status import TrialStatus
-from study.schedulers.registry import RULES, SCHEDULERS, make_rule
+from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
 from study.schedulers.scheduler import Decision, RungConfig
 from study.searchers.optuna_searcher import OptunaSearcher
 from study.searchers.searcher import ListSearcher, Searcher
@@ -35,7 +35,7 @@ DOCUMENT: dict[str, Any] = {
 SYNCHRONOUS = [name for name, scheduler in SCHEDULERS.items() if scheduler.promotion == "synchronous"]
 COMBINATIONS = [
     (rule, searcher)
-    for rule in (None, *RULES)
+    for rule in (None, *STOPPING)
     for searcher in SEARCHERS
     if not (searcher in ADAPTIVE and rule in SYNCHRONOUS)
 ]
@@ -65,7 +65,9 @@ def stub(configuration: Configuration, seed: int) -> Trial:
 
 def queue(path: Path, rule: str | None, searcher: str, retry: bool = False) -> TrialQueue:
     config = RungConfig(EPOCHS, TRIALS * len(SEEDS), 1, 3)
-    return TrialQueue(search(searcher), SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path), retry)
+    return TrialQueue(
+        search(searcher), SEEDS, stub, make_scheduler(rule, config) if rule else None, Journal(path), retry
+    )
 
 
 def values(trial: str, epoch: int) -> list[tuple[float, float]]:
@@ -230,7 +232,7 @@ def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], t
         if searcher in ADAPTIVE
         else ListSearcher(own if searcher == "grid" else own.samples(0, trials))
     )
-    return TrialQueue(found, SEEDS, stub, make_rule(rule, config) if rule else None, Journal(path))
+    return TrialQueue(found, SEEDS, stub, make_scheduler(rule, config) if rule else None, Journal(path))
 
 
 @pytest.mark.parametrize(

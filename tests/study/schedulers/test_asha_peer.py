@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers.async_hyperband import AsyncHyperBandScheduler
 
-from study.schedulers.registry import make_rule
+from study.schedulers.registry import make_scheduler
 from study.schedulers.scheduler import Decision, RungConfig
 
 accuracies = st.sampled_from([0.0, 50.0, 90.0]) | st.floats(0, 100)
@@ -45,7 +45,7 @@ def test_the_same_decisions_as_ray(data):
         grace_period=data.draw(st.integers(1, min(4, epochs - 1))),
         reduction_factor=data.draw(st.sampled_from([2, 2.5, 3, 4])),
     )
-    ours, theirs = make_rule("asha", config), Peer(config)
+    ours, theirs = make_scheduler("asha", config), Peer(config)
     running = {f"t{i}": 0 for i in range(config.trials)}
     while running:
         trial = data.draw(st.sampled_from(sorted(running)))
@@ -69,7 +69,7 @@ def test_the_same_decisions_as_ray_in_a_large_study(factor):
 
     draw = random.Random(factor)
     config = RungConfig(epochs=27, trials=120, reduction_factor=factor)
-    ours, theirs = make_rule("asha", config), Peer(config)
+    ours, theirs = make_scheduler("asha", config), Peer(config)
     running, stopped = {f"t{i}" for i in range(120)}, 0
     for epoch in range(1, 27):
         for trial in draw.sample(sorted(running), len(running)):

@@ -1,4 +1,4 @@
-"""The conformance suite of early stopping rules: whatever joins RULES must pass it."""
+"""The conformance suite of early stopping rules: whatever joins STOPPING must pass it."""
 
 import copy
 import math
@@ -15,11 +15,11 @@ from kdq.store.stage import canonical
 from study.control.journal import Left, Reported, decode, encode, replay
 from study.schedulers.halving import survivors
 from study.schedulers.priorities import PRIORITIES, dominates
-from study.schedulers.registry import RULES, SCHEDULERS, make_rule
+from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
 from study.schedulers.scheduler import Decision, RungConfig
 
 CONTINUE, STOP, PAUSE = Decision
-NAMES = sorted(RULES)
+NAMES = sorted(STOPPING)
 SYNCHRONOUS = [name for name in NAMES if SCHEDULERS[name].promotion == "synchronous"]
 ASYNCHRONOUS = [name for name in NAMES if name not in SYNCHRONOUS]
 
@@ -111,7 +111,7 @@ def has_diverged(race, trial):
 
 @cache
 def priority_of(name):
-    return make_rule(name, RungConfig(2, 1)).priority
+    return make_scheduler(name, RungConfig(2, 1)).priority
 
 
 # the table ----------------------------------------------------------------------------------------------------
@@ -121,15 +121,15 @@ def test_the_table_has_a_priority_where_it_has_a_promotion_and_no_rule_twice():
     pairs = [(scheduler.priority, scheduler.promotion) for scheduler in SCHEDULERS.values()]
     assert all((priority is None) == (promotion is None) for priority, promotion in pairs)
     rules = [pair for pair in pairs if pair != (None, None)]
-    assert len(set(rules)) == len(rules) == len(RULES)
-    assert not any(SCHEDULERS[name].records for name in RULES)
+    assert len(set(rules)) == len(rules) == len(STOPPING)
+    assert not any(SCHEDULERS[name].records for name in STOPPING)
     assert {priority for priority, _ in rules} == set(PRIORITIES)
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - RULES))
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - STOPPING))
 def test_what_stops_nothing_has_no_rule(name):
     with pytest.raises(UserError, match=f"unknown scheduler '{name}'"):
-        make_rule(name, RungConfig(9, 9))
+        make_scheduler(name, RungConfig(9, 9))
 
 
 # every rule ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_what_stops_nothing_has_no_rule(name):
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), random_orders)
 def test_every_trial_ends_finished_stopped_or_diverged(name, race, random):
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     journal = run(rule, race, random)
     done = finished(journal, race)
     assert done | rule.stopped().keys() | rule.diverged == set(race.curves)
@@ -151,7 +151,7 @@ def test_every_trial_ends_finished_stopped_or_diverged(name, race, random):
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), random_orders)
 def test_what_is_not_finite_stops_and_is_compared_with_nothing(name, race, random):
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     for record in run(rule, race, random):
         if any(n is None for pair in record.values for n in pair):
             assert record.decision == "stop"
@@ -166,7 +166,7 @@ def test_what_is_not_finite_stops_and_is_compared_with_nothing(name, race, rando
 @given(races(), random_orders)
 def test_decisions_are_made_at_rungs_and_never_at_the_last_epoch(name, race, random):
     levels = race.config.levels
-    for record in run(make_rule(name, race.config), race, random):
+    for record in run(make_scheduler(name, race.config), race, random):
         healthy = not any(n is None for pair in record.values for n in pair)
         if healthy and (record.epoch not in levels or record.epoch == race.config.epochs):
             assert record.decision == "continue"
@@ -176,9 +176,9 @@ def test_decisions_are_made_at_rungs_and_never_at_the_last_epoch(name, race, ran
 @given(races(), random_orders, st.integers(0, 60), random_orders)
 def test_a_journal_restores_the_rule_and_what_it_decides_next(name, race, random, steps, later):
     """A study that is killed after some steps goes on as the undisturbed one does."""
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     journal = run(rule, race, random, steps=steps, failing={"t0"})
-    restored = make_rule(name, race.config)
+    restored = make_scheduler(name, race.config)
     replay(restored, [decode(canonical(encode(record)).encode()) for record in journal])
     assert restored == rule
     twin = copy.deepcopy(later)
@@ -191,7 +191,7 @@ def test_a_journal_restores_the_rule_and_what_it_decides_next(name, race, random
 @given(races(), random_orders, st.integers(0, 60))
 def test_a_worker_that_starts_again_changes_nothing(name, race, random, steps):
     """It tells all its epochs once more. Only a wait that is over is told to be over."""
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     journal = run(rule, race, random, steps=steps)
     before = copy.deepcopy(rule)
     for record in journal:
@@ -209,7 +209,7 @@ def test_a_worker_that_starts_again_changes_nothing(name, race, random, steps):
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), st.integers())
 def test_equal_inputs_give_equal_decisions(name, race, seed):
-    first, second = (run(make_rule(name, race.config), race, Random(seed)) for _ in range(2))
+    first, second = (run(make_scheduler(name, race.config), race, Random(seed)) for _ in range(2))
     assert first == second
 
 
@@ -219,7 +219,7 @@ def test_a_trial_whose_pairs_dominate_all_others_is_never_stopped(name, race, ra
     """At every epoch one trial shows more accuracy for fewer bits than anybody, at every width."""
     best = tuple((100.5, 500.0 + width) for width in range(3))
     race.curves["t0"] = (best,) * race.config.epochs
-    assert "t0" in finished(run(make_rule(name, race.config), race, random), race)
+    assert "t0" in finished(run(make_scheduler(name, race.config), race, random), race)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,7 +241,7 @@ def test_where_the_better_would_be_stopped_the_worse_is_too(name, others, better
     config = RungConfig(10, len(others) + 1, 1, data.draw(st.sampled_from([2, 3, 4])))
     ended = {}
     for kind, shown in {"better": better, "worse": worse}.items():
-        rule = make_rule(name, config)
+        rule = make_scheduler(name, config)
         for i, other in enumerate(others):
             rule.report(f"t{i}", 1, other)
         rule.report("new", 1, shown)
@@ -251,14 +251,14 @@ def test_where_the_better_would_be_stopped_the_worse_is_too(name, others, better
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_trial_alone_runs_to_its_end(name):
-    rule = make_rule(name, RungConfig(epochs=9, trials=1))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=1))
     for epoch in range(1, 10):
         assert rule.report("only", epoch, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_float_model_is_enough_between_the_rungs(name):
-    rule = make_rule(name, RungConfig(epochs=9, trials=1))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=1))
     assert rule.report("only", 1, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
     assert rule.report("only", 2, ((10.0, 1e6),)) is CONTINUE
 
@@ -267,7 +267,7 @@ def test_a_float_model_is_enough_between_the_rungs(name):
 @given(races(healthy=True), random_orders)
 def test_a_trial_that_missed_a_rung_is_compared_there_later(name, race, random):
     """Every second report is lost."""
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     for epoch in range(2, race.config.epochs + 1, 2):
         for trial in random.sample(list(race.curves), len(race.curves)):
             rule.report(trial, epoch, race.curves[trial][epoch - 1])
@@ -278,7 +278,7 @@ def test_a_trial_that_missed_a_rung_is_compared_there_later(name, race, random):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_rules_journal_is_refused(name):
-    rule = make_rule(name, RungConfig(epochs=9, trials=9))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=9))
     record = Reported.of("t", 2, ((10.0, 1e6), (9.0, 1e5)), STOP)
     with pytest.raises(UserError, match=r"journal record 1: the decision for trial t after epoch 2 was 'stop'"):
         replay(rule, [record])
@@ -291,7 +291,7 @@ def test_another_rules_journal_is_refused(name):
 @given(races(), random_orders)
 def test_nothing_survives_a_rung_that_stopped_what_dominates_it(name, race, random):
     """Of a whole race: at the rung where a trial was stopped, none that it dominates there goes on after it."""
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     journal = run(rule, race, random)
     at = {(record.trial, record.epoch): i for i, record in enumerate(journal)}
     for stopped, level in rule.stopped().items():
@@ -305,7 +305,7 @@ def test_nothing_survives_a_rung_that_stopped_what_dominates_it(name, race, rand
 
 def test_a_dominating_latecomer_goes_on():
     """Where Syne Tune's NonDominatedPriority stops it: (0, 0) after (1, 1), (2, 2), (3, 3), both to minimise."""
-    rule = make_rule("asha_pareto", RungConfig(epochs=9, trials=4, reduction_factor=3))
+    rule = make_scheduler("asha_pareto", RungConfig(epochs=9, trials=4, reduction_factor=3))
     for i in (1, 2, 3):
         rule.report(f"t{i}", 1, ((100.0 - i, 1e6 * 2**i),))
     assert rule.report("t0", 1, ((100.0, 1e6),)) is CONTINUE
@@ -313,7 +313,9 @@ def test_a_dominating_latecomer_goes_on():
 
 def test_a_trial_that_a_stopped_one_dominates_is_stopped_whatever_came_between():
     """Weak ones lower the quantile; the second would pass it, but the rung has stopped a better one already."""
-    rules = [make_rule(name, RungConfig(epochs=9, trials=99, reduction_factor=2)) for name in ("asha_pareto", "asha")]
+    rules = [
+        make_scheduler(name, RungConfig(epochs=9, trials=99, reduction_factor=2)) for name in ("asha_pareto", "asha")
+    ]
     told = []
     for rule in rules:
         for i in range(3):
@@ -331,7 +333,7 @@ def test_a_trial_that_a_stopped_one_dominates_is_stopped_whatever_came_between()
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 @given(races(), st.lists(random_orders, min_size=2, max_size=2))
 def test_survivors_do_not_depend_on_the_order_of_trials(name, race, orders):
-    rules = [make_rule(name, race.config) for _ in orders]
+    rules = [make_scheduler(name, race.config) for _ in orders]
     ends = [finished(run(rule, race, random), race) for rule, random in zip(rules, orders, strict=True)]
     assert ends[0] == ends[1]
     assert rules[0].stopped() == rules[1].stopped()
@@ -341,7 +343,7 @@ def test_survivors_do_not_depend_on_the_order_of_trials(name, race, orders):
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 @given(races(), random_orders)
 def test_no_trial_passes_a_rung_before_all_have_come(name, race, random):
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     journal = run(rule, race, random)
     first = race.config.levels[0]
     past = next((i for i, record in enumerate(journal) if record.epoch > first), len(journal))
@@ -352,7 +354,7 @@ def test_no_trial_passes_a_rung_before_all_have_come(name, race, random):
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_halving_by_hand(name):
     """9 trials, 3, 1: rungs after epochs 1 and 3; every epoch is worth what the trial's number is."""
-    rule = make_rule(name, RungConfig(epochs=9, trials=9))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=9))
 
     def report(i, epoch):
         return rule.report(f"t{i}", epoch, ((10.0 * i, 1e6), (10.0 * i, 1e5)))
@@ -377,7 +379,7 @@ def test_halving_by_hand(name):
 def test_a_rung_does_not_wait_for_trials_that_failed(name, race, random):
     """They count among those of whom a share survives, but do not survive themselves."""
     assume(len(race.curves) > 1 and race.config.levels[0] > 1)
-    rule = make_rule(name, race.config)
+    rule = make_scheduler(name, race.config)
     journal = run(rule, race, random, failing={"t0", "t1"})
     assert rule.left >= {"t0", "t1"}
     assert len(finished(journal, race)) >= min(1, len(race.curves) - 2)
@@ -387,7 +389,7 @@ def test_a_rung_does_not_wait_for_trials_that_failed(name, race, random):
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_one_that_failed_may_come_back_while_its_rung_waits(name):
-    rule = make_rule(name, RungConfig(epochs=9, trials=3))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=3))
     good, weak = ((90.0, 1e6), (90.0, 1e5)), ((10.0, 1e6), (10.0, 1e5))
     assert rule.report("a", 1, good) is PAUSE
     rule.leave("a")
@@ -399,7 +401,7 @@ def test_one_that_failed_may_come_back_while_its_rung_waits(name):
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_one_that_comes_back_too_late_is_stopped(name):
-    rule = make_rule(name, RungConfig(epochs=9, trials=3, grace_period=2))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=3, grace_period=2))
     good, weak = ((90.0, 1e6), (90.0, 1e5)), ((10.0, 1e6), (10.0, 1e5))
     assert rule.report("a", 1, good) is CONTINUE
     rule.leave("a")
@@ -413,7 +415,7 @@ def test_one_that_comes_back_too_late_is_stopped(name):
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_where_all_failed_nobody_goes_on(name):
-    rule = make_rule(name, RungConfig(epochs=9, trials=2))
+    rule = make_scheduler(name, RungConfig(epochs=9, trials=2))
     rule.leave("a")
     assert rule.report("b", 1, ((math.nan, 1e6), (1.0, 1e5))) is STOP
     assert (rule.resumable(), rule.stopped()) == ([], {})
@@ -425,7 +427,7 @@ def test_where_all_failed_nobody_goes_on(name):
 @pytest.mark.parametrize("name", ASYNCHRONOUS)
 @given(races(), random_orders)
 def test_no_trial_is_ever_paused(name, race, random):
-    journal = run(make_rule(name, race.config), race, random)
+    journal = run(make_scheduler(name, race.config), race, random)
     assert all(record.decision is not Decision.PAUSE for record in reports(journal))
 
 
@@ -468,4 +470,4 @@ def test_settings_that_compare_nothing_are_refused(changes, message):
 
 def test_an_unknown_rule_is_told_the_nearest():
     with pytest.raises(UserError, match="did you mean 'asha_pareto'"):
-        make_rule("asha_parto", RungConfig(9, 9))
+        make_scheduler("asha_parto", RungConfig(9, 9))
