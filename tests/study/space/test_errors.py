@@ -153,7 +153,7 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"bits": {"grid": [2, 9]}}, "bits.grid = 9: must be 1 to 8"),
     (
         {"bits": {"grid": [2, [2]]}},
-        "bits.grid = [2, [2]]: two entries define the same trial, with points at [2, 32]; leave",
+        "bits.grid = [2, [2]]: two entries define the same trial, with points at [2, 32]; remove",
     ),
     ({"bits": {"choice": [[2, 4], [4, 2, 32]]}}, "two entries define the same trial, with points at [2, 4, 32]"),
     ({"bits": {"uniform": [2, 4]}}, "bits.uniform: unknown key 'uniform': known: choice, grid"),
