@@ -50,20 +50,20 @@ def run_on_ray(
     What Ray keeps in `folder` is removed, since the stages hold all that is worth keeping. Raises UserError if Ray
     itself dies.
     """
-    ray_internals.silence()  # `Relay` says which worker died
+    ray_internals.silence()  # `WorkerCallback` says which worker died
     needed = {} if ray.is_initialized() else _start_ray()
     if ray_internals.is_client():
         ray_internals.stage_in(folder)
-    guard, verdicts = Guard(), StopFlags(uuid4().hex)
-    config = {"threads": resources.threads, "device": resources.device, "verdicts": verdicts.study, **settings}
+    trap, stop_flags = ErrorTrap(), StopFlags(uuid4().hex)
+    config = {"threads": resources.threads, "device": resources.device, "stop_flags": stop_flags.study, **settings}
     try:
         ray_internals.run_tune(
             tune.with_resources(trainable, partial(_bundle, resources)),
             config=config,
-            search_alg=Feed(queue, guard),
-            scheduler=Decisions(report, guard, verdicts),
-            callbacks=[Relay(started, report, guard, Path(settings["logs"])), Watch(needed)],
-            stop=Interruption(queue, guard),
+            search_alg=QueueSearcher(queue, trap),
+            scheduler=ReportScheduler(report, trap, stop_flags),
+            callbacks=[WorkerCallback(started, report, trap, Path(settings["logs"])), LivenessCallback(needed)],
+            stop=InterruptionStopper(queue, trap),
             num_samples=-1,
             # All workers start at once, and one trial is ready for the slot that gets free next. Left to itself, Ray
             # starts a worker only when the one before it has started, which takes seconds each.
@@ -77,13 +77,13 @@ def run_on_ray(
             storage_path=str(folder.parent),
             verbose=0,
         )
-        verdicts.clear()
-        if guard.error:
-            raise guard.error
+        stop_flags.clear()
+        if trap.error:
+            raise trap.error
     except RayDied as died:
         raise UserError(
-            f"the study stopped, since Ray's {died} died, perhaps for want of memory; nothing that was "
-            f"finished is lost: the same command goes on"
+            f"the study stopped, since Ray's {died} died, perhaps out of memory; nothing that was finished is lost: "
+            f"the same command goes on"
         ) from None
     finally:
         ray.shutdown()
@@ -125,11 +125,11 @@ def report_to_ray(config: Mapping[str, Any], event: Mapping[str, Any]) -> None:
     lock of its student for ever. So for Ray the trial goes on, and finds that it has ended.
     """
     tune.report({"event": json.dumps(event)})  # as text, since Ray would take a mapping apart
-    if StopFlags(config["verdicts"]).is_set(tune.get_context().get_trial_id()):
+    if StopFlags(config["stop_flags"]).is_set(tune.get_context().get_trial_id()):
         raise Ended
 
 
-class Guard:
+class ErrorTrap:
     """Keeps the first exception of the driver's own code, which Ray would take for a failure of the trial."""
 
     def __init__(self) -> None:
@@ -146,22 +146,22 @@ class Guard:
             return otherwise
 
 
-class Ours:
-    """Tune pickles what it is given for a restore of its own. Ours is by journal and stages: there is no state."""
+class Stateless:
+    """Tune pickles what it is given, to restore it. A study resumes by journal and stages: there is no state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class Feed(Ours, Searcher):  # type: ignore[misc]
+class QueueSearcher(Stateless, Searcher):  # type: ignore[misc]
     """Gives Ray the trials of a queue."""
 
-    def __init__(self, queue: Queue, guard: Guard) -> None:
+    def __init__(self, queue: Queue, trap: ErrorTrap) -> None:
         super().__init__()
-        self.queue, self.guard = queue, guard
+        self.queue, self.trap = queue, trap
 
     def suggest(self, trial_id: str) -> Any:
-        return self.guard(self._next, Searcher.FINISHED)
+        return self.trap(self._next, Searcher.FINISHED)
 
     def _next(self) -> Any:
         if trial := self.queue.next():
@@ -178,57 +178,57 @@ class Feed(Ours, Searcher):  # type: ignore[misc]
         """Nothing was saved."""
 
 
-class Interruption(Ours, tune.Stopper):  # type: ignore[misc]
+class InterruptionStopper(Stateless, tune.Stopper):  # type: ignore[misc]
     """Ends all trials, wherever they are, when the queue is interrupted or the driver's own code has failed."""
 
-    def __init__(self, queue: Queue, guard: Guard) -> None:
-        self.queue, self.guard = queue, guard
+    def __init__(self, queue: Queue, trap: ErrorTrap) -> None:
+        self.queue, self.trap = queue, trap
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.queue.is_interrupted or self.guard.error is not None
+        return self.queue.is_interrupted or self.trap.error is not None
 
 
-class Decisions(Ours, FIFOScheduler):  # type: ignore[misc]
+class ReportScheduler(Stateless, FIFOScheduler):  # type: ignore[misc]
     """Passes on every event of every trial, and its decision back.
 
-    A trial that does not go on finds itself among the verdicts, and ends by itself. One that pauses ends, too: when it
-    goes on, the queue gives it again, and its stages are there.
+    A trial that does not go on finds its stop flag set, and ends by itself. One that pauses ends, too: when it goes on,
+    the queue gives it again, and its stages are there.
     """
 
-    def __init__(self, report: Report, guard: Guard, verdicts: StopFlags) -> None:
+    def __init__(self, report: Report, trap: ErrorTrap, stop_flags: StopFlags) -> None:
         super().__init__()
-        self.report, self.guard, self.verdicts = report, guard, verdicts
+        self.report, self.trap, self.stop_flags = report, trap, stop_flags
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        self.guard(lambda: self._pass_on(trial, json.loads(result["event"])), None)
-        return str(self.STOP if self.guard.error else self.CONTINUE)  # after an error all of Ray is shut down
+        self.trap(lambda: self._pass_on(trial, json.loads(result["event"])), None)
+        return str(self.STOP if self.trap.error else self.CONTINUE)  # after an error all of Ray is shut down
 
     def _pass_on(self, trial: Any, event: Mapping[str, Any]) -> None:
         if self.report(trial_id(trial), event) is not Decision.CONTINUE:
-            self.verdicts.set(trial.trial_id)
+            self.stop_flags.set(trial.trial_id)
 
 
-class Relay(Ours, tune.Callback):  # type: ignore[misc]
-    """Says when a trial begins, and when its worker has died; one that died too often is the end of its trial.
+class WorkerCallback(Stateless, tune.Callback):  # type: ignore[misc]
+    """Reports when a trial begins, and when its worker has died; one that died too often is the end of its trial.
 
     logs: the folder for what Ray says of it.
     """
 
-    def __init__(self, started: Started, report: Report, guard: Guard, logs: Path) -> None:
-        self.started, self.report, self.guard, self.logs = started, report, guard, logs
+    def __init__(self, started: Started, report: Report, trap: ErrorTrap, logs: Path) -> None:
+        self.started, self.report, self.trap, self.logs = started, report, trap, logs
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.guard(lambda: self.started(trial_id(trial)), None)
+        self.trap(lambda: self.started(trial_id(trial)), None)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         event = {"event": "lost", "reason": ray_internals.headline(ray_internals.last_failure(trial))}
-        self.guard(lambda: self.report(trial_id(trial), event), Decision.STOP)
+        self.trap(lambda: self.report(trial_id(trial), event), Decision.STOP)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.guard(lambda: self.report(trial_id(trial), self._end(trial)), Decision.STOP)
+        self.trap(lambda: self.report(trial_id(trial), self._end(trial)), Decision.STOP)
 
     def _end(self, trial: Any) -> Mapping[str, Any]:
         said, log = ray_internals.last_failure(trial), self.logs / f"{trial_id(trial)}.log"
@@ -238,7 +238,7 @@ class Relay(Ours, tune.Callback):  # type: ignore[misc]
         return {"event": "end", "status": failures.ends_as(said), "reason": reason, "log": str(log), "error": said}
 
 
-class Watch(Ours, tune.Callback):  # type: ignore[misc]
+class LivenessCallback(Stateless, tune.Callback):  # type: ignore[misc]
     """Ends the study when what Ray cannot do without is gone: its processes here, or the head of a cluster.
 
     Ray itself would wait for its own for ever, and after a minute without its head end this process in mid-sentence.
