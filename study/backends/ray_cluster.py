@@ -203,7 +203,7 @@ def _accelerator(task: Task) -> str | None:
 
     if task.device == "cpu" or torch.cuda.is_available():
         return None
-    return "has a GPU for Ray, but PyTorch sees none; install PyTorch with CUDA, or mend the driver (nvidia-smi)"
+    return "has a GPU for Ray, but PyTorch sees none; install PyTorch with CUDA, or fix the driver (nvidia-smi)"
 
 
 _NFS = "lookupcache=positive,local_lock=none"
