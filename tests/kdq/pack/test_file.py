@@ -15,11 +15,13 @@ from torch import Tensor
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
+from kdq.models.resnets import ARCHITECTURES
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.file import load, pack, payload_bytes
 from kdq.pack.size import packed_bytes, total_bits
+from kdq.quantize.algorithms import QUANTIZERS
 from kdq.quantize.config import QuantizeConfig
-from kdq.quantize.model import layer_names, quantize_many
+from kdq.quantize.model import layer_names, quantize, quantize_many
 from kdq.quantize.result import Quantized
 
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -71,6 +73,27 @@ def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     assert 8 * payload_bytes(tmp_path / "model.safetensors") == total_bits(made[index])
     assert (loaded.arch, loaded.classes, loaded.normalization) == ("resnet8", 7, NORMALIZATION)
     assert not loaded.training
+
+
+@pytest.mark.parametrize("method", QUANTIZERS)
+def test_what_every_quantizer_makes_comes_back(method: str, tmp_path: Path) -> None:
+    _comes_back(quantize(model(), images(), QuantizeConfig(3, method)), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_comes_back(arch: str, tmp_path: Path) -> None:
+    """Quantized, or only folded where a layer is so wide that its Gram matrices take seconds."""
+    network = model(arch)
+    is_wide = max(weight[0].numel() for weight in network.parameters() if weight.dim() > 1) > 1000
+    _comes_back(
+        quantize(network, images(), QuantizeConfig(32 if is_wide else 4, "rtn")), tmp_path / "model.safetensors"
+    )
+
+
+def _comes_back(quantized: Quantized, path: Path) -> None:
+    pack(quantized, path)
+    assert torch.equal(logits(load(path), images(20)), logits(quantized.model, images(20)))
+    assert 8 * payload_bytes(path) == total_bits(quantized)
 
 
 def test_an_architecture_without_a_name_is_refused(made: list[Quantized], tmp_path: Path) -> None:

@@ -15,14 +15,17 @@ from kdq.errors import UserError
 from kdq.store.stage import digest
 from study.control.journal import Asked, Ended, Extended, Journal, Reported, Retried
 from study.control.trial_queue import TrialQueue
+from study.plan.plan import Plan
 from study.results.status import TrialStatus
 from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
 from study.schedulers.scheduler import Decision, RungConfig
 from study.searchers.optuna_searcher import OptunaSearcher
+from study.searchers.registry import make_searcher
 from study.searchers.searcher import ListSearcher, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
 from study.space.space import ADAPTIVE, SEARCHERS, Space
+from study.space.workload import load_workload
 from study.trial.trial import Trial
 
 EPOCHS, TRIALS, SEEDS = 9, 6, (0, 1)
@@ -53,10 +56,7 @@ def space(searcher: str) -> Space:
 
 
 def search(searcher: str) -> Searcher:
-    own = space(searcher)
-    if searcher in ADAPTIVE:
-        return OptunaSearcher(own, seed=0)
-    return ListSearcher(list(own)[:TRIALS] if searcher == "grid" else own.samples(0, TRIALS))
+    return make_searcher(Plan("here", "digits", space(searcher), load_workload("digits", {}), SEEDS))
 
 
 def stub(configuration: Configuration, seed: int) -> Trial:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from study.results.front import REFERENCE
 from study.results.pareto import front
-from study.schedulers.priorities import FLOAT, PARETO, QUANTIZED, dominates
+from study.schedulers.priorities import FLOAT, PARETO, PRIORITIES, QUANTIZED, dominates
 
 # Few distinct values, so that ties, duplicates and dominance are common; 0 % and 2^30 bits lie on the reference.
 accuracies = st.sampled_from([0.0, 10.0, 50.0, 90.0]) | st.floats(0, 100)
@@ -121,7 +121,7 @@ def test_a_pair_on_the_front_stands_above_trials_without_one(rung):
     assert min(scores[trial] for trial in on) > max((scores[t] for t in rung if t not in on), default=-1)
 
 
-@pytest.mark.parametrize("priority", [FLOAT, QUANTIZED, PARETO])
+@pytest.mark.parametrize("priority", PRIORITIES.values(), ids=PRIORITIES)
 @given(rungs, st.randoms(use_true_random=False))
 def test_scores_know_no_order_and_no_names(priority, rung, random):
     names = list(rung)
@@ -131,7 +131,7 @@ def test_scores_know_no_order_and_no_names(priority, rung, random):
     assert sorted(renamed.values()) == sorted(priority.scores(rung).values())
 
 
-@pytest.mark.parametrize("priority", [FLOAT, QUANTIZED, PARETO])
+@pytest.mark.parametrize("priority", PRIORITIES.values(), ids=PRIORITIES)
 @given(rungs, values)
 def test_equals_score_equally(priority, rung, same):
     rung |= {"a-same": same, "z-same": same}
@@ -139,7 +139,7 @@ def test_equals_score_equally(priority, rung, same):
     assert scores["a-same"] == scores["z-same"]
 
 
-@pytest.mark.parametrize("priority", [FLOAT, QUANTIZED, PARETO])
+@pytest.mark.parametrize("priority", PRIORITIES.values(), ids=PRIORITIES)
 def test_an_empty_rung_has_no_scores(priority):
     assert priority.scores({}) == {}
 

@@ -4,12 +4,15 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from study.plan.plan import Plan
 from study.results.status import TrialStatus
 from study.searchers.optuna_searcher import OptunaSearcher
-from study.searchers.searcher import ListSearcher, Objectives, Searcher
+from study.searchers.registry import make_searcher
+from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
 from study.space.space import ADAPTIVE, SEARCHERS, Space
+from study.space.workload import load_workload
 
 DOCUMENT: dict[str, Any] = {
     "description": "nine configurations",
@@ -23,10 +26,8 @@ def space(searcher: str, **changes: Any) -> Space:
     return read_space({**DOCUMENT, "searcher": searcher, **changes}, "here")
 
 
-def search(searcher: str, own: Space, seed: int = 0) -> Searcher:
-    if searcher in ADAPTIVE:
-        return OptunaSearcher(own, seed)
-    return ListSearcher(list(own) if searcher == "grid" else own.samples(seed, 18))
+def search(own: Space, seed: int = 0) -> Searcher:
+    return make_searcher(Plan("here", "digits", own, load_workload("digits", {}), (seed,)))
 
 
 def reached(configuration: Configuration) -> Objectives:
@@ -44,8 +45,8 @@ def drain(one: Searcher) -> list[str]:
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
-    asked = drain(search(searcher, space(searcher)))
-    assert asked == drain(search(searcher, space(searcher)))
+    asked = drain(search(space(searcher)))
+    assert asked == drain(search(space(searcher)))
     assert len(set(asked)) == len(asked)
     everything = {c.identity for c in list(space(searcher))}
     assert set(asked) <= everything
