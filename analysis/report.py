@@ -10,7 +10,7 @@ from analysis.record import Record
 from analysis.replay import EQUAL_BUDGET, on_front
 from analysis.store import Store, Study
 from kdq.bits import bits_name
-from study.results.front import Configuration, best, front_hypervolume
+from study.results.front import Configuration, best, comparable, front_hypervolume, missing_seeds
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.results.tables import as_table, as_text, front_table, to_csv, to_json
@@ -38,6 +38,7 @@ def front_report(study: Study, points: Iterable[Point], form: str, figure: Path 
     lines = [
         as_text(table),
         f"hypervolume {volume:.2f} percent × octaves (reference 0 %, 2^30 bits; validation)",
+        *filter(None, [missing_seeds(points)]),
     ]
     return "\n".join([*lines, *([f"figure {figure}"] if figure else [])])
 
@@ -55,7 +56,9 @@ def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
         "artifacts": store.artifacts(points[winner]),
         "command": f"{study.command} {_flags(chosen)}" if study.command else None,
     }
-    return _json(document) if form == "json" else _best_text(document, chosen)
+    if form == "json":
+        return _json(document)
+    return "\n".join(filter(None, [_best_text(document, chosen), missing_seeds(points)]))
 
 
 def _flags(chosen: Configuration) -> str:
@@ -150,7 +153,7 @@ def _study_row(store: Store, study: Study) -> dict[str, Any]:
         "trials": states.total(),
         "completed": states[TrialStatus.COMPLETED],
         "points": len(points),
-        "best_val_top1": max((point.val_top1 for point in points), default=None),
+        "best_val_top1": max((group.mean("val_top1") for group in comparable(points)), default=None),
     }
 
 

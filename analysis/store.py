@@ -16,7 +16,7 @@ from study.results.point import Point, from_row
 from study.results.status import StudyStatus, TrialStatus
 from study.tracking import schema
 from study.tracking.schema import RunKind
-from study.tracking.uri import require_store, shown, tracking_uri
+from study.tracking.uri import require_store, shown, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -159,7 +159,9 @@ def _answers(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise UserError(f"the tracking store {shown(uri)} does not respond: {first_line(error)}") from None
+        raise UserError(
+            f"the tracking store {shown(uri)} does not respond: {without_password(first_line(error), uri)}"
+        ) from None
 
 
 def _paged(search: Callable[[str | None], Any]) -> list[Any]:

@@ -8,18 +8,24 @@ from pathlib import Path
 sys.path[0:1] = [str(Path(__file__).parents[1])] if __name__ == "__main__" else sys.path[0:1]
 
 from kdq.errors import UserError  # noqa: E402
-from study.commands.options import PruneOptions, parse  # noqa: E402
+from study.commands.options import PruneOptions, RunOptions, parse  # noqa: E402
+from study.console.output import lasting_output  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
-    0: completed; 1: trials failed; 130: interrupted; 2: an error for the user to fix, such as a wrong option or a
-    store, disk or Ray that failed.
+    0: completed; 1: trials failed; 2: an error for the user to fix, such as a wrong option or a store, disk or Ray
+    that failed; 128 + the signal's number: interrupted, so 130 by Ctrl-C.
     """
     options = parse(arguments)
     # Idle OpenMP threads must sleep: otherwise two torch processes on two cores slow each other down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with lasting_output():
+        return _run(options)
+
+
+def _run(options: RunOptions | PruneOptions) -> int:
     try:
         if isinstance(options, PruneOptions):
             from study.commands.prune import prune

@@ -8,7 +8,10 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
@@ -125,6 +128,15 @@ def silence() -> None:
     """Keep out of the table what Ray itself prints of every worker that died: a callback reports it in one line."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     WORKER_LOGS.replace(False)
+
+
+@contextmanager
+def kept_signal_handlers() -> Iterator[None]:
+    """Give this process back its handler of SIGTERM, which `ray.init` replaces: Ray's ends it in a stack dump."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_client() -> bool:

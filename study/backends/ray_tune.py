@@ -82,6 +82,8 @@ def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> 
         if trap.error:
             raise trap.error
     except RayDied as died:
+        if queue.is_interrupted:  # the signal that reached this process reached Ray's, too
+            return
         raise UserError(
             f"the study stopped, since Ray's {died} died, perhaps out of memory; no finished result is lost: run the "
             f"same command again to resume"
@@ -95,9 +97,10 @@ def _start_ray() -> Mapping[str, psutil.Process]:
     """Ray on this machine alone, with the cores that this process may use; its processes that must live, by name."""
     # Workers must run this program, not another copy of it that may be installed.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    ray.init(
-        address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-    )
+    with ray_internals.kept_signal_handlers():
+        ray.init(
+            address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
     return ray_internals.core_processes()
 
 

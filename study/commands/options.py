@@ -10,6 +10,7 @@ from kdq.errors import UserError
 from study.console.program import program_name
 from study.schedulers.registry import SCHEDULERS
 from study.space.documents import descriptions, parse_scalar
+from study.tracking.uri import shown
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ class RunOptions:
     dry_run: bool = False
 
     def arguments(self) -> list[str]:
-        """Return the shortest command-line arguments with the same meaning."""
+        """Return the shortest command-line arguments with the same meaning, without a tracking server's password."""
         given = [(field.name, getattr(self, field.name)) for field in fields(self)]
         changed = {field.name: field.default for field in fields(self)}
         return [text for name, value in given if value != changed[name] for text in _argument(name, value)]
@@ -96,6 +97,8 @@ def _argument(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if value is True:
         return [flag]
+    if name == "tracking_uri":
+        return [flag, shown(value)]
     if name == "set":
         return [text for each in value for text in (flag, each)]
     return [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

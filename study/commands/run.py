@@ -25,6 +25,7 @@ from study.results.status import StudyStatus
 from study.searchers.registry import make_searcher
 from study.space.space import Space
 from study.space.workload import load_workload
+from study.tracking.uri import without_password
 
 if TYPE_CHECKING:
     from kdq.distill.teachers import TeacherSpec
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, included, for a first study in minutes. "
     "The paper's setting: --workload cifar10 or cifar100 (on a GPU) or cifar10_small (on a CPU), with --data-dir DIR."
+)
+
+
+DIVERGED = (
+    "error: every trial diverged; likely cause: the learning rate is too high for this data and student; lower it, as "
+    "in --set train.lr=0.01, under another --name"
 )
 
 
@@ -69,16 +76,20 @@ def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
     with study_lock(site.root / "running", name), interrupts.watching():
         try:
             return _Study(name, plan, options, site, interrupts).run(teacher).exit_status
+        except KeyboardInterrupt:
+            print(interrupted(options.arguments()), file=sys.stderr)
+            return interrupts.exit_status
         except (MlflowException, OSError) as error:
+            what = without_password(first_line(error), site.tracking_uri)
             failure = UserError(
-                f"study {name!r} stopped: its store or disk failed: {first_line(error)}\n"
+                f"study {name!r} stopped: its store or disk failed: {what}\n"
                 f"{likely_cause(full_text(error)) or 'the cause is unknown'}\n"
                 f"no finished result is lost: fix the cause and run the same command again"
             )
             if not interrupts.received:
                 raise failure from error
             print(f"error: {failure}", file=sys.stderr)
-            return 130
+            return interrupts.exit_status
 
 
 def _teacher(plan: Plan, options: RunOptions) -> "TeacherSpec | None":
@@ -115,7 +126,7 @@ class _Study:
         if self.options.retry_failed and not self.journal.path.exists():
             raise UserError(f"study {self.name!r} has run no trial here: omit --retry-failed, or fix --name")
         live_table = LiveTable(self.name, self.site.slots, self.plan.trial_count)
-        root, is_interrupted = self.site.root, lambda: self.interrupts.received
+        root, is_interrupted = self.site.root, lambda: bool(self.interrupts.received)
         tracker = open_tracker(self.site.tracking_uri, self.name, root, live_table.print, is_interrupted)
         self._check(tracker)
         inputs, metrics = self._prepare(teacher, live_table)
@@ -225,6 +236,7 @@ class _Study:
         status, failure = StudyStatus.FAILED, ""
         try:
             status = self._run_trials(controller)
+            failure = DIVERGED if controller.all_diverged else ""
         except RepeatedFailureError as error:
             failure = f"error: {error}"
         except KeyboardInterrupt:
@@ -242,7 +254,7 @@ class _Study:
             points=controller.points,
             figure=controller.tracker.figure_path(),
             failure=failure,
-            is_interrupted=self.interrupts.received,
+            signal=self.interrupts.received,
             leaves_rest=controller.queue.retry and not controller.is_complete,
         )
 
@@ -257,7 +269,9 @@ class _Study:
                     run_on_ray(controller, self.site.resources, self.site.slots, folder)
         if not controller.is_complete:
             return StudyStatus.INTERRUPTED
-        return StudyStatus.FAILED if controller.failed else StudyStatus.COMPLETED
+        if controller.failed or controller.all_diverged:
+            return StudyStatus.FAILED
+        return StudyStatus.COMPLETED
 
     def _command(self) -> str:
         """Return the command of this space and workload, without name and limit; `analysis best` narrows it."""

@@ -1,7 +1,10 @@
 """The progress of a running study: a live table in a terminal, one line per event in a pipe or a file."""
 
+import os
+import sys
 import time
 from dataclasses import dataclass, field
+from math import inf
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -10,10 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kdq.bits import bits_name
+from study.results.front import Configuration, best
 from study.results.point import Point
 from study.results.status import TrialStatus
-from study.units import duration
+from study.units import duration, exact
 
+SHORTEST_NAME = 16  # characters of a trial's name that a narrow terminal shows at least
+OTHER_COLUMNS = 52  # characters for state, epoch, accuracy, points and the beginning of a reason
 SHOWN_TRIALS = 12  # rows of the live table: running trials first, then the latest that ended
 
 
@@ -40,11 +46,11 @@ class LiveTable:
     study: str
     slots: int
     total: int
-    console: Console = field(default_factory=Console)
+    console: Console = field(default_factory=lambda: Console(force_terminal=_is_live()))
     rows: dict[str, Row] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
-    best: str = ""
-    best_val: float = -1.0
+    measured: list[Point] = field(default_factory=list)
+    _best_of: tuple[int, str] = (0, "no point yet")
     live: Live | None = None
 
     def __enter__(self) -> "LiveTable":
@@ -82,11 +88,8 @@ class LiveTable:
         self.log(f"{self.rows[trial_id].name}: paused until the other trials reach epoch {epoch}")
 
     def point(self, trial_id: str, point: Point) -> None:
-        row = self.rows[trial_id]
-        row.points += 1
-        text = f"{row.name}, {bits_name(point.bits)}: val {point.val_top1:.2f} %, {point.total_bits:,} bits"
-        if point.val_top1 > self.best_val:
-            self.best, self.best_val = text, point.val_top1
+        self.rows[trial_id].points += 1
+        self.measured.append(point)
 
     def end(self, trial_id: str, status: TrialStatus, reason: str, log: str | None) -> None:
         row = self.rows[trial_id]
@@ -136,22 +139,52 @@ class LiveTable:
         done = sum(row.ended > 0 for row in self.rows.values())
         spent = duration(time.monotonic() - self.began)
         head = f"{self.study}: {done}/{self.total} trials, {spent}, {self.time_left()}"
-        best = f"best so far: {self.best}" if self.best else "best so far: no point yet"
-        return Group(Text(head, style="bold"), self._table(), Text(best))
+        return Group(Text(head, style="bold"), self._table(), Text(f"best so far: {self._best()}"))
+
+    def _best(self) -> str:
+        """The configuration of the highest accuracy, by the rule of `analysis best`."""
+        if len(self.measured) != self._best_of[0]:
+            self._best_of = len(self.measured), _described(best(self.measured, inf))
+        return self._best_of[1]
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for name in ("trial", "state", "epoch", "val top-1", "points"):
+        # A long name is cut in its middle: it begins with the method, and ends with what tells it from others.
+        room = max(SHORTEST_NAME, self.console.width - OTHER_COLUMNS)
+        table.add_column("trial", no_wrap=True)
+        for name in ("state", "epoch", "val top-1", "points"):
             table.add_column(name, no_wrap=True)
         table.add_column("reason")  # truncated to the remaining width; printed in full, with its log, above the table
         rows = sorted(self.rows.values(), key=lambda r: (r.state is not TrialStatus.RUNNING, r.ended == 0, -r.ended))
         for row in rows[:SHOWN_TRIALS]:
             val = "" if row.val_top1 is None else f"{row.val_top1:.2f} %"
             points = f"{row.points}/{row.points_due}"
-            table.add_row(row.name, row.state, f"{row.epoch}/{row.epochs}", val, points, _cut(row.reason))
+            table.add_row(
+                _shortened(row.name, room), row.state, f"{row.epoch}/{row.epochs}", val, points, _cut(row.reason)
+            )
         if len(rows) > SHOWN_TRIALS:
             table.add_row(f"… {len(rows) - SHOWN_TRIALS} more")
         return table
+
+
+def _described(group: Configuration) -> str:
+    values = {key: value for key, value in group.parameters.items() if not isinstance(value, str)}
+    name = " ".join([str(group.parameters["method"]), *(f"{key}={exact(value)}" for key, value in values.items())])
+    seeds = f", mean of {group.n} seeds" if group.n > 1 else ""
+    accuracy, size = group.mean("val_top1"), group.mean("total_bits")
+    return f"{name}, {bits_name(group.bits)}: val {accuracy:.2f} %, {size:,.0f} bits{seeds}"
+
+
+def _is_live() -> bool:
+    """Whether standard output can show a table that changes: FORCE_COLOR does not make a file a terminal."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def _shortened(name: str, width: int) -> str:
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 3
+    return f"{name[:head]}…{name[head + 1 - width :]}"
 
 
 def _cut(text: str) -> Text:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.console.program import CONSOLE_SCRIPT, program_name
-from study.results.front import configurations, with_front
+from study.results.front import configurations, missing_seeds, with_front
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import as_text, front_table
@@ -30,14 +30,14 @@ class Outcome:
     points: Sequence[Point]
     figure: str
     failure: str
-    is_interrupted: bool
+    signal: int
     leaves_rest: bool
 
     @property
     def exit_status(self) -> int:
-        """0: completed; 1: trials failed; 130: interrupted."""
-        if self.is_interrupted:
-            return 130
+        """0: completed; 1: trials failed; 128 and the signal's number: interrupted."""
+        if self.signal:
+            return 128 + self.signal
         is_retried = self.leaves_rest and not any(status.is_failure for status in self.statuses.values())
         is_done = self.status is StudyStatus.COMPLETED or (is_retried and not self.failure)
         return 0 if is_done else 1
@@ -53,10 +53,10 @@ def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[s
     )
     if outcome.points:
         log("\nPareto front (chosen on validation; test beside it):")
-        print(as_text(front_table(outcome.points)))
+        print("\n".join(filter(None, [as_text(front_table(outcome.points)), missing_seeds(outcome.points)])))
         print(f"\nfigure: {_here(outcome.figure)}")
         _print_commands(outcome, uri, arguments)
-    if outcome.is_interrupted:
+    if outcome.signal:
         print(interrupted(arguments))
     elif outcome.leaves_rest:
         print("\nother trials of the study are unfinished: run the same command without --retry-failed")

@@ -123,8 +123,13 @@ class Controller:
         return [key for key, status in self.statuses.items() if status.is_failure]
 
     @property
+    def all_diverged(self) -> bool:
+        """Whether the study has ended without a single result to choose from, since every trial diverged."""
+        return self.is_complete and {TrialStatus.DIVERGED} == set(self.statuses.values())
+
+    @property
     def is_interrupted(self) -> bool:
-        return self.interrupts.received
+        return bool(self.interrupts.received)
 
     def _show(self, trial: Trial) -> None:
         if trial.id not in self.live_table.rows:

@@ -1,35 +1,53 @@
-"""Ctrl-C: the first stops a study cleanly, the second immediately. No finished result is lost either way."""
+"""Ctrl-C and the signals of those who stop programs: the first stops a study cleanly, the second immediately."""
 
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; `docker stop`, `scancel`, `systemctl stop`; the end of the terminal or of the ssh connection."""
+
 
 class Interrupts:
-    """Handles SIGINT while `watching`. The first raises KeyboardInterrupt; while `deferred` it only sets `received`.
+    """Handles SIGNALS while `watching`. The first raises KeyboardInterrupt; while `deferred` it only sets `received`.
 
     A second kills this process and all its children immediately, without waiting for a shutdown that may be slow or
-    hang. That is safe, since stages and journal are written atomically.
-    last_words: printed at a second SIGINT.
+    hang. That is safe, since stages and journal are written atomically. Only a process's main thread receives signals:
+    in another thread, as of a job queue or a web application, nothing is handled.
+    last_words: printed at a second signal; received: the first signal's number, 0 for none.
     """
 
     def __init__(self, last_words: str) -> None:
         self.last_words = last_words
-        self.received = False
+        self.received = 0
         self._is_deferred = False
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell reports of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+        return 128 + self.received
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        before = signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # nohup has SIGHUP ignored: the study outlives its terminal, as asked.
+        watched = [
+            number for number in SIGNALS if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)
+        ]
+        before = {number: signal.signal(number, self._handle) for number in watched}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -43,7 +61,7 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
             self._kill()
-        self.received = True
+        self.received = number
         if not self._is_deferred:
             raise KeyboardInterrupt
         _write("\nstopping; press Ctrl-C again to stop immediately")
@@ -53,7 +71,7 @@ class Interrupts:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         _write(f"{SHOW_CURSOR if sys.stdout.isatty() else ''}{self.last_words}")
-        os._exit(130)
+        os._exit(self.exit_status)
 
 
 SHOW_CURSOR = "\x1b[?25h"  # the live table hides it
@@ -61,4 +79,5 @@ SHOW_CURSOR = "\x1b[?25h"  # the live table hides it
 
 def _write(text: str) -> None:
     """Write to stderr unbuffered: the signal may have interrupted a buffered write."""
-    os.write(sys.stderr.fileno(), f"{text}\n".encode())
+    with suppress(OSError):  # the terminal may be gone
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())

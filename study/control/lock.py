@@ -4,7 +4,7 @@ import getpass
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -32,7 +32,8 @@ def study_lock(folder: Path, study: str) -> Iterator[None]:
     try:
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # a failing disk, which has raised its own error already
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

@@ -70,6 +70,25 @@ def configurations(points: Iterable[Point]) -> list[Configuration]:
     return [configuration for group in groups.values() for configuration in _repetitions(group)]
 
 
+def comparable(points: Iterable[Point]) -> list[Configuration]:
+    """Return the configurations with the most seeds, which alone are compared with each other.
+
+    One whose other seeds failed, were stopped or have yet to run is left out: its mean over the seeds that are there is
+    too high, since a scheduler stops the unlucky ones.
+    """
+    groups = configurations(points)
+    most = max((group.n for group in groups), default=0)
+    return [group for group in groups if group.n == most]
+
+
+def missing_seeds(points: Iterable[Point]) -> str:
+    """Return a line on the configurations that `comparable` leaves out, empty if there is none."""
+    points = list(points)
+    compared = comparable(points)
+    left = len(configurations(points)) - len(compared)
+    return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
+
+
 def _content(point: Point) -> Point:
     return replace(point, trial_id="", on_front=False)
 
@@ -83,22 +102,22 @@ def _repetitions(group: Sequence[Point]) -> list[Configuration]:
 def with_front(points: Iterable[Point]) -> list[Point]:
     """The same points in the same order, `on_front` decided on validation accuracy and total bits.
 
-    The front is over configurations' means, so a lucky seed does not put its configuration there; all points
-    of a configuration on the front are marked.
+    The front is over the means of `comparable` configurations, so a lucky seed does not put its configuration there;
+    all points of a configuration on the front are marked.
     """
     points = list(points)
-    groups = configurations(points)
+    groups = comparable(points)
     on_front = front(_pairs(groups))
     chosen = {_content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
     return [replace(point, on_front=_content(point) in chosen) for point in points]
 
 
 def front_hypervolume(points: Iterable[Point]) -> float:
-    """The hypervolume of the configurations' mean validation accuracies, in percent × octaves.
+    """The hypervolume of the `comparable` configurations' mean validation accuracies, in percent × octaves.
 
     Bits count on a log2 scale; the reference is `REFERENCE` for every study.
     """
-    pairs = [(accuracy, math.log2(bits)) for accuracy, bits in _pairs(configurations(points))]
+    pairs = [(accuracy, math.log2(bits)) for accuracy, bits in _pairs(comparable(points))]
     return hypervolume(pairs, REFERENCE)
 
 
@@ -107,11 +126,11 @@ def _pairs(groups: Iterable[Configuration]) -> list[tuple[float, float]]:
 
 
 def best(points: Iterable[Point], max_bits: float) -> Configuration:
-    """The configuration of the highest mean validation accuracy whose models all fit into `max_bits`.
+    """The `comparable` configuration of the highest mean validation accuracy whose models all fit into `max_bits`.
 
     Ties go to the smaller one. Raises UserError if nothing fits.
     """
-    sizes = {group: max(point.total_bits for point in group.points) for group in configurations(points)}
+    sizes = {group: max(point.total_bits for point in group.points) for group in comparable(points)}
     fitting = [group for group, size in sizes.items() if size <= max_bits]
     if not fitting:
         smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"

@@ -35,7 +35,7 @@ from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
 from study.tracking.schema import RunKind
-from study.tracking.uri import shown
+from study.tracking.uri import shown, without_password
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it is two lines per run
@@ -358,7 +358,8 @@ def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Cal
             return Tracker(uri, study, root / "artifacts" if local else None, log, is_interrupted)
     except (MlflowException, SQLAlchemyError, OSError) as error:
         raise UserError(
-            f"MLflow store {shown(uri)} cannot be used: {first_line(error)}; repair it, or give another --tracking-uri"
+            f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
+            f"give another --tracking-uri"
         ) from None
 
 

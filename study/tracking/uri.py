@@ -1,6 +1,7 @@
 """The address of the tracking store: completed, checked and probed, without importing MLflow."""
 
 import os
+import re
 import socket
 import sqlite3
 from contextlib import closing
@@ -27,8 +28,8 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UserError(f"tracking address: {error}; {_KINDS}") from None
+    except ValueError:  # its text may have the password
+        raise UserError(f"tracking address {shown(uri)!r}: host or port is invalid; {_KINDS}") from None
     kind = parts.scheme.partition("+")[0]
     if kind == "sqlite":
         return f"sqlite:///{_sqlite_path(uri)}"
@@ -57,12 +58,17 @@ def require_store(uri: str) -> None:
 
 
 def shown(uri: str) -> str:
-    """Return the address without password and query, for messages."""
-    parts = urlsplit(uri)
-    if not parts.netloc:
+    """Return the address without password and query, for messages; a malformed one hides all that may be either."""
+    if uri.startswith("sqlite:"):
         return uri
-    user, at, server = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{user.partition(':')[0]}{at}{server}", query="", fragment="").geturl()
+    scheme, separator, rest = uri.rpartition("://") if "://" in uri.partition("@")[0] else ("", "", uri)
+    user, at, server = rest.rpartition("@")
+    return f"{scheme}{separator}{user.partition(':')[0]}{at}{re.split('[?#]', server)[0]}"
+
+
+def without_password(text: str, uri: str) -> str:
+    """Return a text, such as an error of MLflow's, with the address as `shown` has it."""
+    return text.replace(uri.rstrip("/"), shown(uri).rstrip("/"))
 
 
 def _sqlite_path(uri: str) -> Path:

@@ -49,7 +49,8 @@ def test_trials_that_diverged_keep_their_end(run: Run, tmp_path: Path) -> None:
     arguments = ["--space", "smoke", "--epochs", "2", "--set", "teacher_train.epochs=3", "--set", "train.lr=1e30"]
     for _ in range(2):
         result = run(tmp_path, *arguments, "--name", "diverged")
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == 1, result.stdout + result.stderr
+        assert "error: every trial diverged; likely cause: the learning rate is too high" in result.stderr
         client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
         experiment = client.get_experiment_by_name("diverged")
         assert experiment is not None
@@ -57,4 +58,4 @@ def test_trials_that_diverged_keep_their_end(run: Run, tmp_path: Path) -> None:
             (run.data.tags["kdq.kind"], run.info.status, run.data.tags["kdq.status"])
             for run in client.search_runs([experiment.experiment_id])
         ]
-        assert sorted(found) == [("study", "FINISHED", "completed"), *[("trial", "FAILED", "diverged")] * 3]
+        assert sorted(found) == [("study", "FAILED", "failed"), *[("trial", "FAILED", "diverged")] * 3]

@@ -24,8 +24,8 @@ def live_table(terminal: bool = False) -> tuple[LiveTable, io.StringIO]:
     return shown, output
 
 
-def point(val: float, bits: int = 4) -> Point:
-    return Point("t", "dkd", None, None, None, None, 0, "resnet8", bits, bits, 1000 * bits, 1000, val, 50.0)
+def point(val: float, bits: int = 4, seed: int = 0) -> Point:
+    return Point("t", "dkd", None, 2.0, None, None, seed, "resnet8", bits, bits, 1000 * bits, 1000, val, 50.0)
 
 
 def test_a_pipe_gets_a_whole_line_an_event() -> None:
@@ -51,9 +51,44 @@ def test_the_table_shows_states_the_best_and_the_time_left() -> None:
     shown.console.print(shown.render())
     _, head, text = output.getvalue().partition("s: 1/3 trials")
     assert head
-    assert "best so far: dkd beta=0, 8 bits: val 90.00 %, 8,000 bits" in text
+    assert "best so far: dkd beta=2, 8 bits: val 90.00 %, 8,000 bits" in text
     assert text.index("running") < text.index("completed") < text.index("waiting")
     assert "left" in text
+
+
+def test_the_best_so_far_is_a_mean_over_the_seeds() -> None:
+    shown, output = live_table(terminal=True)
+    for seed, accuracy in enumerate((80.0, 90.0)):
+        shown.point("t0", point(accuracy, seed=seed))
+    shown.point("t1", point(89.0, bits=2))
+    shown.console.print(shown.render())
+    assert "best so far: dkd beta=2, 4 bits: val 85.00 %, 4,000 bits, mean of 2 seeds" in output.getvalue()
+
+
+def test_a_narrow_terminal_keeps_epoch_accuracy_state_and_reason() -> None:
+    output = io.StringIO()
+    shown = LiveTable("s", 1, 1, Console(file=output, force_terminal=True, width=80, color_system=None))
+    shown.add("t", "dkd alpha=0.5 beta=8 temperature=4 label_smoothing=0.1 warmup=0.083 seed=0", 240, 7)
+    shown.start("t")
+    shown.epoch("t", 120, 91.25)
+    shown.end("t", TrialStatus.DIVERGED, "in epoch 121", None)
+    shown.console.print(shown.render())
+    (row,) = [line for line in output.getvalue().splitlines() if line.startswith("dkd")]
+    assert len(row) <= 80
+    for part in ("dkd", "seed=0", "diverged", "120/240", "91.25 %", "0/7", "in epoch 121"):
+        assert part in row
+
+
+@pytest.mark.parametrize(("variable", "value"), [("FORCE_COLOR", "1"), ("TERM", "dumb")])
+def test_a_file_gets_lines_whatever_the_environment_asks(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with LiveTable("s", 1, 1) as shown:
+        shown.add("t", "dkd", 2, 1)
+        shown.start("t")
+        shown.epoch("t", 1, 50.0)
+    assert capsys.readouterr().out.endswith("s  dkd: epoch 1/2, val 50.00 %\n")
 
 
 def test_what_fails_is_told_above_the_table_and_stands_in_it() -> None:

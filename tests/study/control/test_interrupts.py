@@ -24,8 +24,11 @@ SCRIPT = Path(__file__).parents[3] / "study" / "run.py"
 MARK = "KDQ_TEST_INTERRUPT"
 
 
-def press(folder: Path, arguments: list[str], presses: int) -> tuple[int, list[str]]:
-    """Run a study, press Ctrl-C as it trains, and again as soon as it says so. Returns status and lines of output."""
+def press(folder: Path, arguments: list[str], presses: int, number: int = signal.SIGINT) -> tuple[int, list[str]]:
+    """Run a study, press Ctrl-C as it trains, and again as soon as it says so. Returns status and lines of output.
+
+    number: another signal in its place, to the driver and all that it has started.
+    """
     command = [sys.executable, "-u", str(SCRIPT), *arguments]
     with subprocess.Popen(
         command,
@@ -42,7 +45,7 @@ def press(folder: Path, arguments: list[str], presses: int) -> tuple[int, list[s
         for line in driver.stdout:
             lines.append(line.rstrip("\n"))
             if cue and cue in line and not line.startswith("teacher"):
-                os.killpg(driver.pid, signal.SIGINT)
+                os.killpg(driver.pid, number)
                 cue = next(cues, "")
     return driver.returncode, lines
 
@@ -84,15 +87,20 @@ def test_once_and_twice_and_the_command_that_is_printed_goes_on(
     finished: Finished, run: Callable[..., Result], small_study: list[str], tmp_path: Path
 ) -> None:
     arguments = [*small_study, "--trials", "4"]
-    status, lines = press(tmp_path, arguments, presses=1)
-    assert status == 130, lines
-    assert "to resume:" in lines[-2]
-    assert resumes(lines[-1], arguments)
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    experiment = client.get_experiment_by_name("small")
-    assert experiment is not None
-    assert "RUNNING" not in {found.info.status for found in client.search_runs([experiment.experiment_id])}
-    assert left(tmp_path) == []
+    for number, ends in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        status, lines = press(tmp_path, arguments, presses=1, number=number)
+        assert status == ends, lines
+        assert "to resume:" in lines[-2]
+        assert resumes(lines[-1], arguments)
+        client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+        experiment = client.get_experiment_by_name("small")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        assert "RUNNING" not in {found.info.status for found in runs}
+        assert {found.data.tags["kdq.status"] for found in runs if found.data.tags["kdq.kind"] == "study"} == {
+            "interrupted"
+        }
+        assert left(tmp_path) == []
 
     status, lines = press(tmp_path, arguments, presses=2)
     assert status == 130, lines

@@ -7,7 +7,7 @@ import pytest
 
 from kdq.errors import UserError
 from study.tracking import uri
-from study.tracking.uri import require_store, shown, tracking_uri
+from study.tracking.uri import require_store, shown, tracking_uri, without_password
 
 
 @contextlib.contextmanager
@@ -93,6 +93,33 @@ def test_no_server_at_all_and_no_password_in_the_message(scheme):
 def test_a_host_name_that_is_none():
     with pytest.raises(UserError, match="does not respond"):
         tracking_uri("http://a..b")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:s3cret@host:5000",
+        "http://me:s3cret@host:port",
+        "http://me:s3c@ret@host",
+        "http://me:s3cret/x@host",
+        "http://me:s3cret?x@host",
+        "http://me:#s3cret@host",
+        "http//me:s3cret@host",
+        "http:/me:s3cret@host",
+        "me:s3cret@host:5000",
+        "ftp://me:s3cret@host",
+        "http://me:s3cret@",
+        "http://me:s3cret@[::1",
+        "postgresql://me:s3cret@host:99999/db",
+        "http://host/?token=s3cret",
+    ],
+)
+def test_no_message_has_a_password(address):
+    assert "s3c" not in shown(address)
+    with pytest.raises(UserError) as refused:
+        tracking_uri(address)
+    assert "s3c" not in str(refused.value)
+    assert "s3c" not in without_password(f"API request to {address}/api failed", address)
 
 
 def test_shown_hides_secrets():

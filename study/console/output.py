@@ -1,0 +1,51 @@
+"""Output whose reader may go away: a study outlives the program, terminal or connection that shows it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TextIO, cast
+
+GONE = "standard output is closed: the study goes on without; MLflow has its results"
+
+
+class LastingOutput:
+    """A text stream to which writing does nothing once its reader is gone (`| head`, a lost ssh connection).
+
+    notice: printed to standard error then, once; empty for none.
+    """
+
+    def __init__(self, stream: TextIO, notice: str = "") -> None:
+        self._stream, self._notice = stream, notice
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Send nowhere what is buffered and what is written from now on."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        if self._notice:
+            print(self._notice, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Have standard output and standard error outlive their readers in this block."""
+    out, err = LastingOutput(sys.stdout, GONE), LastingOutput(sys.stderr)
+    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+        yield
