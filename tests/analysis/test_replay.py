@@ -209,7 +209,7 @@ def test_settings_that_make_no_replay(change, message):
     ("curves", "message"),
     [
         ({"t": (((math.nan, 1e6), (1.0, 1e5)),)}, "no trial of the record was completed"),
-        ({"t": (((50.0, 1e6),),) * EPOCHS}, "float accuracy alone"),
+        ({"t": (((50.0, 1e6),),) * EPOCHS}, "float accuracy only"),
     ],
 )
 def test_records_that_make_no_replay(curves, message):
