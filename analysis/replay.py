@@ -86,7 +86,7 @@ def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
 
 
 def _first(record: Record, order: Sequence[str], students: int) -> list[str]:
-    """Return the trials of an order that need only its first so many students."""
+    """Return the trials of an order whose student is among its first `students` ones."""
     chosen = list(dict.fromkeys(record.students[trial] for trial in order))[:students]
     return [trial for trial in order if record.students[trial] in chosen]
 

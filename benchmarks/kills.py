@@ -64,7 +64,7 @@ class Study:
             return subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
 
     def run(self, chance: random.Random, kills: int) -> None:
-        """Run the study to its end, with at most so many kills."""
+        """Run the study to its end, with at most `kills` kills."""
         began = time.monotonic()
         driver = self.start()
         while self.kills.total() < kills and driver.poll() != 0:

@@ -64,7 +64,7 @@ bits: [{FLOAT_BITS}]
 
 
 def arguments(name: str, trials: int, *more: str, method: str = "ce") -> list[str]:
-    """Return the arguments of a study of so many students."""
+    """Return the arguments of a study with this number of trials, each with its own student."""
     file = Path(f"{method}.yaml")
     file.write_text(SPACE.replace("METHOD", method))
     return ["--space", str(file), "--name", name, "--trials", str(trials), *more]
@@ -128,7 +128,7 @@ def reused_student(trials: int) -> float:
 
 
 def busy(arch: str, trials: int, seconds: float) -> Row:
-    """Return the shares of the slots' time in which trials of about so many seconds work, and compute."""
+    """Return the shares of the slots' time in which trials of about `seconds` work, and compute."""
     student = ("--set", f"student={arch}")
     (trial,) = run(f"epoch-{arch}", 1, "--epochs", "4", *student)
     epoch = median(m.value for m in MlflowClient(STORE).get_metric_history(trial.info.run_id, "seconds"))
