@@ -208,7 +208,7 @@ def test_settings_that_make_no_replay(change, message):
 @pytest.mark.parametrize(
     ("curves", "message"),
     [
-        ({"t": (((math.nan, 1e6), (1.0, 1e5)),)}, "no trial of the record was completed"),
+        ({"t": (((math.nan, 1e6), (1.0, 1e5)),)}, "no trial of the record completed"),
         ({"t": (((50.0, 1e6),),) * EPOCHS}, "float accuracy only"),
     ],
 )
