@@ -1,4 +1,4 @@
-"""Would early stopping have been right? Rules replayed on a study that is recorded in full, without training.
+"""Would early stopping have been right? Schedulers replayed on a complete record of a study, without training.
 
 Data (`play`) -> numbers (`summary`, `mean_curves`); `analysis.report` and `analysis.figures` show them.
 """
@@ -32,7 +32,7 @@ EQUAL_BUDGET = 0.6  # of the epochs of the full grid: where all strategies are c
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the rules are replayed. orders: random orders of the trials; slots: trials that run at a time."""
+    """How schedulers are replayed. orders: number of random orders of the trials; slots: trials at a time."""
 
     orders: int = 100
     slots: int = 2
@@ -49,7 +49,7 @@ class Setting:
 class Outcome:
     """One strategy on one order of trials. epochs: trained by all trials together.
 
-    completed: the trials that came to their end, each with the epochs that all had trained by then; ascending.
+    completed: the trials that completed, each with the epochs that all trials had trained by then; ascending.
     """
 
     epochs: int
@@ -61,15 +61,18 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 
 def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
-    """Every strategy on every order: the full grid, random search and every scheduler that stops trials.
+    """Return the outcomes of the full grid, random search and every scheduler that stops trials, on every order.
 
-    Random search trains as many students as `asha_pareto` could pay for with the epochs that it spent on average.
+    Random search trains as many students as the epochs of `asha_pareto`, on average, are enough for. Raises UserError
+    if no trial completed, or one has no quantized accuracies.
     """
     if not record.points:
-        raise UserError("no trial of the record was completed: there is nothing to find")
+        raise UserError("no trial of the record completed, so there is no front to find")
     config = RungConfig(record.epochs, len(record.curves), setting.grace_period, setting.reduction_factor)
     if any(len(curve[0]) < 2 for curve in record.curves.values()):
-        raise UserError("the record has trials with float accuracy alone: rules for quantized models need a width")
+        raise UserError(
+            "the record has trials with float accuracy only: schedulers that compare quantized students need a width"
+        )
     generator = random.Random(0)
     orders = [generator.sample(list(record.curves), len(record.curves)) for _ in range(setting.orders)]
 
@@ -83,22 +86,22 @@ def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
 
 
 def _first(record: Record, order: Sequence[str], students: int) -> list[str]:
-    """The trials of an order for which so many students, the first that it names, are enough."""
+    """Return the trials of an order whose student is among its first `students` ones."""
     chosen = list(dict.fromkeys(record.students[trial] for trial in order))[:students]
     return [trial for trial in order if record.students[trial] in chosen]
 
 
 def _scheduler(name: str, config: RungConfig) -> Scheduler:
     if name in (GRID, RANDOM):
-        return Asha(FLOAT, (), config.reduction_factor)  # without rungs: only what diverges is stopped
+        return Asha(FLOAT, (), config.reduction_factor)  # without rungs: stops only diverged trials
     return make_scheduler(name, config)
 
 
 def simulate(scheduler: Scheduler, record: Record, order: Sequence[str], slots: int) -> Outcome:
-    """Run trials under a rule as a study does, each epoch of each student taking the same time.
+    """Run trials under a scheduler as a study does, where every epoch of every student takes the same time.
 
-    A free slot takes the next trial in the order, and when all have begun one that may go on. An epoch that a student
-    has been trained by another trial is there at once.
+    A free slot takes the next trial in the order; once all have started, a paused one that may continue. An epoch
+    that another trial has trained of the same student takes no time.
     """
     new, running = deque(order), list[str]()
     epoch = dict.fromkeys(order, 0)
@@ -127,13 +130,13 @@ def simulate(scheduler: Scheduler, record: Record, order: Sequence[str], slots: 
 
 
 def on_front(record: Record) -> frozenset[str]:
-    """The trials with a point on the front of all points: what a study is run to find."""
+    """Return the trials with a point on the front of all points, which a study is to find."""
     owners, pairs = zip(*((trial, pair) for trial, shown in record.points.items() for pair in shown), strict=True)
     return frozenset(trial for trial, is_on in zip(owners, front(pairs), strict=True) if is_on)
 
 
 def curve(record: Record, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The hypervolume of the points of completed trials, in percent × octaves, when so many epochs were spent."""
+    """Return the hypervolume of the points of completed trials, in percent × octaves, after `at` epochs in all."""
     points = record.points
     found: list[tuple[float, float]] = []
     epochs, volumes = [0], [0.0]
@@ -145,7 +148,7 @@ def curve(record: Record, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[
 
 
 def mean_curves(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
-    """Hypervolume against epochs: columns strategy, epochs, mean, deviation, and n; up to the longest order."""
+    """Return the hypervolume by epochs, up to the longest order: columns strategy, epochs, mean, deviation and n."""
     import pandas
 
     tables = []
@@ -158,11 +161,11 @@ def mean_curves(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
 
 
 def summary(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
-    """One row a strategy, means over the orders and their sample deviations (`_std`).
+    """Return a row for each strategy: means over the orders and sample deviations (`_std`).
 
-    epochs: spent; saved: percent of the full grid's epochs; front_lost: percent of the true front's trials that
-    were not completed; hypervolume: of all that was completed; equal_budget: the hypervolume at `EQUAL_BUDGET`
-    of the full grid's epochs, or at the end if that was earlier; n: orders.
+    epochs: trained; saved: percent of the full grid's epochs; front_lost: percent of the true front's trials that
+    did not complete; hypervolume: of all completed trials; equal_budget: the hypervolume at `EQUAL_BUDGET` of the
+    full grid's epochs, or at the end if that was earlier; n: number of orders.
     """
     import pandas
 
@@ -188,5 +191,5 @@ def summary(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
 
 
 def _deviations(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sample deviations over the first axis; NaN for one order."""
+    """Return the sample deviations over the first axis; NaN for one order."""
     return np.std(values, axis=0, ddof=1) if len(values) > 1 else np.full(values.shape[1:], np.nan)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.record import Row
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
+from kdq.distill.methods import METHODS
 from kdq.errors import UserError, first_line, unknown
 from study.results.front import with_front
 from study.results.point import Point, from_row
 from study.results.status import StudyStatus, TrialStatus
+from study.schedulers.registry import SCHEDULERS
 from study.tracking import schema
 from study.tracking.schema import RunKind
 from study.tracking.uri import require_store, shown, tracking_uri, without_password
@@ -102,10 +104,7 @@ class Store:
         widths = {bits: sizes.get((student, bits)) for bits in measured}
         known = {bits: size for bits, size in widths.items() if size is not None}
         if FLOAT_BITS not in known:
-            raise UserError(
-                f"trial {trial} was not measured at every width after every epoch "
-                f"({schema.probe_metric(FLOAT_BITS)}, …): a replay needs a study with --scheduler record"
-            )
+            raise UserError(_not_measured(run))
         rows = [row for bits, size in known.items() for row in self._curve(run, bits, size)]
         if status is TrialStatus.DIVERGED:
             after = 1 + max((row.epoch for row in rows), default=0)
@@ -194,6 +193,24 @@ def _parse_status(kind: type[Status], run: "Run", default: Status) -> Status:
         return kind(status)
     except ValueError:
         raise UserError(f"run {run.info.run_id} has {schema.STATUS} = {status!r}: must be {', '.join(kind)}") from None
+
+
+def _not_measured(run: "Run") -> str:
+    """Return why a trial has no accuracies of its epochs, and the remedy."""
+    trial, params = _trial_id(run), run.data.params
+    if not SCHEDULERS[params.get("scheduler", "none")].records:
+        return (
+            f"trial {trial} was not measured at every width after every epoch "
+            f"({schema.probe_metric(FLOAT_BITS)}, …): a replay needs a study with --scheduler record"
+        )
+    if params["method"] not in METHODS:
+        return (
+            f"trial {trial} trains no student, so it has no epochs: run the study without method {params['method']!r}"
+        )
+    return (
+        f"trial {trial} reused a finished student, which was not measured after every epoch: a replay needs a study "
+        f"that trains its students itself; give it other --seeds, or another --storage-path"
+    )
 
 
 def _student_id(run: "Run") -> str:

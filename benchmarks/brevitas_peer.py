@@ -1,16 +1,16 @@
-"""Our default quantizer beside Brevitas: accuracy and time of a whole published CIFAR-10 checkpoint.
+"""Our default quantizer compared with Brevitas: accuracy and time on a published CIFAR-10 checkpoint.
 
     pip install '.[benchmarks]'
     python -m benchmarks.brevitas_peer --data-dir DIR [--arch resnet20] [--bits 2,3,4] [--seeds 0]
 
-The same model, the same 512 calibration images of the training set (another choice a seed), weights only, every
-layer, at most 2^b levels a channel (checked), top-1 on all test images. Brevitas is used as its own post-training
-example goes: `preprocess_for_quantize` merges the batch norms, `layerwise_quantize`, one forward pass, GPTQ, GPFQ or
-Qronos in the order of the activations, bias correction; images in batches of 64. Weights are on its per-channel
-asymmetric grid with an integer zero point and scale and zero point of least squared error, the most accurate
-of those tried. Times are of everything from the float model to the quantized one; accuracies are means over the
-seeds, `range` their largest less their smallest. At one seed and three widths ResNet-20 takes some 6 minutes on 2
-quiet cores, ResNet-56 three times that: name fewer widths to be done earlier.
+The same model, the same 512 calibration images of the training set (chosen anew for each seed), weights only, every
+layer, at most 2^b levels per channel (checked), top-1 on all test images. Brevitas is used as in its own
+post-training example: `preprocess_for_quantize` merges the batch norms, `layerwise_quantize`, one forward pass, GPTQ,
+GPFQ or Qronos in the order of the activations, bias correction; images in batches of 64. Weights are on its
+per-channel asymmetric grid with an integer zero point, and scale and zero point of least squared error, the most
+accurate grid of those tried. Times cover everything from the float model to the quantized one; accuracies are means
+over the seeds, `range` is their largest minus their smallest. With one seed and three widths ResNet-20 takes about 6
+minutes on 2 idle cores, ResNet-56 three times as long: give fewer widths to save time.
 """
 
 import argparse
@@ -43,11 +43,11 @@ from kdq.quantize.model import choose_calibration, quantize
 from kdq.store.folder_store import StageStore
 
 BATCH = 64
-"""Of calibration images: the default of Brevitas' example."""
+"""Calibration images per batch: the default of Brevitas' example."""
 OURS = "kdq least_squares"
 
 Quantize = Callable[[Classifier, Tensor, int], Classifier]
-"""Takes a float model, calibration images (uint8) and bits; gives the quantized model."""
+"""Takes a float model, calibration images (uint8) and bits; returns the quantized model."""
 
 
 def ours(model: Classifier, images: Tensor, bits: int) -> Classifier:
@@ -55,14 +55,14 @@ def ours(model: Classifier, images: Tensor, bits: int) -> Classifier:
 
 
 def brevitas(solver: str, model: Classifier, images: Tensor, bits: int) -> Classifier:
-    """By one of Brevitas' solvers: `gptq`, `gpfq` or `qronos`."""
+    """Quantize with one of Brevitas' solvers: `gptq`, `gpfq` or `qronos`."""
     from brevitas.graph.calibrate import bias_correction_mode
     from brevitas.graph.quantize import layerwise_quantize, preprocess_for_quantize
 
     made = copy.deepcopy(model).eval()
     batches = [(batch.float() / 255 - made.mean) / made.std for batch in torch.split(images, BATCH)]
     net = layerwise_quantize(preprocess_for_quantize(made.net), _layer_map(bits)).eval()
-    net(batches[0])  # its scales are found in the first forward pass
+    net(batches[0])  # the first forward pass computes its scales
     with _mode(solver, net) as mode:
         for _ in range(mode.num_layers):
             for batch in batches:
@@ -93,7 +93,7 @@ def _layer_map(bits: int) -> dict[type[nn.Module], tuple[type[nn.Module], dict[s
 
 
 def _mode(solver: str, net: nn.Module) -> Any:
-    """The context in which Brevitas quantizes layer by layer."""
+    """Return the context in which Brevitas quantizes layer by layer."""
     from brevitas.graph.gpfq import gpfq_mode
     from brevitas.graph.gptq import gptq_mode
     from brevitas.graph.qronos import Qronos
@@ -105,7 +105,7 @@ def _mode(solver: str, net: nn.Module) -> Any:
 
 
 def check_levels(model: Classifier, bits: int) -> None:
-    """Assert that every layer is quantized, to at most 2^b levels a channel, and no batch norm is left."""
+    """Assert that every layer is quantized to at most 2^b levels per channel, and that no batch norm remains."""
     for module in model.modules():
         assert not isinstance(module, nn.BatchNorm2d)
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -123,7 +123,7 @@ QUANTIZERS: dict[str, Quantize] = {
 
 
 def measure(name: str, model: Classifier, data: Dataset, images: int, bits: int, seed: int) -> tuple[float, float]:
-    """Test top-1 in percent and seconds."""
+    """Return the test top-1 in percent and the time in seconds."""
     calibration = choose_calibration(data.train_images, seed=seed, count=images)
     started = time.perf_counter()
     made = QUANTIZERS[name](model, calibration, bits)
@@ -136,7 +136,7 @@ def measure(name: str, model: Classifier, data: Dataset, images: int, bits: int,
 
 @torch.no_grad()
 def rows(model: Classifier, data: Dataset, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a width and quantizer; ratios are of medians at the same width in this run."""
+    """Return a row for each width and quantizer; ratios are of medians at the same width in this run."""
     found: list[dict[str, Any]] = []
     for bits in _numbers(options.bits):
         runs: dict[str, list[tuple[float, float]]] = {name: [] for name in QUANTIZERS}
@@ -155,10 +155,8 @@ def rows(model: Classifier, data: Dataset, options: argparse.Namespace) -> list[
 
 def run(options: argparse.Namespace) -> None:
     if find_spec("brevitas") is None:
-        raise UserError(
-            "Brevitas is not installed: pip install '.[benchmarks]' (in an environment of its own, if you like)"
-        )
-    warnings.filterwarnings("ignore")  # Brevitas' own, of PyTorch versions
+        raise UserError("Brevitas is not installed: pip install '.[benchmarks]' (you can use a separate environment)")
+    warnings.filterwarnings("ignore")  # from Brevitas, about PyTorch versions
     torch.set_num_threads(options.threads)
     head = {"unit": "s", "arch": options.arch, **circumstances(options.threads), "brevitas": version("brevitas")}
     with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +189,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
     parser.add_argument("--arch", default="resnet20", help="a checkpoint's architecture (default: resnet20)")
     parser.add_argument("--bits", default="2,3,4", help="widths (default: 2,3,4)")
-    parser.add_argument("--seeds", default="0", help="choices of calibration images, the rounds (default: 0)")
+    parser.add_argument("--seeds", default="0", help="seeds of the calibration images, one round for each (default: 0)")
     parser.add_argument("--images", type=int, default=512, help="calibration images (default: 512)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""The setting that benchmarks share: CIFAR-10, the published ResNet-56 teaches a ResNet-20."""
+"""The setting that benchmarks share: CIFAR-10, with the published ResNet-56 as teacher of a ResNet-20."""
 
 from pathlib import Path
 

@@ -1,16 +1,16 @@
-"""What scales and biases in float16 instead of float32 cost in accuracy, and save in bits.
+"""Cost in accuracy and savings in bits of storing scales and biases in float16 instead of float32.
 
     python -m benchmarks.float16_scales --data-dir DIR
 
-Published CIFAR-10 checkpoints, 512 calibration images (another choice a seed), top-1 on the test images. A row:
+Published CIFAR-10 checkpoints, 512 calibration images (chosen anew for each seed), top-1 on the test images. Rows:
 
 - `float32`: quantized with scales and biases kept in float32
-- `float32, then rounded`: the same codes, scales and biases rounded to float16: what rounding alone does
-- `float16`: quantized with scales and biases in float16, so that later layers know of the rounding (the default)
-- `float32, other images`: as the first, with other calibration images, to tell a cost from another choice of codes
+- `float32, then rounded`: the same codes, with scales and biases rounded to float16: the effect of rounding alone
+- `float16`: quantized with scales and biases in float16, so that later layers compensate the rounding (the default)
+- `float32, other images`: as the first, with other calibration images: the variation between choices of codes
 
-`same class` is the share of test images that get the class `float32` gives them,
-`change` the root mean square change of the logits in units of the standard deviation of `float32`'s.
+`same class` is the percentage of test images with the same predicted class as `float32`, `change` the root mean
+square change of the logits in units of the standard deviation of those of `float32`.
 """
 
 import argparse
@@ -39,11 +39,11 @@ from kdq.store.folder_store import StageStore
 
 EXACT = "float32"
 OTHER = 1000
-"""What the seed of the other calibration images is ahead."""
+"""The offset of the seed of the other calibration images."""
 
 
 def rounded(made: Quantized) -> Quantized:
-    """The same codes with scales and biases rounded to float16."""
+    """Return the same codes with scales and biases rounded to float16."""
     layers = {
         name: replace(stored, scale=stored.scale.half(), bias=stored.bias.half())
         for name, stored in made.layers.items()
@@ -57,7 +57,7 @@ def rounded(made: Quantized) -> Quantized:
 
 
 def rows(model: Classifier, data: Dataset, bits: int, seed: int, images: int) -> Iterator[dict[str, Any]]:
-    """A row a way to store one quantized model."""
+    """Yield a row for each way to store a quantized model."""
     calibration, other = (
         choose_calibration(data.train_images, seed=choice, count=images) for choice in (seed, OTHER + seed)
     )
@@ -109,7 +109,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
     parser.add_argument("--archs", default="resnet20,resnet56", help="checkpoints (default: resnet20,resnet56)")
     parser.add_argument("--bits", default="2,4", help="widths (default: 2,4)")
-    parser.add_argument("--seeds", default="0", help="choices of calibration images (default: 0)")
+    parser.add_argument("--seeds", default="0", help="seeds of the calibration images (default: 0)")
     parser.add_argument("--images", type=int, default=512, help="calibration images (default: 512)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     return parser.parse_args()

@@ -1,12 +1,12 @@
-"""A study under random kills, until it completes: does it end in the same points, and what does that cost?
+"""A study under random kills until it completes: are its points the same, and how much time is lost?
 
     python -m benchmarks.kills
 
-Again and again its driver, one of its workers or one of Ray's own two processes (raylet, gcs_server) is killed by
-SIGKILL: which one, and how long it lives on once it is there, is chosen at random. Whenever the driver is gone, the
-same command is given again. Should the study complete before all kills are made, another seed's is next. Each is
-compared with an undisturbed one in a folder of its own: the points bit for bit, and how many runs stand in MLflow. The
-seed decides on times and victims; what they hit depends on the machine too.
+Repeatedly, the driver, a worker or one of Ray's two processes (raylet, gcs_server) gets SIGKILL: the process and
+the delay after its start are random. When the driver has died, the same command is run again. If the study
+completes before all kills, another with the next seed follows. Each is compared with an undisturbed study in a
+separate folder: its points bit by bit, and its number of runs in MLflow. The seed decides the delays and the
+victims; what they interrupt depends on the machine, too.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.report import ROOT, circumstances, publish
 
 NAME = "kills"
 SPACE = """
-description: eight students, two of which survive both rungs
+description: eight students, of which two survive both rungs
 params:
   method: {grid: [ce, dkd]}
   beta: {grid: [1, 2, 3, 4, 6, 8, 12], when: {method: dkd}}
@@ -37,16 +37,16 @@ bits: [2, 4]
 scheduler: {name: halving, grace_period: 3, reduction_factor: 2}
 """
 VICTIMS = {"driver": "", "worker": "ray::ImplicitFunc", "raylet": "raylet", "gcs_server": "gcs_server"}
-"""What is killed, and how its process calls itself."""
+"""What is killed -> the name of its process."""
 DELAY = 15.0
-"""At most so many seconds a victim lives on once it is there; the mean is half of it."""
+"""The longest delay from the start of a victim to its kill, in seconds; the mean is half of it."""
 PATIENCE = 3
-"""So many ends of a study that nobody kills any more are not the kills' doing."""
+"""The attempts to complete a study after its last kill."""
 
 
 @dataclass
 class Study:
-    """One in a folder of its own."""
+    """A study in a separate folder."""
 
     folder: Path
     seed: int
@@ -64,7 +64,7 @@ class Study:
             return subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
 
     def run(self, chance: random.Random, kills: int) -> None:
-        """To its end, under so many kills, if it lasts for them."""
+        """Run the study to its end, with at most `kills` kills."""
         began = time.monotonic()
         driver = self.start()
         while self.kills.total() < kills and driver.poll() != 0:
@@ -82,13 +82,13 @@ class Study:
         self.seconds = time.monotonic() - began
 
     def points(self) -> list[dict[str, str]]:
-        """As `analysis` lists them."""
+        """Return the points as `analysis` lists them."""
         command = [sys.executable, "-m", "analysis", "points", "--study", NAME, "--format", "csv"]
         listed = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True)
         return list(csv.DictReader(listed.stdout.splitlines()))
 
     def runs(self) -> int:
-        """How many there are in MLflow."""
+        """Return the number of runs in MLflow."""
         client = MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
         experiment = client.get_experiment_by_name(NAME)
         assert experiment is not None
@@ -96,7 +96,7 @@ class Study:
 
 
 def strike(driver: "subprocess.Popen[bytes]", chance: random.Random) -> str | None:
-    """Kill something of a study, some time after it is there. Returns what; None if the study ended before."""
+    """Kill a random process of a study after a random delay. Returns what it was; None if the study ended before."""
     what, delay = chance.choice(list(VICTIMS)), chance.uniform(0, DELAY)
     while driver.poll() is None and not _find(driver, what):
         time.sleep(0.1)
@@ -111,7 +111,7 @@ def strike(driver: "subprocess.Popen[bytes]", chance: random.Random) -> str | No
 
 
 def _find(driver: "subprocess.Popen[bytes]", what: str) -> list[psutil.Process]:
-    """The processes of this kind that a study has now."""
+    """Return the current processes of this kind of a study."""
     if driver.poll() is not None:
         return []
     process = psutil.Process(driver.pid)
@@ -163,8 +163,8 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kills", type=int, default=20, help="how many (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the times and the victims (default: 0)")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the delays and the victims (default: 0)")
     return parser.parse_args()
 
 

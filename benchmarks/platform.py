@@ -1,20 +1,20 @@
-"""What the platform costs, beside what the trials themselves do.
+"""The overhead of the platform, beside the work of the trials.
 
     python -m benchmarks.platform
 
-Every part runs studies of the embedded digits in a folder of its own, by the command line that users give, and only
-what a trial does is replaced where it says so:
+Every part runs studies of the embedded digits in a temporary folder through the users' command line; the work of a
+trial is replaced only where this says so:
 
-- start-up: from the command to the start of the first epoch, data and teacher being there already;
-- student there: what a slot spends on a trial whose student exists, less the evaluation that it is there for;
-- busy: the share of the slots' time in which a trial works, and does not wait for the driver, from when every slot has
-  its first trial until one has had its last; `on a core` is the share in which it computes (the driver and Ray want
-  cores, too); and between what the first and the last slot begin. For two kinds of trials of 30 s: ResNet-56 with
-  epochs of about a second, and ResNet-8 with epochs of a tenth, after each of which it reports;
-- trivial: trials that report an epoch and a point, and do nothing else, through Ray, the queue and MLflow: time a trial
-  and memory of the driver in the first and in the last quarter;
-- tune.Tuner: the same through Ray's own Tuner and MLflowLoggerCallback, as they are, and with workers that are used
-  again, as ours are. They log the same metrics and no point, file or front.
+- start: from the command to the start of the first epoch, with data and teacher in the store;
+- student: the time of a slot for a trial whose student exists, without its evaluation;
+- busy: the share of the slots' time in which a trial works and does not wait for the driver, from the first trial of
+  the last slot until one slot has no further trial; `on a core` is the share in which it computes (the
+  driver and Ray need cores, too); and the time between the first trials of the first and the last slot. For two kinds
+  of trials of 30 s: ResNet-56 with epochs of about 1 s, and ResNet-8 with epochs of 0.1 s, each of which is reported;
+- trivial: trials that only report an epoch and a point, through Ray, the queue and MLflow: time per trial and memory
+  of the driver in the first and in the last quarter;
+- tuner: the same through Ray's own Tuner and MLflowLoggerCallback, once with reused workers, as ours are, and once
+  with the default, new workers. They log the same metrics, but no point, file or front.
 """
 
 import argparse
@@ -55,7 +55,7 @@ from study.trial.trial import Trial
 Row = dict[str, Any]
 STORE = "sqlite:///mlruns/mlflow.db"
 SPACE = f"""
-description: as many different students as are asked for
+description: any number of different students
 params: {{method: METHOD, label_smoothing: {{uniform: [0, 0.2]}}}}
 searcher: random
 trials: 1
@@ -64,7 +64,7 @@ bits: [{FLOAT_BITS}]
 
 
 def arguments(name: str, trials: int, *more: str, method: str = "ce") -> list[str]:
-    """Those of a study of so many students."""
+    """Return the arguments of a study with this number of trials, each with its own student."""
     file = Path(f"{method}.yaml")
     file.write_text(SPACE.replace("METHOD", method))
     return ["--space", str(file), "--name", name, "--trials", str(trials), *more]
@@ -79,7 +79,7 @@ def run(name: str, trials: int, *more: str) -> list[Run]:
 
 
 def ended(experiment: str, only: str = "") -> list[Run]:
-    """The runs of an experiment, in the order in which they ended."""
+    """Return the runs of an experiment, in the order in which they ended."""
     client = MlflowClient(STORE)
     found = client.get_experiment_by_name(experiment)
     assert found is not None
@@ -94,7 +94,7 @@ def ended(experiment: str, only: str = "") -> list[Run]:
 
 
 def start_up(rounds: int) -> list[float]:
-    """Seconds from the command to the start of the first epoch."""
+    """Return the seconds from the command to the start of the first epoch, for each round."""
     recipe = ("--epochs", "1", "--set", "teacher_train.epochs=2")
     _start_up(arguments("teacher", 1, *recipe, method="vkd"))
     return [
@@ -112,11 +112,11 @@ def _start_up(study: Sequence[str]) -> float:
     return float(first.timestamp / 1000 - first.value - started)
 
 
-def student_there(trials: int) -> float:
-    """Seconds of a slot for a trial whose student another study has made, less those of its evaluation.
+def reused_student(trials: int) -> float:
+    """Return the seconds of a slot for a trial with the student of another study, without its evaluation.
 
-    That study's points were made with other calibration images, so these trials evaluate theirs. The first trial of
-    each slot is left out: it waits for its worker.
+    The other study has different calibration images, so these trials evaluate their own points. The first trial of
+    each slot is not counted, since it waits for its worker.
     """
     run("students", trials, "--epochs", "1", "--set", "calibration_images=64")
     before = set(Path("mlruns/stages/point").glob("*/measurement.json"))
@@ -128,7 +128,7 @@ def student_there(trials: int) -> float:
 
 
 def busy(arch: str, trials: int, seconds: float) -> Row:
-    """Shares of the slots' time in which trials of about so many seconds work, and compute."""
+    """Return the shares of the slots' time in which trials of about `seconds` work, and compute."""
     student = ("--set", f"student={arch}")
     (trial,) = run(f"epoch-{arch}", 1, "--epochs", "4", *student)
     epoch = median(m.value for m in MlflowClient(STORE).get_metric_history(trial.info.run_id, "seconds"))
@@ -143,7 +143,7 @@ def busy(arch: str, trials: int, seconds: float) -> Row:
     begin, end = starts[cores() - 1], ends[-cores()]
 
     def inside(each: Mapping[str, float], seconds: float) -> float:
-        """Of seconds that are spread over a trial those in the window."""
+        """Return the seconds in the window, of seconds that are spread evenly over a trial."""
         return seconds * (min(each["end"], end) - max(each["start"], begin)) / (each["end"] - each["start"])
 
     whole = cores() * (end - begin)
@@ -158,16 +158,16 @@ def busy(arch: str, trials: int, seconds: float) -> Row:
 
 
 def timed(folder: Path, config: Mapping[str, Any]) -> None:
-    """A trial that writes down when it ran, and how long it waited for the driver and had a core."""
+    """A trial that also writes when it ran, how long it waited for the driver, and its processor time."""
     waited = 0.0
-    hand_on = ray_tune.report_to_ray
+    report_to_ray = ray_tune.report_to_ray
 
     def report(config: Mapping[str, Any], event: Event) -> bool:
         nonlocal waited
         began = time.time()
-        goes_on = hand_on(config, event)
+        is_continued = report_to_ray(config, event)
         waited += time.time() - began
-        return goes_on
+        return is_continued
 
     start, processor = time.time(), time.thread_time()
     with patch.object(ray_tune, "report_to_ray", report):
@@ -177,7 +177,7 @@ def timed(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def trivial(config: Mapping[str, Any]) -> None:
-    """A trial that does nothing but report, as a real one does."""
+    """A trial that only reports, as a real one does."""
     trial: Trial = config["trial"]
     ray_tune.report_to_ray(config, EpochEnded(1, EPOCH))
     file = Path(config["logs"]) / "packed"
@@ -193,14 +193,14 @@ EPOCH = {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "secon
 
 
 def trivial_trials(trials: int) -> list[Row]:
-    """Time a trial and memory in the first and the last quarter of a study."""
+    """Return time per trial and memory in the first and the last quarter of a study."""
     with patch.object(ray_tune, "trainable", trivial), memory() as samples:
         runs = run("trivial", trials, "--epochs", "1")
     return quarters("study/run.py", runs, samples)
 
 
 def tuner_trials(trials: int, reuse_actors: bool) -> list[Row]:
-    """The same through Ray's own Tuner and callback."""
+    """Return the same for Ray's own Tuner and callback."""
     name = f"tuner, {'' if reuse_actors else 'no '}reuse of workers"
     ray.init(address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tuner = tune.Tuner(
@@ -220,7 +220,7 @@ def tuner_trials(trials: int, reuse_actors: bool) -> list[Row]:
 
 
 def tuner_trial(config: Mapping[str, Any]) -> None:
-    """As a user of Ray Tune would write `trivial`."""
+    """`trivial`, as a user of Ray Tune would write it."""
     tune.report(EPOCH)
     tune.report(
         {
@@ -235,12 +235,12 @@ def tuner_trial(config: Mapping[str, Any]) -> None:
 
 
 Samples = list[tuple[float, float]]
-"""(time, megabytes of this process)."""
+"""(time in seconds, memory of this process in MB)."""
 
 
 @contextmanager
 def memory() -> Iterator[Samples]:
-    """What this process takes, twice a second."""
+    """Sample the memory of this process twice a second."""
     samples: Samples = []
     done = Signal()
 
@@ -258,13 +258,13 @@ def memory() -> Iterator[Samples]:
 
 
 def quarters(name: str, runs: Sequence[Run], samples: Samples) -> list[Row]:
-    """Milliseconds a trial and memory in the first and in the last quarter; workers have started before the first."""
+    """Return ms per trial and memory in the first quarter, without each worker's first trial, and in the last."""
     ends = [run.info.end_time / 1000 for run in runs]
     quarter = len(ends) // 4
     first, last = ends[cores() : quarter], ends[-quarter:]
     taken = [median(mb for when, mb in samples if part[0] <= when <= part[-1]) for part in (first, last)]
     return [
-        row(f"{name}: ms a trial, {which} quarter of {len(ends)}", 1000 * (part[-1] - part[0]) / (len(part) - 1))
+        row(f"{name}: ms per trial, {which} quarter of {len(ends)}", 1000 * (part[-1] - part[0]) / (len(part) - 1))
         for which, part in (("first", first), ("last", last))
     ] + [row(f"{name}: driver MB, {which} quarter", mb) for which, mb in zip(("first", "last"), taken, strict=True)]
 
@@ -278,15 +278,17 @@ def measure(options: argparse.Namespace) -> Iterator[Row]:
         seconds = start_up(options.rounds)
         yield row("start-up to the first epoch: s", median(seconds), "< 12", len(seconds))
     if "student" in options.parts:
-        yield row("student there, beyond its evaluation: s", student_there(options.students), "< 0.5", options.students)
+        yield row(
+            "reused student, without its evaluation: s", reused_student(options.students), "< 0.5", options.students
+        )
     if "busy" in options.parts:
         for arch in ("resnet56", "resnet8"):
             found = busy(arch, options.trials, options.seconds)
             what = f"{cores()} slots, trials of {found['seconds']:.0f} s in {found['epochs']} epochs"
-            yield row(f"{what}: share at work", found["share"], ">= 0.95", options.trials)
-            yield row(f"{what}: share at work on a core", found["processor"], n=options.trials)
-            yield row(f"{what}: s an epoch waits for the driver", found["waited"], n=options.trials)
-            yield row(f"{what}: s between the first trial of the first slot and of the last", found["apart"])
+            yield row(f"{what}: share working", found["share"], ">= 0.95", options.trials)
+            yield row(f"{what}: share on a core", found["processor"], n=options.trials)
+            yield row(f"{what}: s per epoch waiting for the driver", found["waited"], n=options.trials)
+            yield row(f"{what}: s between the first trials of the first and the last slot", found["apart"])
     if "trivial" in options.parts:
         yield from trivial_trials(options.trivial)
     if "tuner" in options.parts:
@@ -315,14 +317,19 @@ def _options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add(
-        "--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"of {', '.join(PARTS)} (default: all)"
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        metavar="PART",
+        help=f"any of {', '.join(PARTS)} (default: all)",
     )
-    add("--rounds", type=int, default=3, help="starts (default: 3)")
-    add("--students", type=int, default=20, help="trials whose student is there (default: 20)")
+    add("--rounds", type=int, default=3, help="number of starts (default: 3)")
+    add("--students", type=int, default=20, help="trials that reuse a student (default: 20)")
     add("--trials", type=int, default=6, help="trials that keep the slots busy (default: 6)")
-    add("--seconds", type=float, default=30.0, help="about what one of them takes (default: 30)")
+    add("--seconds", type=float, default=30.0, help="approximate duration of each (default: 30)")
     add("--trivial", type=int, default=2000, help="trivial trials (default: 2000)")
-    add("--plain", type=int, default=100, help="trivial trials in workers of their own (default: 100)")
+    add("--plain", type=int, default=100, help="trivial trials in new workers (default: 100)")
     return parser.parse_args()
 
 

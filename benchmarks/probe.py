@@ -1,10 +1,10 @@
-"""What a quantized probe at a rung costs, beside the epochs between two rungs.
+"""The cost of a quantized probe at a rung, compared with the epochs between two rungs.
 
     python -m benchmarks.probe --data-dir DIR
 
 CIFAR-10, students of a study on 45,000 images whose teacher logits are in the cache. `epoch` is the time of an epoch:
-its validation is measured as it is, its training on `--images` images and taken times 45,000 over that, since every
-image costs the same. `probe` quantizes the student at 2, 3, 4 and 8 bits and measures it, as `asha_quantized` and
+its validation as measured, and its training on `--images` images, scaled to 45,000, since all images cost the same.
+`probe` quantizes the student at 2, 3, 4 and 8 bits and measures it, as `asha_quantized` and
 `asha_pareto` do at a rung. Shares: of one epoch, and of all epochs up to and between the rungs at 1, 3, 9 of 27.
 """
 
@@ -32,22 +32,22 @@ RUNGS, EPOCHS = (1, 3, 9), 27
 
 
 def trainer(data: Dataset, arch: str, rounds: int) -> Trainer:
-    """A student whose teacher costs nothing, as it does with a filled cache."""
+    """Return the trainer of a student whose teacher costs nothing, as with a filled cache."""
     student = build(arch, classes=data.classes, normalization=data.normalization, seed=0)
-    answers = torch.randn(len(data.train_images), data.classes)
-    return Trainer(recipe(rounds), METHOD, student, lambda view: answers[view.index], data, stream_seed=0)
+    teacher_logits = torch.randn(len(data.train_images), data.classes)
+    return Trainer(recipe(rounds), METHOD, student, lambda view: teacher_logits[view.index], data, stream_seed=0)
 
 
 def measure(data: Dataset, arch: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of an epoch and of a probe in each round, the first of which only warms up."""
+    """Return the seconds of an epoch and of a probe in each round, after a first one to warm up."""
     training = trainer(data, arch, rounds + 1)
     seconds: dict[str, list[float]] = {"epoch": [], "probe": []}
     with tempfile.TemporaryDirectory() as folder:
         store = StageStore(Path(folder))
         for number in range(rounds + 1):
-            told = training.run_epoch()
-            trained = len(data.train_images) / told["images_per_s"]
-            epoch = trained * IMAGES / len(data.train_images) + told["seconds"] - trained
+            metrics = training.run_epoch()
+            trained = len(data.train_images) / metrics["images_per_s"]
+            epoch = trained * IMAGES / len(data.train_images) + metrics["seconds"] - trained
             started = time.perf_counter()
             probe(store, str(number), WIDTHS, QuantizerSpec(), 0, lambda: training.best, lambda: data)
             if number:
@@ -57,7 +57,7 @@ def measure(data: Dataset, arch: str, rounds: int) -> dict[str, list[float]]:
 
 
 def rows(arch: str, seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """A row for the epoch and one for the probe."""
+    """Return a row for the epoch and one for the probe."""
     epoch, cost = summary(seconds["epoch"]), summary(seconds["probe"])
     between = [later - earlier for earlier, later in zip((0, *RUNGS), RUNGS, strict=False)]
     shares = {
@@ -92,8 +92,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10")
     parser.add_argument("--images", type=int, default=2560, help="images of a timed epoch (default: 2560)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often (default: 3)")
-    parser.add_argument("--threads", type=int, default=1, help="those of a trial (default: 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements (default: 3)")
+    parser.add_argument("--threads", type=int, default=1, help="threads, as of a trial (default: 1)")
     return parser.parse_args()
 
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.quantizers --data-dir DIR [--arch resnet20] [--bits 2,3,4] [--seeds 0,1,2]
 
-Every layer is quantized, first and last too; 512 calibration images of the training set (another choice a seed),
-top-1 on all test images. A row a variant and width: all of QUANTIZERS at their defaults, then the default one with
-scales and biases in float32 instead of float16, and with activations of 8, 6 and 4 bits. `paper bits` is the study
-paper's own count, non-zero weights times nominal bits; `total bits` is what the packed file holds. Variants of one
-width share the machine's state: they are quantized in turn, not side by side.
+Every layer is quantized, the first and the last too; 512 calibration images of the training set (chosen anew for each
+seed), top-1 on all test images. A row for each variant and width: all QUANTIZERS with their defaults, then the
+default one with scales and biases in float32 instead of float16, and with activations of 8, 6 and 4 bits. `paper
+bits` is the study paper's own count, non-zero weights times nominal bits; `total bits` is the size of the packed
+file. The variants of a width run directly after each other, so that they find the machine in a similar state.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from kdq.store.folder_store import StageStore
 
 
 def variants(bits: int) -> dict[str, QuantizeConfig]:
-    """What is compared at one width, by name."""
+    """Return the configurations compared at one width, by name."""
     named = {name: QuantizeConfig(bits, name) for name in QUANTIZERS}
     named["least_squares, float32 scales"] = QuantizeConfig(bits, stored="float32")
     return named | {f"least_squares, activations {a}": QuantizeConfig(bits, activation_bits=a) for a in (8, 6, 4)}
 
 
 def measure(model: Classifier, data: Dataset, config: QuantizeConfig, seed: int) -> dict[str, float]:
-    """One model quantized once."""
+    """Quantize a model once, and return time, sizes and accuracy."""
     started = time.perf_counter()
     made = quantize(model, choose_calibration(data.train_images, seed=seed), config)
     return {
@@ -54,7 +54,7 @@ def measure(model: Classifier, data: Dataset, config: QuantizeConfig, seed: int)
 
 
 def rows(model: Classifier, data: Dataset, widths: list[int], seeds: list[int]) -> Iterator[dict[str, Any]]:
-    """A row a variant and width: means over the seeds, and the range of the accuracy."""
+    """Yield a row for each variant and width: means over the seeds, and the range of the accuracy."""
     for bits in widths:
         for name, config in variants(bits).items():
             found = [measure(model, data, config, seed) for seed in seeds]
@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
     parser.add_argument("--arch", default="resnet20", help="a checkpoint's architecture (default: resnet20)")
     parser.add_argument("--bits", default="2,3,4", help="widths (default: 2,3,4)")
-    parser.add_argument("--seeds", default="0", help="choices of calibration images (default: 0)")
+    parser.add_argument("--seeds", default="0", help="seeds of the calibration images (default: 0)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     return parser.parse_args()
 

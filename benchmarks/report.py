@@ -1,4 +1,4 @@
-"""What benchmarks print and write: where and with what they were run, and a table of medians."""
+"""The output of benchmarks: machine, versions and load, and a table of medians."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def circumstances(threads: int) -> dict[str, str]:
-    """Machine, versions, commit and how busy the machine is, for the head of a table."""
+    """Return machine, versions, commit and load, for the head of a table."""
     return {
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "threads": str(threads),
@@ -27,13 +27,14 @@ def circumstances(threads: int) -> dict[str, str]:
 
 
 def processor() -> str:
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
 def commit() -> str:
-    """The commit that is checked out, with a `+` if files differ from it."""
+    """Return the checked out commit, with a `+` if files differ from it."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -41,13 +42,13 @@ def commit() -> str:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """n, median and the range as a share of the median."""
+    """Return n, the median, and the range divided by the median."""
     middle = median(values)
     return {"n": len(values), "median": middle, "spread": (max(values) - min(values)) / middle}
 
 
 def publish(name: str, head: Mapping[str, str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Print a table and write it, each row with its circumstances, to docs/results/`name`.csv."""
+    """Print a table, and write it to docs/results/`name`.csv, with `head` in every row."""
     print("  ".join(f"{key}: {value}" for key, value in head.items()))
     columns = list(rows[0])
     texts = [columns, *([_text(row[column]) for column in columns] for row in rows)]

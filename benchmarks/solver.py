@@ -1,19 +1,19 @@
-"""The solvers beside the recursion on samples, at the shapes of ResNet-18's widest layers.
+"""The solvers compared with the recursion on samples, at the shapes of ResNet-18's widest layers.
 
     python -m benchmarks.solver
 
-512 neurons of 4,608 inputs, random samples with correlated columns, 4 bits, float32. In one run, in turn:
+512 neurons with 4,608 inputs, random samples with correlated columns, 4 bits, float32. In one run, by turns:
 
-- `recursion`: GPFQ as it is written, u ← u + w_t X_t, q_t = Q(⟨X̂_t, u⟩ / ‖X̂_t‖²), u ← u − q_t X̂_t, but for all
-  neurons of the layer at once, in place, every column one run of memory: the peer
-- `recursion, one update`: the same with both updates of u in one pass over it, which is no longer the formula
-- `solve`: ours, given the two Gram matrices; `with Gram matrices`: what they cost included
-- `diffuse_errors`: GPTQ's error diffusion, given the damped Gram matrix, or with it
+- `recursion`: GPFQ as published, u ← u + w_t X_t, q_t = Q(⟨X̂_t, u⟩ / ‖X̂_t‖²), u ← u − q_t X̂_t, for all neurons
+  of the layer at once, in place, with contiguous columns: the baseline
+- `recursion, one update`: the same with both updates of u in one pass, which departs from the formula
+- `solve`: ours, given the two Gram matrices; `with Gram matrices`: with their computation
+- `diffuse_errors`: GPTQ's error diffusion, given the damped Gram matrix, or with its computation
 
-Beside the times of a number of samples: the share of codes that `solve` and the recursion have in common, and the
-relative errors ‖XW − X̂Q‖ / ‖XW‖ of both. Last, for the first number of samples, the whole default recipe given its
-Gram statistics (32 scales a neuron and 4 sweeps of descent), whose time does not depend on the samples. All of it is
-run, nothing is scaled up.
+Also printed for each number of samples: the share of codes that `solve` and the recursion have in common, and the
+relative errors ‖XW − X̂Q‖ / ‖XW‖ of both. Last, for the first number of samples, the complete default recipe given
+its Gram statistics (32 scales per neuron and 4 sweeps of descent), whose time does not depend on the samples. Every
+time is measured, none is extrapolated.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PEER = "recursion"
 
 
 class Layer:
-    """Weights W [neurons, d]; inputs X, and X̂ of the quantized stream, [d, samples]: a column is a run of memory."""
+    """Weights W [neurons, d]; inputs X, and X̂ of the quantized stream, [d, samples], so each input is contiguous."""
 
     def __init__(self, neurons: int, d: int, samples: int) -> None:
         generator = torch.Generator().manual_seed(samples)
@@ -45,7 +45,7 @@ class Layer:
         self.scale = self.W.abs().amax(1) / (ALPHABET.levels / 2)
 
     def grams(self) -> tuple[Tensor, Tensor]:
-        """H and G, as calibration computes them of one batch: [1, d, d]."""
+        """Return H and G, as calibration computes them from one batch: [1, d, d]."""
         X, X_hat = self.X.mT[None], self.X_hat.mT[None]
         return triangle(X, X_hat), gram(X_hat)
 
@@ -60,7 +60,7 @@ class Layer:
 
 
 def recursion(layer: Layer) -> Tensor:
-    """GPFQ, column by column, all neurons at once: codes [neurons, d]."""
+    """GPFQ, column by column, for all neurons at once: returns codes [neurons, d]."""
     u, W = layer.W.new_zeros(len(layer.W), layer.X.shape[1]), layer.W.mT.contiguous()
     norms, codes = layer.X_hat.square().sum(1), torch.empty_like(W, dtype=torch.uint8)
     for t, (w, x, x_hat) in enumerate(zip(W, layer.X, layer.X_hat, strict=True)):
@@ -71,7 +71,7 @@ def recursion(layer: Layer) -> Tensor:
 
 
 def recursion_one_update(layer: Layer) -> Tensor:
-    """The same by ⟨X̂_t, u + w_t X_t⟩ = ⟨X̂_t, u⟩ + w_t⟨X̂_t, X_t⟩: u is read twice and written once a column."""
+    """The same by ⟨X̂_t, u + w_t X_t⟩ = ⟨X̂_t, u⟩ + w_t⟨X̂_t, X_t⟩: u is read twice and written once per column."""
     u, W = layer.W.new_zeros(len(layer.W), layer.X.shape[1]), layer.W.mT.contiguous()
     norms, products = layer.X_hat.square().sum(1), (layer.X * layer.X_hat).sum(1)
     codes = torch.empty_like(W, dtype=torch.uint8)
@@ -83,7 +83,7 @@ def recursion_one_update(layer: Layer) -> Tensor:
 
 
 def solvers(layer: Layer) -> dict[str, Callable[[], Tensor]]:
-    """What is timed, by name: functions without arguments that give codes [neurons, d]."""
+    """Return what is timed, by name: functions without arguments that return codes [neurons, d]."""
     W, scale = layer.W[None], layer.scale[None]
     H, G = layer.grams()
 
@@ -111,7 +111,7 @@ def timed(run: Callable[[], Tensor]) -> tuple[float, Tensor]:
 
 
 def rows(neurons: int, d: int, samples: int, rounds: int) -> Iterator[dict[str, Any]]:
-    """A row a solver; the ratios are of medians in this run."""
+    """Yield a row for each solver; the ratios are of medians in this run."""
     layer = Layer(neurons, d, samples)
     seconds: dict[str, list[float]] = {}
     codes: dict[str, Tensor] = {}
@@ -127,7 +127,7 @@ def rows(neurons: int, d: int, samples: int, rounds: int) -> Iterator[dict[str, 
 
 
 def agree(layer: Layer, codes: dict[str, Tensor]) -> None:
-    """Assert that both ways are the same but for float32: a value near a boundary may fall to either side."""
+    """Assert that `solve` and the recursion agree, up to float32: a value near a boundary may be rounded either way."""
     equal = (codes[PEER] == codes["solve"]).double().mean().item()
     errors = layer.error(codes[PEER]), layer.error(codes["solve"])
     print(f"{layer.X.shape[1]} samples: {100 * equal:.3f} % of codes equal, errors {errors[0]:.6f}, {errors[1]:.6f}")
@@ -136,7 +136,7 @@ def agree(layer: Layer, codes: dict[str, Tensor]) -> None:
 
 
 def recipe(neurons: int, d: int, samples: int, rounds: int) -> dict[str, Any]:
-    """The default recipe, from Gram statistics to codes."""
+    """Return the row of the default recipe, from Gram statistics to codes."""
     layer = Layer(neurons, d, samples)
     problem = Problem(
         layer.W[None].double(),

@@ -1,10 +1,10 @@
-"""What the teacher-logits cache saves: the mean cost of an epoch in a dkd_grid study of 9 trials, with it and without.
+"""Savings of the teacher-logits cache: mean time of an epoch in a dkd_grid study of 9 trials, with and without it.
 
     python -m benchmarks.teacher_logits --data-dir DIR
 
-Both kinds of study are run in one process, trial by trial in turn, so that other work on the machine disturbs
-both alike. Each trial's epochs are timed whole: training with the teacher's share, and validation.
-Then what float16 does to the teacher: its probabilities, its loss terms and the students' accuracy.
+Both studies run in one process, trial by trial in alternation, so that other load on the machine affects both
+alike. The time of an epoch includes training, the teacher, and validation. Then the effect of float16 on the
+teacher's probabilities, the loss terms and the students' accuracy.
 """
 
 import argparse
@@ -75,11 +75,11 @@ def train(settings: Mapping[str, object], source: TeacherLogits, data: Dataset, 
 
 
 def precision(model: Classifier, data: Dataset, accuracy: dict[str, list[float]]) -> None:
-    """Print what float16 changes: nothing here is a matter of speed."""
+    """Print what the float16 of the cache changes, except for speed."""
     answers = list(_answers(model, data))
     exact, kept = torch.cat(answers), torch.cat([compress(answer).float() for answer in answers])
     raw = torch.cat([answer.half().float() for answer in answers])
-    for name, stored in (("as kept", kept), ("plain float16", raw)):
+    for name, stored in (("as stored", kept), ("plain float16", raw)):
         for temperature in (1.0, 4.0):
             difference = (stored / temperature).softmax(1) - (exact / temperature).softmax(1)
             print(
@@ -106,7 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
     parser.add_argument("--images", type=int, default=2000, help="training images (default: 2000)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a trial (default: 2)")
-    parser.add_argument("--threads", type=int, default=1, help="threads, those of one trial (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads, as of a trial (default: 1)")
     return parser.parse_args()
 
 

@@ -1,17 +1,17 @@
-"""Images per second of our training loop beside the loop that it replaces and the limit it cannot pass.
+"""Images per second of our training loop, of the loop that it replaces, and of the upper limit.
 
     python -m benchmarks.train_speed --data-dir DIR
 
-CIFAR-10, ResNet-56 teaches ResNet-20, dkd, batches of 128. In one run, in turn, so that other work on the
-machine disturbs all alike:
+CIFAR-10, ResNet-56 teaches ResNet-20, dkd, batches of 128. In one run, by turns, so that other load on
+the machine affects all alike:
 
-- `plain loop`: that of common scripts: a torchvision DataLoader with 2 workers, transforms of one PIL image at a
-  time, NCHW, the teacher's forward pass every step
-- `bare loop`: the student's forward and backward pass on random tensors that lie in memory, nothing else
-- `ours, cache filled`: an epoch whose teacher logits are in the cache, as all but the first of a study's trials find it
-- `ours, cache empty`: an epoch that computes them, as the first trial does
-- `ours, a trial of 9`: their mean over a study of 9 trials that see the same views
-- `ours, cache filled, bf16`, `teacher`, `teacher, bf16`: whether bf16 autocast pays on this machine
+- `plain loop`: as in common scripts: a torchvision DataLoader with 2 workers, transforms of one PIL image at a
+  time, NCHW, the teacher's forward pass in every step
+- `bare loop`: the student's forward and backward pass on random tensors in memory, nothing else
+- `ours, cache filled`: an epoch whose teacher logits are in the cache, as for all but the first trial of a study
+- `ours, cache empty`: an epoch that computes the teacher logits, as in the first trial
+- `ours, a trial of 9`: their mean over a study of 9 trials with the same views
+- `ours, cache filled, bf16`, `teacher`, `teacher, bf16`: the gain of bf16 autocast on this machine
 """
 
 import argparse
@@ -44,11 +44,11 @@ BATCH = 128
 TRIALS = 9
 
 Loop = Callable[[int], int]
-"""Takes the number of the round, trains on some images, returns how many."""
+"""Takes the number of the round, trains on some images, and returns their number."""
 
 
 class PilImages(TorchDataset[tuple[Tensor, int]]):
-    """What torchvision.datasets.CIFAR10 is once it is in memory: an array a image, made into a PIL image on access."""
+    """As torchvision.datasets.CIFAR10 in memory: an array per image, converted to a PIL image on access."""
 
     def __init__(self, data: Dataset, transform: Callable[[Image.Image], Tensor]) -> None:
         self.arrays = data.train_images.permute(0, 2, 3, 1).numpy()
@@ -63,7 +63,7 @@ class PilImages(TorchDataset[tuple[Tensor, int]]):
 
 
 def plain_loop(data: Dataset, model: Classifier) -> Loop:
-    """The loop of the scripts that this platform replaces, written as they are."""
+    """Return the loop of the scripts that this platform replaces, as it is written there."""
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -72,28 +72,28 @@ def plain_loop(data: Dataset, model: Classifier) -> Loop:
         ]
     )
     loader = DataLoader(PilImages(data, transform), batch_size=BATCH, shuffle=True, num_workers=2)
-    learner, answers = student(data), model.eval()
+    learner, teacher_model = student(data), model.eval()
     optimizer = make_optimizer([learner], recipe(1))
 
     def epoch(number: int) -> int:
         learner.train()
         for images, labels in loader:
             with torch.no_grad():
-                logits_teacher = answers(images)
+                logits_teacher = teacher_model(images)
             logits_student = learner(images)
             terms = METHOD.method.loss(logits_student, logits_teacher, labels, METHOD.params, 1.0)
             loss = torch.stack([term.mean() for term in terms.values()]).sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            loss.item()  # they print it
+            loss.item()  # for their log
         return len(data.train_images)
 
     return epoch
 
 
 def bare_loop(data: Dataset) -> Loop:
-    """Forward and backward pass of the student on one random batch, as often as an epoch has steps."""
+    """Return a loop of the student's forward and backward passes on one random batch, with the steps of an epoch."""
     learner: nn.Module = student(data).to(memory_format=torch.channels_last).train()
     images = torch.rand(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(BATCH) % data.classes
@@ -111,7 +111,7 @@ def bare_loop(data: Dataset) -> Loop:
 def our_loop(
     data: Dataset, model: Classifier, store: StageStore, rounds: int, fill_first: bool, precision: str = "float32"
 ) -> Loop:
-    """The training part of an epoch of ours, whose teacher logits are in the cache already or have to be computed."""
+    """Return the training part of our epoch, with teacher logits from the cache (`fill_first`) or computed."""
     config = replace(recipe(rounds), precision=precision)
     answer = forward_teacher(model)
 
@@ -136,21 +136,21 @@ def our_loop(
 
 
 def teacher_loop(data: Dataset, model: Classifier, precision: str) -> Loop:
-    """The teacher on every view of an epoch, and nothing else."""
+    """Return a loop of the teacher's forward passes on every view of an epoch, and nothing else."""
     fill = data.normalization.mean
     views = Views(data.train_images, data.train_labels, recipe(1).augment, stream_seed=0, fill=fill)
     answer = forward_teacher(model, precision)
 
-    def look(number: int) -> int:
+    def forward(number: int) -> int:
         for view in views.epoch(number, BATCH):
             answer(view)
         return len(views)
 
-    return look
+    return forward
 
 
 def measure(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
-    """Images per second of each loop in each round, the first of which only warms up."""
+    """Return the images per second of each loop in each round, after a first one to warm up."""
     rates: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(rounds):
         for name, loop in loops.items():
@@ -162,7 +162,7 @@ def measure(loops: dict[str, Loop], rounds: int) -> dict[str, list[float]]:
 
 
 def mean_of_trials(filled: float, empty: float) -> float:
-    """Images per second of a study's trials, of which one fills the cache for all."""
+    """Return the images per second of a study's trials, of which the first fills the cache."""
     return TRIALS / ((TRIALS - 1) / filled + 1 / empty)
 
 
@@ -192,7 +192,7 @@ def main() -> None:
 
 
 def rows(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """A row a loop; the ratios are of medians in this run."""
+    """Return a row for each loop; the ratios are of medians in this run."""
     found = {name: summary(values) for name, values in rates.items()}
     return [
         {
@@ -213,7 +213,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with CIFAR-10 and checkpoints/")
     parser.add_argument("--images", type=int, default=2560, help="images of an epoch (default: 2560)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each loop is timed (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="timings of each loop (default: 5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     return parser.parse_args()
 

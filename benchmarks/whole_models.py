@@ -1,9 +1,10 @@
-"""Time to quantize whole models of the study's sizes, by quantizer.
+"""Time to quantize complete models of the sizes that studies use, by quantizer.
 
     python -m benchmarks.whole_models [--archs resnet20,resnet56,resnet18,resnet50] [--bits 2]
 
-Weights as initialised and 512 random images of 32 x 32: the time depends on neither, and no data is needed. Every
-layer, first and last too; from the float model to the quantized one, in `n` rounds in which the quantizers take turns.
+Initial weights and 512 random images of 32 × 32: the time depends on neither, so no data is needed. Every layer is
+quantized, the first and the last too; times are from the float model to the quantized one, over `n` rounds in which
+the quantizers take turns.
 """
 
 import argparse
@@ -22,7 +23,7 @@ QUANTIZERS = ("least_squares", "gpfq", "gptq", "rtn")
 
 
 def measure(model: Classifier, images: torch.Tensor, bits: int, rounds: int) -> list[dict[str, object]]:
-    """A row a quantizer; ratios are of medians."""
+    """Return a row for each quantizer; ratios are of medians."""
     seconds: dict[str, list[float]] = {name: [] for name in QUANTIZERS}
     for _ in range(rounds):
         for name, found in seconds.items():
@@ -59,7 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--archs", default="resnet20,resnet56,resnet18,resnet50", help="default: all four")
     parser.add_argument("--bits", type=int, default=2, help="width (default: 2)")
     parser.add_argument("--images", type=int, default=512, help="calibration images (default: 512)")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each is timed (default: 1)")
+    parser.add_argument("--rounds", type=int, default=1, help="timings of each (default: 1)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     return parser.parse_args()
 

@@ -1,10 +1,10 @@
-"""Several widths of one model at once, beside one after the other.
+"""Several widths of a model quantized at once, compared with one after the other.
 
     python -m benchmarks.widths --data-dir DIR
 
 A published CIFAR-10 checkpoint at 2, 3, 4, 5, 6 and 8 bits by the default quantizer, 512 calibration images: one
-call of `quantize_many`, which computes once what the widths share, against a call of `quantize` each. Both take
-turns, and their results are asserted to be the same codes, scales and biases.
+call of `quantize_many`, which computes once what the widths share, and one call of `quantize` for each. Both take
+turns, and must return the same codes, scales and biases.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TOGETHER, APART = "quantize_many", "quantize, one by one"
 
 
 def measure(model: Classifier, images: Tensor, widths: list[int], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round."""
+    """Return the seconds of each way in each round."""
     configs = [QuantizeConfig(bits) for bits in widths]
     ways: dict[str, Callable[[], list[Quantized]]] = {
         APART: lambda: [quantize(model, images, config) for config in configs],
@@ -49,7 +49,7 @@ def measure(model: Classifier, images: Tensor, widths: list[int], rounds: int) -
 
 
 def same(one: Quantized, other: Quantized) -> bool:
-    """Whether both store the same."""
+    """Return whether both store the same."""
     return list(one.layers) == list(other.layers) and all(
         torch.equal(getattr(layer, part), getattr(other.layers[name], part))
         for name, layer in one.layers.items()
@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arch", default="resnet20", help="a checkpoint's architecture (default: resnet20)")
     parser.add_argument("--bits", default="2,3,4,5,6,8", help="widths (default: 2,3,4,5,6,8)")
     parser.add_argument("--images", type=int, default=512, help="calibration images (default: 512)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="timings of each (default: 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: all cores")
     return parser.parse_args()
 

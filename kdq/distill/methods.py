@@ -144,7 +144,7 @@ class MethodConfig:
         describe the same training are equal. Raises UserError naming the value, the rule and the remedy.
         """
         if "method" not in document:
-            raise UserError(f"method: is required, and is missing; known: {', '.join(METHODS)}")
+            raise UserError(f"method: is required but missing; known: {', '.join(METHODS)}")
         name, given = document["method"], {key: document[key] for key in document if key != "method"}
         method = _method(name)
         for key in given:

@@ -76,11 +76,6 @@ def total_bits(quantized: Quantized) -> int:
     return sum(row.total for row in size_breakdown(quantized))
 
 
-def float_bits(quantized: Quantized) -> int:
-    """Return the bits of the same model, batch norms folded, in float32."""
-    return FLOAT_BITS * _parameters(quantized)
-
-
 def avg_bits(quantized: Quantized) -> float:
     """Return the total bits per parameter of the folded float model; 32 for a float model."""
     return total_bits(quantized) / _parameters(quantized)

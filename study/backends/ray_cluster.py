@@ -1,4 +1,4 @@
-"""A Ray cluster: how a study joins one, and what is looked at on every node before it starts there."""
+"""A Ray cluster: how a study joins it, and what is checked on every node before trials start there."""
 
 from study.backends.ray_internals import WORKER_ENVIRONMENT, join_hint  # before ray: it sets what Ray reads
 
@@ -29,21 +29,21 @@ from kdq.store.stage import digest
 from study.plan.resources import Machine, Resources
 
 SECONDS_TO_JOIN = 30.0  # Ray itself tries for two minutes, and then ends the process
-SECONDS_TO_LOOK = 30.0
+SECONDS_TO_CHECK = 30.0
 PACKAGES = ("kdq", "study")
-"""The code that workers get from us."""
+"""The packages that workers get from the driver."""
 
 ADDRESSES = "must be auto, HOST:PORT (as `ray start` prints it) or ray://HOST:PORT"
 
 
 def connect(address: str) -> Sequence[Machine]:
-    """Join the cluster at an address; its nodes. Workers get this program's own code from us.
+    """Join the cluster at an address, and return its nodes. Workers get the code of this process.
 
-    Raises UserError, within half a minute, for an address that is none, where nothing answers or what answers is no
-    cluster of our version of Ray and Python.
+    Raises UserError, within half a minute, if the address is invalid, if nothing responds there, or if it is not a
+    cluster of the same versions of Ray and Python.
     """
-    _knock(address)
-    _rehearse(address)
+    _check_address(address)
+    _try_to_join(address)
     ray.init(
         address,
         log_to_driver=False,
@@ -66,8 +66,8 @@ def connect(address: str) -> Sequence[Machine]:
     ]
 
 
-def _knock(address: str) -> None:
-    """Raise UserError for an address that is none, or where no program listens."""
+def _check_address(address: str) -> None:
+    """Raise UserError if an address is invalid, or if no program listens there."""
     if address == "auto":
         return
     try:
@@ -81,20 +81,20 @@ def _knock(address: str) -> None:
         socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
         raise UserError(
-            f"--address {address}: nothing answers there ({error}); start a cluster by `ray start --head` on that "
-            f"machine, or leave --address out to run on this one"
+            f"--address {address}: nothing responds there ({error}); start a cluster by `ray start --head` on that "
+            f"machine, or omit --address to run on this one"
         ) from None
 
 
-def _rehearse(address: str) -> None:
-    """Join in a process of its own, which may hang or be ended by Ray. Raises UserError if that fails."""
+def _try_to_join(address: str) -> None:
+    """Join in a separate process, since Ray may hang or end it. Raises UserError if that fails."""
     code = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     command = [sys.executable, "-c", code, address]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_JOIN)
     except subprocess.TimeoutExpired as error:
-        said = error.stderr.decode(errors="replace") if error.stderr else ""
-        reason = f"no answer in {SECONDS_TO_JOIN:.0f} s{join_hint(said)}"
+        output = error.stderr.decode(errors="replace") if error.stderr else ""
+        reason = f"no response in {SECONDS_TO_JOIN:.0f} s{join_hint(output)}"
     else:
         if done.returncode == 0:
             return
@@ -108,11 +108,11 @@ def _last_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a node has to find. desk: a folder made for this under the storage path, with the file `driver` that
-    holds `token`, and a `lock` that the driver holds; code: digest of the program's source."""
+    """What a node checks. folder: a temporary folder in the storage path, with the file `driver` that contains `token`,
+    and a `lock` that the driver holds; code: digest of the program's source."""
 
     node: str
-    desk: Path
+    folder: Path
     token: str
     data: Path
     code: str
@@ -120,21 +120,21 @@ class Task:
 
 
 def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: Path) -> None:
-    """Raise UserError with a line for each thing that is wrong on a node that a trial fits on, and its remedy.
+    """Check every node that a trial fits on. Raises UserError with a line for each problem, and its remedy.
 
-    root: the folder that all nodes must see; data: that of the data's stage in it.
+    root: the storage path, which all nodes must see; data: the folder of the data's stage in it.
     """
     token, code = uuid4().hex, code_version()
-    with _desk(root, token) as desk:
+    with _temporary_folder(root, token) as folder:
         nodes = {m.id: m.name for m in machines if m.slots(trial)}
-        tasks = [Task(node, desk, token, data, code, trial.device) for node in nodes]
+        tasks = [Task(node, folder, token, data, code, trial.device) for node in nodes]
         for task in tasks:
-            _read(desk / task.node)  # is not there: NFS may remember that, and not see for a minute what comes
-        found = {task.node: problems for task, problems in zip(tasks, _ask(tasks), strict=True)}
+            _read(folder / task.node)  # missing: NFS may cache that, and then miss the file for a minute
+        found = {task.node: problems for task, problems in zip(tasks, _run(tasks), strict=True)}
         for task in tasks:
-            if not found[task.node] and _read(desk / task.node) != token:
+            if not found[task.node] and _read(folder / task.node) != token:
                 found[task.node] = [
-                    f"what it writes to {root} does not arrive here at once; {_MOUNT} (NFS: with {_NFS})"
+                    f"what it writes to {root} is not visible here immediately; {_MOUNT} (NFS: with {_NFS})"
                 ]
     lines = [f"{nodes[node]}: {problem}" for node, problems in found.items() for problem in problems]
     if lines:
@@ -142,23 +142,23 @@ def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: P
 
 
 @contextmanager
-def _desk(root: Path, token: str) -> Iterator[Path]:
-    desk = Path(tempfile.mkdtemp(prefix=".preflight-", dir=root))
+def _temporary_folder(root: Path, token: str) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=".preflight-", dir=root))
     try:
-        (desk / "driver").write_text(token)
-        with system_lock(desk / "lock"):
-            yield desk
+        (folder / "driver").write_text(token)
+        with system_lock(folder / "lock"):
+            yield folder
     finally:
-        shutil.rmtree(desk, ignore_errors=True)  # a node that answers late may still write there
+        shutil.rmtree(folder, ignore_errors=True)  # a slow node may still write there
 
 
-def _ask(tasks: Sequence[Task]) -> list[list[str]]:
-    """The problems that each node has."""
-    remote = ray.remote(num_cpus=0, max_retries=0)(look)
-    there = [NodeAffinitySchedulingStrategy(task.node, soft=False) for task in tasks]
-    answers = [remote.options(scheduling_strategy=s).remote(task) for s, task in zip(there, tasks, strict=True)]
-    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=SECONDS_TO_LOOK)
-    return [_answer(answer) if answer in ready else [_SILENT] for answer in answers]
+def _run(tasks: Sequence[Task]) -> list[list[str]]:
+    """Return the problems of each node."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(check)
+    strategies = [NodeAffinitySchedulingStrategy(task.node, soft=False) for task in tasks]
+    answers = [remote.options(scheduling_strategy=s).remote(task) for s, task in zip(strategies, tasks, strict=True)]
+    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=SECONDS_TO_CHECK)
+    return [_answer(answer) if answer in ready else [_NO_RESPONSE] for answer in answers]
 
 
 def _answer(answer: Any) -> list[str]:
@@ -171,22 +171,22 @@ def _answer(answer: Any) -> list[str]:
     return found
 
 
-def look(task: Task) -> list[str]:
-    """What is wrong on the node that runs this. That it could be called says that the program can be imported."""
-    checks = (_storage, _code, _accelerator)
-    return [problem for check in checks if (problem := check(task))]
+def check(task: Task) -> list[str]:
+    """Return the problems of the node that runs this; that it runs shows that the program can be imported."""
+    found = (_storage(task), _code(task), _accelerator(task))
+    return [problem for problem in found if problem]
 
 
 def _storage(task: Task) -> str | None:
-    root = task.desk.parent
+    root = task.folder.parent
     try:
-        if _read(task.desk / "driver") != task.token:
-            return f"does not see what the driver writes to {root}; {_MOUNT}"
-        (task.desk / task.node).write_text(task.token)
-        if _is_free(task.desk / "lock"):
-            return f"does not see the driver's locks in {root}; mount it with locks (NFS: with {_NFS})"
+        if _read(task.folder / "driver") != task.token:
+            return f"cannot see what the driver writes to {root}; {_MOUNT}"
+        (task.folder / task.node).write_text(task.token)
+        if _is_free(task.folder / "lock"):
+            return f"cannot see the driver's locks in {root}; mount it with locks (NFS: with {_NFS})"
         if not (task.data / "data.json").is_file():
-            return f"does not see the data, {task.data}; {_MOUNT}"
+            return f"cannot see the data in {task.data}; {_MOUNT}"
     except OSError as error:
         return f"cannot use {root} ({error.strerror}); run Ray there as a user who may write to it"
     return None
@@ -195,7 +195,7 @@ def _storage(task: Task) -> str | None:
 def _code(task: Task) -> str | None:
     if code_version() == task.code:
         return None
-    return f"imports other code than the driver's, from {_package('study')}; remove that copy from its PYTHONPATH"
+    return f"imports different code from the driver's, in {_package('study')}; remove that copy from its PYTHONPATH"
 
 
 def _accelerator(task: Task) -> str | None:
@@ -203,12 +203,12 @@ def _accelerator(task: Task) -> str | None:
 
     if task.device == "cpu" or torch.cuda.is_available():
         return None
-    return "has a GPU for Ray, but PyTorch sees none; install PyTorch with CUDA, or fix the driver (nvidia-smi)"
+    return "offers a GPU to Ray, but PyTorch finds none; install PyTorch with CUDA, or fix the driver (nvidia-smi)"
 
 
 _NFS = "lookupcache=positive,local_lock=none"
 _MOUNT = "give --storage-path a folder that all nodes mount at the same place"
-_SILENT = f"has not answered in {SECONDS_TO_LOOK:.0f} s; look at `ray status`, or remove it from the cluster"
+_NO_RESPONSE = f"has not responded in {SECONDS_TO_CHECK:.0f} s; check `ray status`, or remove it from the cluster"
 
 
 def _read(file: Path) -> str | None:
@@ -227,7 +227,7 @@ def _is_free(lock: Path) -> bool:
 
 
 def code_version() -> str:
-    """SHA-256 of the program's source as it is imported here."""
+    """Return the SHA-256 of the program's source as it is imported here."""
     files = [(name, file) for name in PACKAGES for file in sorted(_package(name).rglob("*.py"))]
     return digest([[name, str(file.relative_to(_package(name))), file.read_text()] for name, file in files])
 

@@ -150,7 +150,7 @@ class TrialQueue:
         """
         if self.scheduler is None or (epoch not in self.scheduler.levels):
             return Decision.CONTINUE
-        known = (trial_id, epoch) in self.scheduler.told
+        known = (trial_id, epoch) in self.scheduler.decisions
         returned = trial_id in self.scheduler.left
         if values is None and not known:
             self._leave(trial_id)
@@ -190,9 +190,9 @@ class TrialQueue:
         entry = self.entries[record.trial]
         entry.status = entry.ended = record.status
         entry.reason, entry.objectives = record.reason, record.objectives
-        is_stopped = record.status is TrialStatus.STOPPED
-        if self.scheduler and not is_stopped and (record.trial, self.scheduler.levels[-1]) not in self.scheduler.told:
-            self.scheduler.leave(record.trial)  # it failed, or trained nothing: no rung waits for it
+        scheduler, is_stopped = self.scheduler, record.status is TrialStatus.STOPPED
+        if scheduler and not is_stopped and (record.trial, scheduler.levels[-1]) not in scheduler.decisions:
+            scheduler.leave(record.trial)  # it failed, or trained nothing: no rung waits for it
         self._score(entry.configuration)
 
     def _score(self, configuration: Configuration) -> None:

@@ -1,4 +1,4 @@
-"""What a study will cost, before it starts: measured on this machine with the study's own models."""
+"""Estimates how long a study takes, from its own models measured on this machine."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,18 +18,22 @@ from study.plan.plan import Plan
 from study.space.workload import Workload
 from study.units import duration
 
-PROBE_SECONDS = 1.0  # each kind of work is repeated for about this long
-PROBE_IMAGES = 32  # at a time
+PROBE_SECONDS = 1.0  # for which each kind of work is repeated, about
+PROBE_IMAGES = 32  # per batch
 LARGE = 2_000_000  # parameters of a model that takes more than seconds to quantize
 
 
 def describe(name: str, plan: Plan, slots: int) -> str:
-    """The plan in words: trials, distinct students, points, and the time that all of it will take."""
+    """Return the plan as text: trials, distinct students, points, and an estimate of the time."""
     about = "about " if plan.is_adaptive else ""
     counts = f"{plan.trial_count} trials, {about}{plan.students} distinct students, {about}{plan.points} points"
     lines = [f"study {name}: {counts}"]
     lines += [f"  {configuration.name} seed={seed}" for configuration, seed in plan.runs]
-    lines += [f"  searcher {plan.space.searcher} decides as it goes"] if plan.is_adaptive else []
+    lines += (
+        [f"  searcher {plan.space.searcher} suggests configurations from the results so far"]
+        if plan.is_adaptive
+        else []
+    )
     return "\n".join([*lines, _bits(plan), estimate(plan, slots)])
 
 
@@ -46,15 +50,18 @@ def _joined(widths: Sequence[int]) -> str:
 
 
 def estimate(plan: Plan, slots: int) -> str:
-    """The wall time of the study on `slots` trials at a time, from work measured here and now."""
+    """Return an estimate of the wall time with `slots` trials at a time, from work measured now.
+
+    Raises UserError if the data set has too few images.
+    """
     torch.set_num_threads(1)
     workload = plan.workload
     shape = DATASETS[workload.dataset].shape
     train = workload.train_images or shape.train - workload.val_images
     if train < 1 or train + workload.val_images > shape.train:
         raise UserError(
-            f"{train} training and {workload.val_images} validation images were asked of {shape.train}: each must be "
-            f"at least 1, and their sum at most {shape.train}"
+            f"{train} training and {workload.val_images} validation images: each must be at least 1, and their sum at "
+            f"most {shape.train}, the size of {workload.dataset}"
         )
     teacher = model(teacher_arch(workload), shape)
     student = model(workload.student, shape) if plan.needs_distilling else teacher
@@ -79,32 +86,33 @@ def estimate(plan: Plan, slots: int) -> str:
 
 
 def _quantization(model: Classifier, images: Tensor) -> tuple[float, str]:
-    """Seconds to quantize the model at one width, and what has to be said about it."""
+    """Return the seconds to quantize the model at one width, and a remark for the estimate."""
     if sum(parameter.numel() for parameter in model.parameters()) > LARGE:
-        return 0.0, ", quantizing left out (it takes too long to measure it for a model of this size)"
+        return 0.0, ", without quantization (which takes too long to measure for a model of this size)"
     started = time.perf_counter()
     quantize_many(model, (images * 255).byte(), [QuantizeConfig(bits=4)])
     return time.perf_counter() - started, ""
 
 
 def _students_at_once(plan: Plan) -> float:
-    """Mean over the configurations that distill: two under a method whose students teach each other, else one."""
+    """Return the mean over the configurations that distill: 2 with a method whose students teach each other, else 1."""
     return fmean(1 + METHODS[c.method].needs_peer for c in plan.expected if c.method in METHODS)
 
 
 def views(plan: Plan) -> int:
-    """How many streams of views the teacher looks at, each once: trials with the same seed and mixup share one."""
-    looking = [c for c in plan.expected if c.method in METHODS and METHODS[c.method].needs_teacher]
-    return len({c.parameters["mixup_alpha"] for c in looking}) * len(plan.seeds)
+    """Return the number of streams of views for the teacher, one for all trials with the same seed and mixup."""
+    taught = [c for c in plan.expected if c.method in METHODS and METHODS[c.method].needs_teacher]
+    return len({c.parameters["mixup_alpha"] for c in taught}) * len(plan.seeds)
 
 
 def teacher_arch(workload: Workload) -> str:
-    """The architecture that a teacher's specification names; ResNet-50 for a repository that does not."""
+    """Return the architecture that a teacher's specification names; ResNet-50 for a repository without one."""
     words = workload.teacher.replace("train:", "").replace("_", ":").replace("/", ":").split(":")
     return next((word for word in words if word in ARCHITECTURES), "resnet50")
 
 
 def model(arch: str, shape: Shape) -> Classifier:
+    """Return a new model for images of this shape."""
     normalization = Normalization((0.5,) * shape.channels, (0.5,) * shape.channels)
     model = build(arch, classes=shape.classes, normalization=normalization, seed=0)
     return model.to(memory_format=torch.channels_last)
@@ -120,7 +128,7 @@ def _step(model: Classifier, images: Tensor) -> None:
 
 
 def _rate(work: Callable[[], None]) -> float:
-    """Images per second of `work`, which handles PROBE_IMAGES of them; its first call warms up."""
+    """Return the images per second of `work`, which handles PROBE_IMAGES; its first call is not timed."""
     work()
     started, times = time.perf_counter(), 0
     while time.perf_counter() - started < PROBE_SECONDS or times == 0:

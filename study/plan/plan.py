@@ -106,7 +106,7 @@ class Plan:
         return self.methods != {TEACHER}
 
     def make_scheduler(self) -> Scheduler | None:
-        """Return the scheduler's rule in its first state; None if every trial runs to its end.
+        """Return the scheduler in its initial state; None if every trial runs to its last epoch.
 
         Raises UserError if the trainings are too short to reach a rung.
         """

@@ -36,11 +36,11 @@ MIXED = "#d1495b"  # the colour of all mixed allocations
 
 
 def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
-    """Write a PNG (1200 × 800) of validation accuracy against total bits, with the front.
+    """Write a PNG (1200 × 800 pixels) of validation accuracy against total bits, with the front.
 
     Every point is a dot, coloured by its bits and shaped by its method. The front is a step line through the
     means of its configurations, labelled with their bits; hollow markers show their test accuracy. The
-    accuracy axis is chosen to resolve the front: what lies below it is a caret at the lower border.
+    accuracy axis is chosen to resolve the front: points below it are carets at the lower border.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -67,10 +67,10 @@ def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
 
 
 def accuracy_limits(front: Sequence[Configuration], lowest_point: float) -> tuple[float, float]:
-    """The range of the accuracy axis, in percent, that resolves a front.
+    """Return the range of the accuracy axis, in percent, that resolves a front.
 
-    It reaches down from the best by six times the median distance of the front to its best, and at least
-    five points, but not below the lowest point: a front of 12, 55, 85, 89, 90, 90.3, 90.4 is shown from 82.
+    It reaches down from the best by six times the median distance of the front to its best, at least five
+    percentage points, but not below the lowest point: a front of 12, 55, 85, 89, 90, 90.3, 90.4 is shown from 82.
     """
     top = max(group.mean("val_top1") for group in front)
     span = max(5.0, 6 * statistics.median(top - group.mean("val_top1") for group in front))
@@ -87,12 +87,12 @@ def _set_limits(axes: "Axes", points: Sequence[Point], front: Sequence[Configura
     axes.set_xscale("log")
     axes.set_xlim(smallest / margin, largest * margin)
     low, high = accuracy_limits(front, min(point.val_top1 for point in points))
-    highest = max(point.val_top1 for point in points)  # a lucky seed, above its configuration's mean
+    highest = max(point.val_top1 for point in points)  # a seed above its configuration's mean
     axes.set_ylim(low, max(high, highest + 0.03 * (highest - low)))
 
 
 def _draw_points(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) -> None:
-    """Dots where they are; carets at the border for those below the axis."""
+    """Draw the points as dots; those below the axis as carets at the border."""
     lowest = axes.get_ylim()[0]
     size = 70 if len(points) <= 60 else 40 if len(points) <= 300 else 22
     kinds = {(point.method, point.bits) for point in points}
@@ -135,7 +135,7 @@ def _draw_front(axes: "Axes", front: Sequence[Configuration], shapes: dict[str, 
 
 
 def _label_front(axes: "Axes", front: Sequence[Configuration]) -> None:
-    """Label the front from its best end down, leaving out what would touch another label."""
+    """Label the front from its best end down, without the labels that would overlap another."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # a Figure; this settles the layout
     placed: list[Annotation] = []
     for group in reversed(front):
@@ -148,7 +148,7 @@ def _label_front(axes: "Axes", front: Sequence[Configuration]) -> None:
 
 
 def _label(axes: "Axes", group: Configuration) -> "Annotation":
-    """The bits above the group's highest marker; with the accuracy above a caret."""
+    """Write the bits above the group's highest marker; above a caret, the accuracy too."""
     from matplotlib.patheffects import withStroke
 
     lowest, accuracy = axes.get_ylim()[0], group.mean("val_top1")
@@ -187,7 +187,7 @@ def _draw_legend(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) 
 
 
 def _dress(axes: "Axes") -> None:
-    """Axes in readable units: bits below, bytes above, percent at the left."""
+    """Give the axes readable units: bits below, bytes above, percent on the left."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     bytes_axis = axes.secondary_xaxis("top", functions=(_bits_to_bytes, _bytes_to_bits))
@@ -226,5 +226,5 @@ def _colour(bits: Bits) -> str:
 
 
 def _kind(bits: Bits) -> str:
-    """What the legend calls it: all mixed allocations are one."""
+    """Return the entry of the legend; all mixed allocations share one."""
     return "mixed" if isinstance(bits, str) else bits_name(bits)

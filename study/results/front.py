@@ -1,4 +1,4 @@
-"""Which points are worth taking: configurations over their seeds, the front, the best under a budget."""
+"""Which points to choose: configurations over their seeds, the front, the best under a budget."""
 
 import math
 import statistics
@@ -11,13 +11,13 @@ from kdq.errors import UserError
 from study.results.pareto import front, hypervolume
 from study.results.point import PARAMETERS, Point
 
-# 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that all compare.
+# 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that they are comparable.
 REFERENCE = (0.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The points that differ in nothing but their seeds; accuracies and sizes are means over them."""
+    """The points that differ only in their seeds; accuracies and sizes are means over them."""
 
     points: tuple[Point, ...]
 
@@ -35,20 +35,20 @@ class Configuration:
 
     @property
     def parameters(self) -> dict[str, str | float]:
-        """The active parameters by name: method, alpha, …, options, student."""
+        """Return the active parameters by name: method, alpha, …, options, student."""
         values = {name: getattr(self.points[0], name) for name in PARAMETERS}
         return {name: value for name, value in values.items() if value not in (None, "")}
 
     def mean(self, column: str) -> float:
-        """The mean of a numeric column over the seeds; exact sums, so the order of points is irrelevant."""
+        """Return the mean of a numeric column over the seeds; exact sums, so the order of points does not matter."""
         return statistics.fmean(getattr(point, column) for point in self.points)
 
     def deviation(self, column: str) -> float | None:
-        """The sample standard deviation of a column over the seeds; None for one seed."""
+        """Return the sample standard deviation of a column over the seeds; None for one seed."""
         return statistics.stdev(getattr(point, column) for point in self.points) if self.n > 1 else None
 
     def row(self) -> dict[str, Any]:
-        """One row of a front table, without the inactive parameters."""
+        """Return a row of a front table, without the inactive parameters."""
         row: dict[str, Any] = {**self.parameters, "bits": self.bits}
         row |= {name: self.mean(name) for name in ("avg_bits", "total_bits", "packed_bytes")}
         for name in ("val_top1", "test_top1"):
@@ -57,11 +57,11 @@ class Configuration:
 
 
 def configurations(points: Iterable[Point]) -> list[Configuration]:
-    """The points grouped by all they were asked for except the seed, in order of first appearance.
+    """Return the points grouped by their parameters and bits, in order of first appearance.
 
-    Points that are equal but for their trial are one (where bits are searched, trials share students and so their
-    float points). Others that share the parameters, the bits *and* the seed differ in something that the columns
-    do not show; they are no repetitions of each other, so each of such a group stands alone.
+    Points that are equal except for their trial count once (where bits are searched, trials share students and so
+    their float points). Other points with the same parameters, bits *and* seed differ in something that has no
+    column; they are no repetitions, so each of them is a configuration of its own.
     """
     groups: dict[tuple[object, ...], list[Point]] = {}
     for point in {_content(point): point for point in points}.values():
@@ -100,9 +100,9 @@ def _repetitions(group: Sequence[Point]) -> list[Configuration]:
 
 
 def with_front(points: Iterable[Point]) -> list[Point]:
-    """The same points in the same order, `on_front` decided on validation accuracy and total bits.
+    """Return the same points in the same order, with `on_front` set by validation accuracy and total bits.
 
-    The front is over the means of `comparable` configurations, so a lucky seed does not put its configuration there;
+    The front is over the means of `comparable` configurations, so one lucky seed does not put a configuration on it;
     all points of a configuration on the front are marked.
     """
     points = list(points)
@@ -113,7 +113,7 @@ def with_front(points: Iterable[Point]) -> list[Point]:
 
 
 def front_hypervolume(points: Iterable[Point]) -> float:
-    """The hypervolume of the `comparable` configurations' mean validation accuracies, in percent × octaves.
+    """Return the hypervolume of the `comparable` configurations' mean validation accuracies, in percent × octaves.
 
     Bits count on a log2 scale; the reference is `REFERENCE` for every study.
     """
@@ -126,7 +126,7 @@ def _pairs(groups: Iterable[Configuration]) -> list[tuple[float, float]]:
 
 
 def best(points: Iterable[Point], max_bits: float) -> Configuration:
-    """The `comparable` configuration of the highest mean validation accuracy whose models all fit into `max_bits`.
+    """Return the `comparable` configuration of the highest mean validation accuracy that fits into `max_bits`.
 
     Ties go to the smaller one. Raises UserError if nothing fits.
     """

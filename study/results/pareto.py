@@ -7,11 +7,11 @@ Floats = NDArray[np.float64]
 
 
 def front(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other point dominates: bool[n].
+    """Return which points no other point dominates: bool[n].
 
     points: [n, 2], a row (accuracy, bits); more accuracy and fewer bits are better, in any unit. A point
-    dominates another if it is at least as good in both and better in one; so all duplicates of a point on the
-    front are on the front. Raises ValueError for another shape or a value that is not finite.
+    dominates another if it is at least as good in both and better in one, so all duplicates of a point on the
+    front are on it, too. Raises ValueError for another shape or a value that is not finite.
     """
     accuracy, bits = _columns(points)
     order = np.lexsort((-accuracy, bits))
@@ -24,9 +24,9 @@ def front(points: ArrayLike) -> NDArray[np.bool_]:
 
 
 def ranks(points: ArrayLike) -> NDArray[np.int64]:
-    """The non-dominated rank of each point: int[n], 0 on the front, 1 on what is the front without it, and so on.
+    """Return the non-dominated rank of each point: int[n], 0 on the front, 1 on the front of the rest, and so on.
 
-    points: [n, 2] as in `front`. A point that dominates another has the lower rank; duplicates share theirs
+    points: [n, 2] as in `front`. A point that dominates another has the lower rank; duplicates have the same
     (the sort of NSGA-II, Deb et al. 2002). Raises ValueError for another shape or a value that is not finite.
     """
     array = np.stack(_columns(points), axis=1)
@@ -38,12 +38,12 @@ def ranks(points: ArrayLike) -> NDArray[np.int64]:
 
 
 def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
-    """The area that the points dominate, up to the reference point (accuracy, bits).
+    """Return the area that the points dominate, up to the reference point (accuracy, bits).
 
-    points: [n, 2] as in `front`; dominated points are allowed and change nothing, and neither do points that
-    are not better than the reference in both. The unit is that of accuracy × bits as given: pass log2 of the
-    bits for percent × octaves. The reference must be fixed beforehand, not taken from the points, or the
-    values of two sets cannot be compared. Raises ValueError for another shape or a value that is not finite.
+    points: [n, 2] as in `front`; dominated points, and points not better than the reference in both, change
+    nothing. The unit is that of accuracy × bits as given: pass log2 of the bits for percent × octaves. The reference
+    must be fixed in advance, not taken from the points, or two sets are not comparable. Raises ValueError for
+    another shape or a value that is not finite.
     """
     accuracy, bits = _columns(points)
     worst_accuracy, worst_bits = _columns([reference])

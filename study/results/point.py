@@ -1,4 +1,4 @@
-"""Points: what a study measures, how they are stored as text, and which of them are worth taking."""
+"""Points, the measurements of a study, and how they are read from text."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -60,10 +60,10 @@ COLUMNS = tuple(field.name for field in fields(Point))
 
 
 def from_row(row: Mapping[str, object]) -> Point:
-    """A point from values by column name, as text or numbers.
+    """Return the point of a row: column name -> value, as text or a number.
 
-    A parameter that is absent or empty is None. Without a value of that name, `options` is put together from the
-    parameters that are among the other keys. Raises UserError naming the column that is missing or wrong.
+    A parameter that is absent or empty is None. If `options` is absent, it is composed from the parameters among
+    the other keys. Raises UserError naming the column that is missing or wrong.
     """
     values: dict[str, Any] = {}
     if row.get("options") is None:

@@ -1,24 +1,24 @@
-"""Where a trial is, and how a study ended: one word each, the same in the table, in MLflow and in the journal."""
+"""The statuses of trials and studies: one word each, the same in the table, in MLflow and in the journal."""
 
 from enum import StrEnum
 
 
 class TrialStatus(StrEnum):
-    """Where a trial is: before its end, while it runs, and after it."""
+    """The status of a trial before, while and after it runs."""
 
     WAITING = "waiting"
     RUNNING = "running"
-    PAUSED = "paused"  # at a rung, until the other trials of the rung are there
+    PAUSED = "paused"  # at a rung, until the other trials reach it
     COMPLETED = "completed"
     STOPPED = "stopped"  # by the scheduler
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
     FAILED = "failed"
-    INTERRUPTED = "interrupted"  # with the study; only MLflow keeps this, since the next command runs the trial again
+    INTERRUPTED = "interrupted"  # with the study; only in MLflow, since the next command resumes the trial
 
     @property
     def is_open(self) -> bool:
-        """Whether the end of the study's command interrupts the trial."""
+        """Whether the trial is interrupted when the study's command ends."""
         return self in (TrialStatus.RUNNING, TrialStatus.PAUSED)
 
     @property
@@ -28,7 +28,7 @@ class TrialStatus(StrEnum):
 
     @property
     def is_failure(self) -> bool:
-        """Whether the trial ended for a cause outside itself, which is to be fixed: the same command runs it again."""
+        """Whether the trial failed for a cause to be fixed: the same command runs it again."""
         return self in (TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
 
     @property
@@ -42,12 +42,12 @@ class TrialStatus(StrEnum):
 
     @property
     def leaves_checkpoint(self) -> bool:
-        """Whether the trial leaves a checkpoint that nobody resumes from."""
+        """Whether the trial leaves a checkpoint that no trial resumes from."""
         return self in (TrialStatus.STOPPED, TrialStatus.DIVERGED)
 
 
 class StudyStatus(StrEnum):
-    """How a study ended, or that it runs."""
+    """The status of a study."""
 
     RUNNING = "running"
     COMPLETED = "completed"

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def as_table(points: Iterable[Point]) -> "pandas.DataFrame":
-    """One row a point, the columns of `Point`; an inactive parameter is NaN, and no options are None."""
+    """Return a row for each point, with the columns of `Point`; inactive parameters are NaN, empty options None."""
     return _table([asdict(point) for point in points], COLUMNS)
 
 
 def front_table(points: Iterable[Point]) -> "pandas.DataFrame":
-    """The configurations on the front, smallest first: parameters, means, deviations (`_std`), seeds `n`."""
+    """Return the configurations on the front, smallest first: parameters, means, deviations (`_std`), seeds `n`."""
     rows = [group.row() for group in configurations(with_front(points)) if group.on_front]
     return _table(sorted(rows, key=lambda row: float(row["total_bits"])), FRONT_COLUMNS)
 
@@ -37,13 +37,13 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas
     import pandas
 
     optional = ("alpha", "beta", "temperature", "mixup_alpha", "val_top1_std", "test_top1_std")
-    told = [{**row, "options": row.get("options") or None} for row in rows]
-    table = pandas.DataFrame(told, columns=list(columns))
+    filled = [{**row, "options": row.get("options") or None} for row in rows]
+    table = pandas.DataFrame(filled, columns=list(columns))
     return table.astype({name: float for name in optional if name in table})
 
 
 def as_text(table: "pandas.DataFrame") -> str:
-    """A table for the terminal: empty columns left out, sizes as whole numbers, accuracies to 0.01."""
+    """Return a table for the terminal, without empty columns; sizes are whole numbers, accuracies have two decimals."""
     if table.empty:
         return "no points"
     shown = table.dropna(axis="columns", how="all")
@@ -58,7 +58,7 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
 
 
 def to_csv(points: Iterable[Point]) -> str:
-    """The points as CSV with a header line; floats so that they come back bit for bit, None as nothing."""
+    """Return the points as CSV with a header line; floats are exact, None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -67,7 +67,7 @@ def to_csv(points: Iterable[Point]) -> str:
 
 
 def from_csv(text: str) -> list[Point]:
-    """The points of a CSV text. Raises UserError naming the line."""
+    """Return the points of a CSV text. Raises UserError with the line of an error."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise UserError(f"header {reader.fieldnames}: a points table has the columns {', '.join(COLUMNS)}")
@@ -81,12 +81,12 @@ def from_csv(text: str) -> list[Point]:
 
 
 def to_json(points: Iterable[Point]) -> str:
-    """The points as a JSON array of objects, one a line."""
+    """Return the points as a JSON array of objects, one per line."""
     return "[" + ",\n ".join(json.dumps(asdict(point), allow_nan=False) for point in points) + "]"
 
 
 def from_json(text: str) -> list[Point]:
-    """The points of a JSON array. Raises UserError for what is not one."""
+    """Return the points of a JSON array. Raises UserError if the text is not one."""
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:

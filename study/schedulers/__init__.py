@@ -1,1 +1,1 @@
-"""Early stopping: which trials go on from a rung."""
+"""Schedulers for early stopping: which trials continue after a rung."""

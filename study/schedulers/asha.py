@@ -1,4 +1,4 @@
-"""Asha successive halving: each trial is compared with those that came to the rung before it."""
+"""Asynchronous successive halving: a trial is compared with those that reached the rung before it."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from study.schedulers.scheduler import Decision, Scheduler
 
 @dataclass
 class Asha(Scheduler):
-    """A trial goes on from a rung if it is at least as good as the 1 − 1/reduction_factor quantile of those before it.
+    """A trial continues after a rung if it reaches the 1 − 1/reduction_factor quantile of those before it.
 
-    This is the stopping variant of ASHA (Li et al. 2018, arXiv:1810.05934), as in Ray Tune, so the first at a rung
-    always goes on, and a trial that went on when little was known is not called back. In addition a trial
-    that is dominated by one that this rung has stopped is stopped too, where the priority is ordinal.
+    This is the stopping variant of ASHA (Li et al. 2018, arXiv:1810.05934), as in Ray Tune, so the first trial at
+    a rung always continues, and a later arrival never stops a trial that has passed. With an ordinal priority, a
+    trial is also stopped if one that this rung has stopped dominates it.
     """
 
     def _judge(self, trial: str, epoch: int, values: Values) -> Decision:
@@ -35,9 +35,9 @@ class Asha(Scheduler):
         if self.priority.ordinal:
             own, others = 0.0, np.sign(others - own)
         cutoff = np.percentile(others, (1 - 1 / self.reduction_factor) * 100)
-        return bool(own >= cutoff) and not self._is_outdone(level, values)
+        return bool(own >= cutoff) and not self._is_dominated(level, values)
 
-    def _is_outdone(self, level: int, values: Values) -> bool:
-        """Whether this rung has stopped a trial that dominates these values."""
-        lost = (self.rungs[level][trial] for trial, last in self.stops.items() if last == level)
-        return self.priority.ordinal and any(dominates(other, values) for other in lost)
+    def _is_dominated(self, level: int, values: Values) -> bool:
+        """Return whether this rung has stopped a trial that dominates these values."""
+        stopped = (self.rungs[level][trial] for trial, last in self.stops.items() if last == level)
+        return self.priority.ordinal and any(dominates(other, values) for other in stopped)

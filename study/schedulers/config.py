@@ -1,4 +1,4 @@
-"""Which rule stops trials early, and how hard: the settings alone; the rules themselves know no YAML."""
+"""The settings of a scheduler, as a space declares them."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,8 +10,8 @@ from study.schedulers.registry import SCHEDULERS, SchedulerKind
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """A scheduler by name. Its rungs are the epochs grace_period · reduction_factor^k; of n trials on a rung,
-    n / reduction_factor go on. Raises UserError for a name or value not allowed."""
+    """A scheduler by name. Its rungs are the epochs grace_period · reduction_factor^k; of n trials at a rung,
+    n / reduction_factor continue. Raises UserError for an unknown name or an invalid value."""
 
     name: str = "none"
     grace_period: int = 1
@@ -23,7 +23,7 @@ class SchedulerConfig:
 
     @property
     def kind(self) -> SchedulerKind:
-        """Its row in the table of schedulers."""
+        """The row of the table of schedulers."""
         return SCHEDULERS[self.name]
 
 
@@ -31,11 +31,11 @@ KEYS = tuple(field.name for field in fields(SchedulerConfig))
 
 
 def broken_rule(key: str, value: Any) -> str | None:
-    """The setting and the rule that it breaks; None if it is sound."""
+    """Return a setting and the rule that its value breaks; None if the value is valid."""
     if key == "name":
-        sound = isinstance(value, str) and value in SCHEDULERS
-        return None if sound else f"name: {unknown('scheduler', str(value), SCHEDULERS)}"
+        valid = isinstance(value, str) and value in SCHEDULERS
+        return None if valid else f"name: {unknown('scheduler', str(value), SCHEDULERS)}"
     if key == "grace_period":
         return None if is_count(value) else f"{key} = {value!r}: must be a whole number of epochs, at least 1"
-    sound = is_number(value) and value >= 2
-    return None if sound else f"{key} = {value!r}: must be a number, at least 2; with 3, one trial in three goes on"
+    valid = is_number(value) and value >= 2
+    return None if valid else f"{key} = {value!r}: must be a number, at least 2; with 3, one trial in three continues"

@@ -1,4 +1,4 @@
-"""Halving successive halving: all trials of a rung are compared before any goes on."""
+"""Synchronous successive halving: all trials of a rung are compared before any continues."""
 
 from dataclasses import dataclass, field
 
@@ -8,11 +8,11 @@ from study.schedulers.scheduler import Decision, Scheduler
 
 @dataclass
 class Halving(Scheduler):
-    """All trials of a rung are compared before any goes on (successive halving, Jamieson and Talwalkar 2016).
+    """All trials of a rung are compared before any continues (successive halving, Jamieson and Talwalkar 2016).
 
-    trials: how many meet at the first rung. One in reduction_factor of those expected at a rung survives it,
-    rounded down but at least one; those that failed or diverged on the way are expected but cannot survive.
-    Who survives does not depend on the order of arrival.
+    trials: the number at the first rung. One in reduction_factor of the trials expected at a rung survives it,
+    rounded down but at least one; trials that failed or diverged count as expected, but cannot survive. The
+    survivors do not depend on the order of arrival.
     """
 
     trials: int
@@ -24,13 +24,13 @@ class Halving(Scheduler):
         self._settle()
 
     def resumable(self) -> list[str]:
-        gone = self.stops.keys() | self.diverged | self.left
-        waiting = ((trial, epoch) for trial, epoch in self.paused.items() if trial not in gone)
+        ended = self.stops.keys() | self.diverged | self.left
+        waiting = ((trial, epoch) for trial, epoch in self.paused.items() if trial not in ended)
         return sorted(trial for trial, epoch in waiting if self._standing(trial, epoch) is Decision.CONTINUE)
 
-    def _told(self, trial: str, epoch: int) -> Decision:
-        told = super()._told(trial, epoch)
-        return self._standing(trial, epoch) if told is Decision.PAUSE else told
+    def _repeated(self, trial: str, epoch: int) -> Decision:
+        decision = super()._repeated(trial, epoch)
+        return self._standing(trial, epoch) if decision is Decision.PAUSE else decision
 
     def _diverge(self, trial: str) -> None:
         super()._diverge(trial)
@@ -43,28 +43,28 @@ class Halving(Scheduler):
             self._settle()
         if decision is Decision.PAUSE:
             self.paused[trial] = epoch
-        elif decision is Decision.STOP and trial not in self.stops:  # it came to a rung that was decided without it
+        elif decision is Decision.STOP and trial not in self.stops:  # it reached a rung that was decided without it
             self.stops[trial] = next(
                 n for n, best in zip(self.levels, self.promoted, strict=False) if trial not in best
             )
         return decision
 
     def _standing(self, trial: str, epoch: int) -> Decision:
-        """What the rungs up to this epoch say of a trial."""
+        """Return what the rungs up to this epoch decide on a trial."""
         due = [level for level in self.levels if level <= epoch]
         if not all(trial in best for best in self.promoted[: len(due)]):
             return Decision.STOP
         return Decision.CONTINUE if len(due) <= len(self.promoted) else Decision.PAUSE
 
     def _open_rung(self) -> dict[str, Values]:
-        """The first rung that is not decided; no trial is beyond it."""
+        """Return the first rung that is not decided; no trial is beyond it."""
         return self.rungs[self.levels[len(self.promoted)]]
 
     def _settle(self) -> None:
-        """Decide every rung at which all have arrived."""
+        """Decide each rung that all its trials have reached."""
         while len(self.promoted) < len(self.levels) and self._is_full():
-            level, gone = self.levels[len(self.promoted)], self.left | self.diverged
-            present = {trial: values for trial, values in self._open_rung().items() if trial not in gone}
+            level, absent = self.levels[len(self.promoted)], self.left | self.diverged
+            present = {trial: values for trial, values in self._open_rung().items() if trial not in absent}
             expected = len(self.promoted[-1]) if self.promoted else self.trials
             best = survivors(self.priority, present, self.reduction_factor, expected)
             self.stops |= dict.fromkeys(sorted(self._open_rung().keys() - best - self.diverged), level)
@@ -76,9 +76,9 @@ class Halving(Scheduler):
 
 
 def survivors(priority: Priority, rung: Rung, reduction_factor: float, expected: int | None = None) -> frozenset[str]:
-    """The best 1/reduction_factor of a full rung, at least one; ties go to the lower trial id.
+    """Return the best 1/reduction_factor of a full rung, at least one trial; ties go to the lower trial id.
 
-    expected: the number of trials that the share is of, if some of them are not in the rung.
+    expected: the number of trials that the share is taken of; None for those in the rung.
     """
     count = max(1, int((len(rung) if expected is None else expected) / reduction_factor))
     scores = priority.scores(rung)

@@ -1,6 +1,6 @@
-"""What the trials at a rung are compared by: float accuracy, quantized accuracy, or all their (accuracy, bits) pairs.
+"""How trials are compared at a rung: by float accuracy, quantized accuracy, or all their (accuracy, bits) pairs.
 
-A priority is a function of the set of reports at a rung. It knows nothing of the order in which they arrived.
+A priority is a function of the set of reports at a rung; the order in which they arrived does not matter.
 """
 
 import statistics
@@ -16,23 +16,23 @@ from study.results.pareto import front, hypervolume, ranks
 from study.schedulers.registry import PriorityName
 
 Values = Sequence[tuple[float, float]]
-"""What a trial shows at an epoch: for each of its models (validation accuracy in percent, total bits).
+"""What a trial reports after an epoch: (validation accuracy in percent, total bits) of each of its models.
 
 The float model comes first, then one model for each width of the study. Total bits are positive and known
-before the first epoch. Only the float model is needed for a priority that compares no quantized accuracy.
+before the first epoch. A priority that compares float accuracies needs the float model only.
 """
 
 Rung = Mapping[str, Values]
-"""What the trials (by their ids) showed at a rung; all finite."""
+"""Trial id -> the values that the trial reported at a rung; all finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Priority:
     """A way to compare trials.
 
-    scores: a rung -> a score for each trial; more is better, equals are ties. needs_widths: trials must show
-    their quantized models too, which costs a probe at each rung. ordinal: a score is a place among the trials of
-    the rung; only its order means something, and `dominates` is meant by it.
+    scores: a rung -> a score for each trial; higher is better, equal scores are ties. needs_widths: trials must
+    report their quantized models too, which costs a probe at each rung. ordinal: a score is a place among the
+    trials of the rung, of which only the order counts; a trial that `dominates` another scores higher.
     """
 
     scores: Callable[[Rung], dict[str, float]]
@@ -41,21 +41,21 @@ class Priority:
 
 
 def float_accuracy(rung: Rung) -> dict[str, float]:
-    """The accuracy of each trial's float model."""
+    """Return the accuracy of each trial's float model."""
     return {trial: values[0][0] for trial, values in rung.items()}
 
 
 def quantized_accuracy(rung: Rung) -> dict[str, float]:
-    """The mean over the widths of each trial's quantized accuracy.
+    """Return the mean of each trial's quantized accuracies, in which every width has the same weight.
 
-    Every width counts the same, as every width was asked for. Trials are comparable if they have the same widths.
+    Trials are comparable if they have the same widths.
     """
-    assert all(len(values) > 1 for values in rung.values()), "a trial shows no quantized accuracy"
+    assert all(len(values) > 1 for values in rung.values()), "a trial reports no quantized accuracy"
     return {trial: statistics.fmean(accuracy for accuracy, _ in values[1:]) for trial, values in rung.items()}
 
 
 def pareto_standing(rung: Rung) -> dict[str, float]:
-    """How many trials of the rung are worse than each, by all its pairs; ties are equal.
+    """Return how many trials of the rung each trial beats, compared by all their pairs; ties are equal.
 
     All pairs of all trials are pooled and sorted by non-domination. Trials compare by, in this order,
 
@@ -64,11 +64,11 @@ def pareto_standing(rung: Rung) -> dict[str, float]:
        this rank and the lower ones together lose without the trial;
     3. the number of trials that dominate it.
 
-    So a trial stands above every trial that it dominates: its best rank is no worse; what the other adds to a
-    set with both is nothing; and if both add nothing, whatever dominates it dominates the other too, as it does.
-    And a trial that improves, the others being equal, never falls behind one that it was ahead of. (It might, if
-    its hypervolume were taken among the trials of its rank alone: by outdoing one of them, it may remove the
-    rival of a third.)
+    So a trial ranks above every trial that it dominates: its best rank is no worse; the dominated trial adds
+    nothing to a set with both; and if neither adds anything, whatever dominates the better trial dominates the
+    other too, as the better trial itself does. A trial that improves while the others stay as they are never falls
+    behind one that it was ahead of. (With the hypervolume of its own rank alone it could: by overtaking one
+    trial, it may remove the rival of a third.)
     """
     if not rung:
         return {}
@@ -85,13 +85,13 @@ def pareto_standing(rung: Rung) -> dict[str, float]:
 
 
 def dominates(a: Values, b: Values) -> bool:
-    """Whether every pair of b is equalled or bettered by one of a, and not the other way round."""
+    """Return whether some pair of a is at least as good as each pair of b, and not the other way round."""
     covered = _covers([np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)])
     return bool(covered[0, 1] and not covered[1, 0])
 
 
 def _covers(pairs: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """bool[n, n]: whether every pair of the second trial is equalled or bettered by one of the first."""
+    """bool[n, n]: whether some pair of the first trial is at least as good as each pair of the second."""
     starts = np.cumsum([0, *(len(pair) for pair in pairs[:-1])])
     accuracy, bits = np.concatenate(pairs).T
     better = (accuracy[:, None] >= accuracy) & (bits[:, None] <= bits)
@@ -100,10 +100,10 @@ def _covers(pairs: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
 
 
 def _contributions(pairs: Sequence[NDArray[np.float64]], rank: Sequence[int]) -> list[float]:
-    """The hypervolume that each trial alone adds to the others of its rank and lower ones.
+    """Return the hypervolume that each trial adds to the other trials of its rank and the lower ones.
 
-    Rounded, since equal contributions of different shape must be equal; to add nothing is exactly 0. Where no
-    other has the same rank, none is compared by it, and it is left at 0.
+    Rounded, so that equal contributions of different shape are equal floats; no contribution is exactly 0. A trial
+    alone in its rank is not compared by its contribution, which is left at 0.
     """
     added = [0.0] * len(pairs)
     for i, own_rank in enumerate(rank):
@@ -114,7 +114,7 @@ def _contributions(pairs: Sequence[NDArray[np.float64]], rank: Sequence[int]) ->
 
 
 def _area(pairs: Sequence[NDArray[np.float64]]) -> float:
-    """The hypervolume of a set, the same float for all sets with the same front."""
+    """Return the hypervolume of a set: the same float for all sets with the same front."""
     if not pairs:
         return 0.0
     accuracy, bits = np.concatenate(pairs).T

@@ -1,4 +1,4 @@
-"""The table of schedulers. `--help` reads it, so numpy is imported only when a rule is made."""
+"""The table of schedulers. `--help` reads it, so numpy is imported only when a scheduler is made."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -12,14 +12,14 @@ PriorityName = Literal["float", "quantized", "pareto"]
 """The keys of `study.schedulers.priorities.PRIORITIES`."""
 
 Promotion = Literal["asynchronous", "synchronous"]
-"""When a rung decides: at each arrival (`study.schedulers.asha`) or once all are there (`study.schedulers.halving`)."""
+"""When a rung decides: at each arrival (`study.schedulers.asha`) or after the last (`study.schedulers.halving`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerKind:
-    """A scheduler: by what and when it compares trials, both None if it stops none, and its line in `--help`.
+    """A kind of scheduler: how and when it compares trials, both None if it stops none, and its line in `--help`.
 
-    records: students are measured at every width after each epoch.
+    records: whether students are measured at every width after each epoch.
     """
 
     priority: PriorityName | None
@@ -29,47 +29,47 @@ class SchedulerKind:
 
     @property
     def needs_epochs(self) -> bool:
-        """Whether there is nothing for it to do where nothing is trained."""
+        """Whether it acts after epochs, and so needs trials that train."""
         return self.promotion is not None or self.records
 
 
 SCHEDULERS: dict[str, SchedulerKind] = {
     "none": SchedulerKind(None, None, "every trial runs to its last epoch"),
-    "asha": SchedulerKind("float", "asynchronous", "at each rung, the trials with the best validation accuracy go on"),
+    "asha": SchedulerKind("float", "asynchronous", "at each rung, the trials of best validation accuracy continue"),
     "asha_quantized": SchedulerKind(
         "quantized", "asynchronous", "the same on the accuracy of the student quantized at the trial's widths"
     ),
     "asha_pareto": SchedulerKind(
-        "pareto", "asynchronous", "at each rung, the trials go on whose accuracies and total bits are dominated least"
+        "pareto", "asynchronous", "at each rung, the trials with the least dominated accuracies and total bits continue"
     ),
     "halving": SchedulerKind(
-        "float", "synchronous", "all trials of a rung are compared before any goes on, by validation accuracy"
+        "float", "synchronous", "all trials of a rung are compared before any continues, by validation accuracy"
     ),
     "halving_quantized": SchedulerKind("quantized", "synchronous", "the same by quantized accuracy"),
     "halving_pareto": SchedulerKind("pareto", "synchronous", "the same by accuracies and total bits"),
     "record": SchedulerKind(
         None,
         None,
-        "every trial runs to its last epoch, and is measured at every width after each, for `analysis replay`",
+        "every trial runs to its last epoch and is measured at every width after each, for `analysis replay`",
         records=True,
     ),
 }
 
-STOPPING = tuple(name for name, scheduler in SCHEDULERS.items() if scheduler.promotion)
+STOPPING = tuple(name for name, kind in SCHEDULERS.items() if kind.promotion)
 """The schedulers that stop trials."""
 
 
 def make_scheduler(name: str, config: "RungConfig") -> "Scheduler":
-    """The rule of this name in its first state. Raises UserError with the known names."""
+    """Return the scheduler of this name in its initial state. Raises UserError with the known names."""
     from study.schedulers.asha import Asha
     from study.schedulers.halving import Halving
     from study.schedulers.priorities import PRIORITIES
 
     if name not in STOPPING:
         raise unknown("scheduler", name, STOPPING)
-    scheduler = SCHEDULERS[name]
-    assert scheduler.priority
-    priority = PRIORITIES[scheduler.priority]
-    if scheduler.promotion == "synchronous":
+    kind = SCHEDULERS[name]
+    assert kind.priority
+    priority = PRIORITIES[kind.priority]
+    if kind.promotion == "synchronous":
         return Halving(priority, config.levels, config.reduction_factor, config.trials)
     return Asha(priority, config.levels, config.reduction_factor)

@@ -1,8 +1,8 @@
-"""Early stopping: rules that say at each epoch whether a trial goes on. Plain objects, without Ray.
+"""Schedulers for early stopping: they decide after each epoch whether a trial continues. Plain objects, without Ray.
 
-A rule is a priority (what trials are compared by, `study.schedulers.priorities`) and a way of promotion:
-`Asha` decides at once against those that came before, `Halving` when all trials of the rung are there. A
-rule's state is a function of what it was told, so a journal of that restores it: see `replay`.
+A scheduler has a priority (how trials are compared, `study.schedulers.priorities`) and a kind of promotion: `Asha`
+compares a trial on arrival with those before it, `Halving` waits for all trials of the rung. The state of a
+scheduler is a function of the reports that it got, so `study.control.journal` restores it by replaying them.
 """
 
 import math
@@ -16,7 +16,7 @@ from study.schedulers.priorities import Priority, Values
 
 
 class Decision(StrEnum):
-    """What a trial does after an epoch. PAUSE: it keeps its checkpoint and waits for the others of its rung."""
+    """What a trial does after an epoch. PAUSE: it keeps its checkpoint and waits for the other trials of its rung."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -27,9 +27,9 @@ class Decision(StrEnum):
 class RungConfig:
     """When trials are compared: after grace_period × reduction_factor^k epochs, rounded up, below the last.
 
-    epochs: of a whole training; trials: of the study; about one in reduction_factor survives a rung. Nothing is
-    compared after the last epoch: a trial that survives all rungs is quantized. Raises UserError for a setting
-    out of range, and for one under which no trial would ever be compared.
+    epochs: of a complete training; trials: of the study; about one in reduction_factor survives a rung. There is no
+    rung after the last epoch: a trial that survives all rungs is quantized. Raises UserError for a setting out of
+    range, or if there would be no rung at all.
     """
 
     epochs: int
@@ -45,7 +45,7 @@ class RungConfig:
         factor = self.reduction_factor
         if not isinstance(factor, int | float) or not 2 <= factor < math.inf:
             raise UserError(
-                f"reduction_factor = {factor!r}: must be a number, at least 2; with 3, one in three goes on"
+                f"reduction_factor = {factor!r}: must be a number, at least 2; with 3, one in three continues"
             )
         if self.grace_period >= self.epochs:
             raise UserError(
@@ -62,16 +62,16 @@ class RungConfig:
 
 @dataclass
 class Scheduler(ABC):
-    """A rule: what every trial reports goes in, decisions come out.
+    """Takes the reports of all trials and returns decisions.
 
-    levels: the epochs of the rungs, ascending. Two rules that were told the same are equal.
+    levels: the epochs of the rungs, ascending. Two schedulers that got the same reports are equal.
     """
 
     priority: Priority
     levels: tuple[int, ...]
     reduction_factor: float
     rungs: dict[int, dict[str, Values]] = field(init=False)
-    told: dict[tuple[str, int], Decision] = field(init=False, default_factory=dict)
+    decisions: dict[tuple[str, int], Decision] = field(init=False, default_factory=dict)  # by trial and epoch
     stops: dict[str, int] = field(init=False, default_factory=dict)  # trial -> the rung that stopped it
     diverged: set[str] = field(init=False, default_factory=set)
     left: set[str] = field(init=False, default_factory=set)
@@ -80,38 +80,38 @@ class Scheduler(ABC):
         self.rungs = {level: {} for level in self.levels}
 
     def report(self, trial: str, epoch: int, values: Values) -> Decision:
-        """Decide on a trial after an epoch (counted from 1) at which it showed `values`.
+        """Decide on a trial after an epoch (counted from 1) for which it reported `values`.
 
-        A trial reports its epochs in ascending order; one that missed a rung is compared there with what it
-        shows next. A value that is not finite stops the trial for good, and is compared with nothing. A report
-        of an epoch that is known already, from a worker that was started again, changes nothing: the decision
-        is the former one, but a trial whose wait is over learns how it ended.
+        A trial reports its epochs in ascending order; one that missed a rung is compared there by its next
+        report. A value that is not finite stops the trial for good and is compared with nothing. A repeated report,
+        from a worker that was restarted, changes nothing: the decision is the former one, or the outcome of the
+        rung if the trial was paused and the rung has been decided.
         """
         self.left.discard(trial)
-        if (trial, epoch) in self.told:
-            return self._told(trial, epoch)
-        shown = tuple((float(accuracy), float(bits)) for accuracy, bits in values)
-        self.told[trial, epoch] = decision = self._decide(trial, epoch, shown)
+        if (trial, epoch) in self.decisions:
+            return self._repeated(trial, epoch)
+        pairs = tuple((float(accuracy), float(bits)) for accuracy, bits in values)
+        self.decisions[trial, epoch] = decision = self._decide(trial, epoch, pairs)
         return decision
 
     def leave(self, trial: str) -> None:
-        """No rung waits any longer for this trial, which failed or will never start.
+        """Remove a trial that failed or will never start: no rung waits for it.
 
-        It may come back by reporting again; a rung that was decided meanwhile has stopped it.
+        It returns with its next report; a rung that was decided in the meantime stops it.
         """
         if trial not in self.stops:
             self.left.add(trial)
 
     def stopped(self) -> dict[str, int]:
-        """The trials that lost a comparison, running or paused, each with the epoch of the rung where it did."""
+        """Return the trials that lost a comparison, running or paused, each with the epoch of that rung."""
         return {trial: level for trial, level in self.stops.items() if trial not in self.left}
 
     def resumable(self) -> list[str]:
-        """The paused trials that may go on, sorted."""
+        """Return the paused trials that may continue, sorted."""
         return []
 
-    def _told(self, trial: str, epoch: int) -> Decision:
-        return self.told[trial, epoch]
+    def _repeated(self, trial: str, epoch: int) -> Decision:
+        return self.decisions[trial, epoch]
 
     def _decide(self, trial: str, epoch: int, values: Values) -> Decision:
         if trial in self.stops or trial in self.diverged:
@@ -126,4 +126,4 @@ class Scheduler(ABC):
 
     @abstractmethod
     def _judge(self, trial: str, epoch: int, values: Values) -> Decision:
-        """Decide on a trial that is in the race and showed finite values."""
+        """Decide on a trial that still competes and reported finite values."""

@@ -1,4 +1,4 @@
-"""What is wrong with a space as a whole: conditions that contradict, values a method refuses, searches without end."""
+"""Checks of a space as a whole: contradicting conditions, values that a method rejects, searches without an end."""
 
 from __future__ import annotations
 
@@ -21,79 +21,80 @@ if TYPE_CHECKING:
     from study.space.space import Space
 
 Params = Mapping[str, tuple[Declaration, ...]]
-DECIDABLE = 100_000  # combinations of values that conditions may look at
+DECIDABLE = 100_000  # combinations of values that conditions may depend on
 
 
 def in_order(params: Params, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
-    """The parameters, each after those that its conditions look at, otherwise as in the file.
+    """Return the parameters, each after those that its conditions depend on, otherwise as in the file.
 
-    One that looks at itself, at a range or at a parameter that has a mistake is noted and left out.
+    A parameter that depends on itself, on a range or on an invalid parameter is reported and left out.
     """
     waiting = dict(params)
-    for circle in _circles(waiting):
-        path = f"params.{circle[0]}.{WHEN}"
-        problems.add(path, f"{' → '.join(circle)}: each waits for the next, so none is ever decided; drop a condition")
+    for cycle in _cycles(waiting):
+        path = f"params.{cycle[0]}.{WHEN}"
+        problems.add(path, f"{' → '.join(cycle)}: each depends on the next, a cycle; remove a condition")
     for name, several in params.items():
         if _undecidable(several, params, problems):
             del waiting[name]
     placed: dict[str, tuple[Declaration, ...]] = {}
-    while ready := next((name for name in waiting if _looks_at(name, waiting[name]) <= placed.keys()), None):
+    while ready := next((name for name in waiting if _dependencies(name, waiting[name]) <= placed.keys()), None):
         placed[ready] = waiting.pop(ready)
     return placed if _decidable(placed, problems) else {}
 
 
 def _decidable(params: Params, problems: Problems) -> bool:
-    """Note if conditions look at so many values that working them out would take for ever; whether they do not."""
-    looked_at = {key for several in params.values() for one in several for key in one.when}
-    combinations = prod(sum(one.domain.size for one in params[name]) for name in looked_at)
+    """Return whether conditions depend on few enough combinations of values to check all; report it if not."""
+    keys = {key for several in params.values() for one in several for key in one.when}
+    combinations = prod(sum(one.domain.size for one in params[name]) for name in keys)
     if combinations > DECIDABLE:
-        rule = f"conditions look at {combinations} combinations of values, and at most {DECIDABLE} are worked out"
-        problems.add("params", f"{rule}; list fewer values where they look: {', '.join(sorted(looked_at))}")
+        rule = f"conditions depend on {combinations} combinations of values, and at most {DECIDABLE} are checked"
+        problems.add("params", f"{rule}; list fewer values of {', '.join(sorted(keys))}")
     return combinations <= DECIDABLE
 
 
-def _looks_at(name: str, several: Iterable[Declaration]) -> set[str]:
-    """What must be decided before a parameter: which parameters there are at all depends on the method."""
+def _dependencies(name: str, several: Iterable[Declaration]) -> set[str]:
+    """Return the parameters to decide before this one; the method is one, since it defines which parameters exist."""
     return {key for one in several for key in one.when} | ({METHOD} - {name})
 
 
-def _circles(params: Params) -> list[list[str]]:
-    """Parameters that look at each other in a circle, the first named again at the end."""
-    graph = {name: _looks_at(name, several) for name, several in params.items()}
-    circles = []
+def _cycles(params: Params) -> list[list[str]]:
+    """Return the cycles of parameters that depend on each other; the first is repeated at the end."""
+    graph = {name: _dependencies(name, several) for name, several in params.items()}
+    cycles = []
     while True:
         try:
             TopologicalSorter(graph).prepare()
         except CycleError as error:
-            circle = list(reversed(error.args[1]))
-            circles.append(circle)
-            graph = {name: looks for name, looks in graph.items() if name not in circle}
+            cycle = list(reversed(error.args[1]))
+            cycles.append(cycle)
+            graph = {name: keys for name, keys in graph.items() if name not in cycle}
         else:
-            return circles
+            return cycles
 
 
 def _undecidable(several: Iterable[Declaration], params: Params, problems: Problems) -> bool:
-    """Note the conditions that look at a range; whether there are any."""
-    looks = [
+    """Report the conditions that depend on a range, and return whether there are any."""
+    found = [
         (f"params.{one.label}.{WHEN}.{key}", other.path)
         for one in several
         for key in one.when
         for other in params.get(key, ())
         if isinstance(other.domain, Reals)
     ]
-    for path, other in looks:
+    for path, other in found:
         problems.add(
-            path, f"looks at {other}, and no range hits one value; give the other a grid, or drop the condition"
+            path, f"depends on {other}, a range, where no single value recurs; use a grid there, or remove this"
         )
-    return bool(looks)
+    return bool(found)
 
 
 @dataclass(slots=True)
 class Usage:
-    """What became of the declarations over all cases, by their labels.
+    """How the declarations are used over all cases, by their labels.
 
-    values: those that a parameter that conditions look at ever has; held: conditions hold; open: and the method
-    has the parameter; taken: the methods under which the declaration is the first of these.
+    values: by parameter that conditions depend on, all its values; held: declarations whose conditions hold
+    somewhere; open: under a method that has the parameter, too; taken: the methods under which it is the first such
+    declaration.
     """
 
     values: dict[str, set[Value]] = field(default_factory=dict)
@@ -118,17 +119,17 @@ def usage(space: Space) -> Usage:
 
 
 def check_values(space: Space, found: Usage, problems: Problems) -> None:
-    """Note every value that a method refuses under which it is taken."""
+    """Report every value that a method rejects under which it is used."""
     for name, one in _declarations(space):
         for method in sorted(found.taken.get(one.label, ())) if name != METHOD else ():
             allowed = METHODS[method].params[name][1]
             rule = f"for method {method!r} it must be a number {allowed}; choose others, or declare it for that method"
-            for refused in _refused(one.domain, allowed):
-                problems.add(f"{one.path} = {refused}", rule)
+            for value in _rejected(one.domain, allowed):
+                problems.add(f"{one.path} = {value}", rule)
 
 
-def _refused(domain: Domain, allowed: Interval | Switch) -> list[str]:
-    """What is not allowed of a domain, as the document has it: single values of a list, or a range as a whole."""
+def _rejected(domain: Domain, allowed: Interval | Switch) -> list[str]:
+    """Return what of a domain is not allowed, as written: single values of a list, or a range as a whole."""
     broken = [show(value) for value in domain.limits if value not in allowed]
     if isinstance(domain, Listed):
         return broken
@@ -137,7 +138,7 @@ def _refused(domain: Domain, allowed: Interval | Switch) -> list[str]:
 
 
 def check_conditions(space: Space, found: Usage, problems: Problems) -> None:
-    """Note conditions that can never hold, and declarations that no configuration takes."""
+    """Report conditions that can never hold, and declarations that no configuration uses."""
     for name, one in _declarations(space):
         values = {key: found.values.get(key, set()) for key in one.when}
         never = [(key, value) for key, allowed in one.when.items() for value in allowed if value not in values[key]]
@@ -145,10 +146,10 @@ def check_conditions(space: Space, found: Usage, problems: Problems) -> None:
             has = ", ".join(show(known) for known in sorted(values[key], key=str)) or "no value at all"
             problems.add(
                 f"params.{one.label}.{WHEN}.{key} = {show(value)}",
-                f"can never hold: in this space {key} has {has}; change the condition, or leave it out",
+                f"can never hold: in this space {key} has {has}; change or remove the condition",
             )
         if not never and one.label not in found.taken and (one.when or len(space.params[name]) > 1):
-            rule = f"is never taken: {_why_never(name, one, found)}; leave it out, or change the conditions"
+            rule = f"is never used: {_why_never(name, one, found)}; remove it, or change the conditions"
             problems.add(f"params.{one.label}", rule)
 
 
@@ -157,22 +158,22 @@ def _why_never(name: str, one: Declaration, found: Usage) -> str:
         return "its conditions never hold together"
     if one.label not in found.open:
         return f"no method for which its conditions hold has a parameter {name!r}"
-    return "wherever its conditions hold, those of an earlier declaration do"
+    return "an earlier declaration applies wherever its conditions hold"
 
 
 def check_search(space: Space, found: Usage, problems: Problems) -> None:
-    """Note what the searcher or the scheduler cannot do in this space."""
+    """Report what the searcher or the scheduler cannot do in this space."""
     endless = [one.path for _, one in _declarations(space) if one.label in found.taken and one.domain.size == inf]
     if space.searcher == "grid" and endless:
         problems.add(
             "searcher",
-            f"'grid', the default, tries every value, and {endless[0]} has no end of them; "
+            f"'grid', the default, tries every value, and {endless[0]} has infinitely many; "
             f"use random, tpe or nsga2 with a number of trials, or declare a grid",
         )
     if space.searcher != "grid" and space.trials is None:
         problems.add(
             "trials",
-            f"is required, and is missing: searcher {space.searcher!r} draws configurations until told to stop; "
+            f"is required but missing: searcher {space.searcher!r} draws configurations without end; "
             f"give a number such as 20",
         )
     if space.searcher == "random" and (space.trials or 0) > space.size and not problems.lines:
@@ -184,10 +185,10 @@ def check_search(space: Space, found: Usage, problems: Problems) -> None:
 def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
     name, scheduler = space.scheduler.name, space.scheduler.kind
     if found.values[METHOD] == {TEACHER}:
-        problems.add("scheduler", f"{name!r} looks at trainings, and method 'teacher' trains nothing; use none")
+        problems.add("scheduler", f"{name!r} acts after epochs, and method 'teacher' trains nothing; use none")
     if scheduler.priority == "quantized":
         if any(set(widths) == {FLOAT_BITS} for widths in space.bits):
-            problems.add("scheduler", f"{name!r} compares quantized students; give bits a width below 32")
+            problems.add("scheduler", f"{name!r} compares quantized students; add a width below 32 to bits")
         if len(space.bits) > 1:
             better = _with_pareto(scheduler)
             rule = f"{name!r} cannot compare students at different bits, which are searched; {better} can"
@@ -195,13 +196,13 @@ def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
     if scheduler.promotion == "synchronous" and space.searcher in ("tpe", "nsga2"):
         problems.add(
             "scheduler",
-            f"{name!r} lets a rung wait for all trials, so none would end before {space.searcher} has chosen the last; "
+            f"with {name!r} each rung waits for all trials, so none ends before {space.searcher} suggests the last; "
             f"use asha, or the searcher grid or random",
         )
 
 
 def _with_pareto(scheduler: SchedulerKind) -> str:
-    """The scheduler that decides at the same moments, by accuracies and total bits."""
+    """Return the scheduler with the same promotion that compares accuracies and total bits."""
     alike = (name for name, other in SCHEDULERS.items() if other.promotion == scheduler.promotion)
     return next(name for name in alike if SCHEDULERS[name].priority == "pareto")
 

@@ -122,7 +122,7 @@ def _line(source: str, model: type[Any], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"] if not str(part)[:1].isupper())
     rule = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
-        return f"{source}: {path}: is required, and is missing"
+        return f"{source}: {path}: is required but missing"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         parent, _, key = path.rpartition(".")
         return f"{source}: {path}: {unknown('key', key, _fields(model, parent))}"

@@ -31,7 +31,7 @@ def read_scheduler(document: Any, problems: Problems) -> SchedulerConfig:
     if not isinstance(document, Mapping):
         document = {"name": document}
     elif "name" not in document:
-        problems.add("scheduler.name", f"is required, and is missing; known: {', '.join(SCHEDULERS)}")
+        problems.add("scheduler.name", f"is required but missing; known: {', '.join(SCHEDULERS)}")
     problems.add_unknown("scheduler", document, KEYS)
     given = {key: document[key] for key in KEYS if key in document}
     broken = {key: rule for key, value in given.items() if (rule := broken_rule(key, value))}
@@ -48,7 +48,7 @@ def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaratio
         problems.add_value("params", document, "must be a mapping of parameters to values")
         return {}
     if METHOD not in document:
-        problems.add(f"params.{METHOD}", f"is required, and is missing; known: {', '.join(METHOD_NAMES)}")
+        problems.add(f"params.{METHOD}", f"is required but missing; known: {', '.join(METHOD_NAMES)}")
     found = {}
     for name, value in document.items():
         if name not in (METHOD, *PARAMETERS):

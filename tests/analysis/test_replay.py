@@ -49,7 +49,7 @@ def traded():
     return record_of(front | {f"t{i}": (75.0 + i, 49.0 - i, 19.0 - i) for i in range(6)})
 
 
-def rule(name, trials=9, **changes):
+def scheduler(name, trials=9, **changes):
     return make_scheduler(name, RungConfig(EPOCHS, trials, **changes))
 
 
@@ -60,20 +60,20 @@ def test_halving_in_closed_form(name, slots):
     record = ranked()
     for seed in range(5):
         order = random.Random(seed).sample(list(record.curves), 9)
-        assert simulate(rule(name), record, order, slots) == Outcome(9 + 3 * 2 + 6, ((21, "t8"),))
+        assert simulate(scheduler(name), record, order, slots) == Outcome(9 + 3 * 2 + 6, ((21, "t8"),))
 
 
 @pytest.mark.parametrize("name", [name for name in STOPPING if SCHEDULERS[name].promotion == "asynchronous"])
 def test_asha_saves_nothing_when_the_worst_come_first(name):
     record = ranked()
     best_first = sorted(record.curves, reverse=True)
-    assert simulate(rule(name), record, best_first[::-1], slots=1).epochs == 9 * EPOCHS
-    assert simulate(rule(name), record, best_first, slots=1) == Outcome(EPOCHS + 8, ((EPOCHS, "t8"),))
+    assert simulate(scheduler(name), record, best_first[::-1], slots=1).epochs == 9 * EPOCHS
+    assert simulate(scheduler(name), record, best_first, slots=1) == Outcome(EPOCHS + 8, ((EPOCHS, "t8"),))
 
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_student_that_trials_share_is_trained_once(slots):
-    """Trials in pairs without a rule; then all of them with one student, of which each rung compares the bits."""
+    """Trials in pairs without a scheduler; then all of them with one student, of which each rung compares the bits."""
     record = ranked()
     paired = replace(record, students={trial: f"s{int(trial[1:]) // 2}" for trial in record.curves})
     whole = simulate(Asha(FLOAT_ONLY, (), 3), paired, list(record.curves), slots)
@@ -81,7 +81,7 @@ def test_a_student_that_trials_share_is_trained_once(slots):
     assert len(whole.completed) == 9
     assert max(spent for spent, _ in whole.completed) == 5 * EPOCHS
     one = replace(record, students=dict.fromkeys(record.curves, "s"))
-    assert simulate(rule("halving"), one, list(record.curves), slots) == Outcome(EPOCHS, ((EPOCHS, "t8"),))
+    assert simulate(scheduler("halving"), one, list(record.curves), slots) == Outcome(EPOCHS, ((EPOCHS, "t8"),))
 
 
 def test_slots_share_the_epochs():
@@ -99,7 +99,7 @@ def test_what_diverges_stops_and_no_rung_waits_for_it():
         {**record.curves, "t8": (broken,), "t7": (*record.curves["t7"][:2], broken)}, record.students, EPOCHS
     )
     assert on_front(record) == {"t6"}
-    outcome = simulate(rule("halving"), record, sorted(record.curves), slots=3)
+    outcome = simulate(scheduler("halving"), record, sorted(record.curves), slots=3)
     assert outcome == Outcome(9 + 3 * 2 + 6, ((21, "t6"),))
     (grid,) = play(record, Setting(orders=1))[GRID]
     assert grid.epochs == 7 * EPOCHS + 1 + 3
@@ -111,7 +111,7 @@ def test_the_true_front_is_of_all_last_epochs():
 
 
 def test_pareto_keeps_what_float_accuracy_loses():
-    """One rung after epoch 3: a third of the trials survives it, which is the front, if the rule can see it."""
+    """One rung after epoch 3: a third of the trials survives it, which is the front, if the scheduler can see it."""
     record = traded()
     table = summary(record, play(record, Setting(orders=20, grace_period=3))).set_index("strategy")
     assert table.loc["halving_pareto", ["front_lost", "front_lost_std"]].tolist() == [0, 0]
@@ -208,8 +208,8 @@ def test_settings_that_make_no_replay(change, message):
 @pytest.mark.parametrize(
     ("curves", "message"),
     [
-        ({"t": (((math.nan, 1e6), (1.0, 1e5)),)}, "no trial of the record was completed"),
-        ({"t": (((50.0, 1e6),),) * EPOCHS}, "float accuracy alone"),
+        ({"t": (((math.nan, 1e6), (1.0, 1e5)),)}, "no trial of the record completed"),
+        ({"t": (((50.0, 1e6),),) * EPOCHS}, "float accuracy only"),
     ],
 )
 def test_records_that_make_no_replay(curves, message):

@@ -51,14 +51,35 @@ def test_a_record_of_every_epoch_comes_back(store, recorded):
     assert repr(store.record(store.study("recorded"))) == repr(recorded)
 
 
-def test_a_study_without_a_full_record_is_told(store):
+def test_a_study_without_a_full_record_is_reported(store):
     with pytest.raises(
         UserError, match=r"trial a1-s0 was not measured at every width after every epoch \(probe_top1_32bit"
     ):
         store.record(store.study("grid"))
 
 
-def test_a_trial_that_did_not_end_is_told(store, logged):
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("ce", "trial t reused a finished student, .* give it other --seeds, or another --storage-path"),
+        ("teacher", "trial t trains no student"),
+    ],
+)
+def test_a_trial_that_a_recording_study_could_not_measure_is_reported(store, logged, method, message):
+    client = mlflow.MlflowClient(tracking_uri=logged.uri)
+    study = store.study("fresh")
+    tags = {"kdq.kind": "trial", "kdq.trial_id": "t", "kdq.status": "completed"}
+    run = client.create_run(study.experiment_id, tags=tags).info.run_id
+    for name, value in {"scheduler": "record", "method": method, "student": "resnet20"}.items():
+        client.log_param(run, name, value)
+    try:
+        with pytest.raises(UserError, match=message):
+            store.record(study)
+    finally:
+        client.delete_run(run)
+
+
+def test_a_trial_that_did_not_end_is_reported(store, logged):
     client = mlflow.MlflowClient(tracking_uri=logged.uri)
     study = store.study("fresh")
     tags = {"kdq.kind": "trial", "kdq.trial_id": "t", "kdq.status": "stopped"}

@@ -47,7 +47,7 @@ def test_a_dry_run_of_a_search_that_decides_as_it_goes(
     assert main(["--space", "joint_ranges", "--seeds", "0,1", "--trials", "4", "--bits", "2", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.search(r": 8 trials, about \d distinct students, about 16 points$", lines[1])
-    assert lines[2] == "  searcher tpe decides as it goes"
+    assert lines[2] == "  searcher tpe suggests configurations from the results so far"
     assert lines[3] == "every trial has 2 points: float, 2 bits"
     assert len(lines) == 6
 
@@ -69,7 +69,7 @@ MISTAKES = [
     (["--space", "dkd_grid", "--student", "resnet9"], "unknown architecture 'resnet9'"),
     (["--space", "dkd_grid", "--set", "method=dkdd"], "unknown method 'dkdd': did you mean 'dkd'?"),
     (["--space", "dkd_grid", "--set", "lr"], "must be key=value"),
-    (["--space", "dkd_grid", "--set", "alpha={uniform: [1, 2]}"], "has no end of them; use random, tpe or nsga2"),
+    (["--space", "dkd_grid", "--set", "alpha={uniform: [1, 2]}"], "has infinitely many; use random, tpe or nsga2"),
     (["--space", "dkd_grid", "--set", "alpha={uniform: [2, 1]}"], "alpha.uniform = [2, 1]: the first must be below"),
     (["--space", "dkd_grid", "--trials", "0"], "must be a whole number, at least 1"),
     (["--space", "dkd_grid", "--bits", "0"], "bits = 0: must be 1 to 8, or 32"),

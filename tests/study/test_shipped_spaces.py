@@ -65,7 +65,7 @@ def refusals(space: Space, searcher: str, scheduler: str) -> list[str]:
     """What is said of a combination that cannot be; nothing of one that can."""
     said = []
     if searcher == "grid" and not space.is_finite:
-        said.append("has no end of them; use random, tpe or nsga2")
+        said.append("has infinitely many; use random, tpe or nsga2")
     if SCHEDULERS[scheduler].needs_epochs and {case[METHOD] for case in space.cases()} == {TEACHER}:
         said.append("method 'teacher' trains nothing; use none")
     if searcher in ADAPTIVE and SCHEDULERS[scheduler].promotion == "synchronous":

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import study.backends.ray_cluster
 from kdq.errors import UserError
-from study.backends.ray_cluster import Task, code_version, look, preflight
+from study.backends.ray_cluster import Task, check, code_version, preflight
 from study.plan.resources import Machine, Resources
 from study.run import main
 
@@ -167,7 +167,7 @@ def test_a_study_whose_head_dies_says_so(cluster: Cluster, tmp_path: Path) -> No
         cluster.head.kill()
         assert driver.wait(PATIENCE) == 2, output.read_text()
     assert f"Ray's head at {cluster.address} died" in output.read_text()
-    assert "the same command goes on" in output.read_text()
+    assert "run the same command again to resume" in output.read_text()
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_a_study_whose_head_dies_says_so(cluster: Cluster, tmp_path: Path) -> No
         (["--address", "somewhere"], "--address somewhere: must be auto, HOST:PORT"),
         (["--address", "http://127.0.0.1:8265"], "--address http://127.0.0.1:8265: must be auto, HOST:PORT"),
         (["--address", "127.0.0.1:many"], "--address 127.0.0.1:many: must be auto, HOST:PORT"),
-        (["--address", "127.0.0.1:1"], "nothing answers there"),
-        (["--address", "ray://127.0.0.1:1"], "nothing answers there"),
+        (["--address", "127.0.0.1:1"], "nothing responds there"),
+        (["--address", "ray://127.0.0.1:1"], "nothing responds there"),
         (["--storage-path", "s3://bucket/kdq"], "must be a folder"),
         (["--storage-path", "missing"], "there is no such folder"),
     ],
@@ -198,54 +198,54 @@ def test_what_is_no_cluster_and_no_storage_is_refused(
 
 @pytest.fixture
 def task(tmp_path: Path) -> Iterator[Task]:
-    """What a node is asked to find, all of it there."""
-    desk, data = tmp_path / "desk", tmp_path / "data"
-    for folder in (desk, data):
-        folder.mkdir()
-    (desk / "driver").write_text("token")
+    """What a node checks, without a problem."""
+    folder, data = tmp_path / "preflight", tmp_path / "data"
+    for made in (folder, data):
+        made.mkdir()
+    (folder / "driver").write_text("token")
     (data / "data.json").write_text("{}")
-    with FileLock(desk / "lock"):
-        yield Task("node", desk, "token", data, code_version(), "cpu")
+    with FileLock(folder / "lock"):
+        yield Task("node", folder, "token", data, code_version(), "cpu")
 
 
-def test_a_node_that_lacks_nothing(task: Task) -> None:
-    assert look(task) == []
-    assert (task.desk / "node").read_text() == "token"
+def test_a_node_without_problems(task: Task) -> None:
+    assert check(task) == []
+    assert (task.folder / "node").read_text() == "token"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda task: replace(task, token="another"), "does not see what the driver writes"),
-        (lambda task: replace(task, desk=task.desk / "elsewhere"), "does not see what the driver writes"),
+        (lambda task: replace(task, token="another"), "cannot see what the driver writes"),
+        (lambda task: replace(task, folder=task.folder / "elsewhere"), "cannot see what the driver writes"),
         (lambda task: replace(task, node="no/such/folder"), "cannot use"),
-        (lambda task: replace(task, data=task.data / "elsewhere"), "does not see the data"),
-        (lambda task: replace(task, code="another"), "imports other code than the driver's"),
-        (lambda task: replace(task, device="cuda"), "PyTorch sees none"),
+        (lambda task: replace(task, data=task.data / "elsewhere"), "cannot see the data"),
+        (lambda task: replace(task, code="another"), "imports different code from the driver's"),
+        (lambda task: replace(task, device="cuda"), "PyTorch finds none"),
     ],
 )
-def test_a_node_says_what_it_lacks(
+def test_each_problem_of_a_node_is_reported(
     change: Callable[[Task], Task], message: str, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    (problem,) = look(change(task))
+    (problem,) = check(change(task))
     assert message in problem
     assert "; " in problem  # the remedy
 
 
 def test_a_node_that_does_not_see_locks(task: Task) -> None:
-    (task.desk / "lock").unlink()
-    (problem,) = look(task)
+    (task.folder / "lock").unlink()
+    (problem,) = check(task)
     assert "locks" in problem
 
 
-def preflight_says(root: Path, answer: Callable[[Task], list[str]]) -> str:
-    """What is wrong with a head that runs no trials and nodes `1` and `2`, which answer so; empty if nothing is."""
+def preflight_error(root: Path, answer: Callable[[Task], list[str]]) -> str:
+    """Return the error for a head that runs no trials and nodes `1` and `2` with these results; empty if none."""
     machines = [Machine("head", 0, 0, "0"), Machine("node one", 1, 0, "1"), Machine("node two", 1, 0, "2")]
     (root / "data.json").write_text("{}")
     before = set(root.iterdir())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.backends.ray_cluster, "_ask", lambda tasks: [answer(task) for task in tasks])
+        patch.setattr(study.backends.ray_cluster, "_run", lambda tasks: [answer(task) for task in tasks])
         try:
             preflight(machines, Resources(1, 0), root, root)
         except UserError as error:
@@ -260,15 +260,15 @@ def test_a_cluster_that_is_ready(tmp_path: Path) -> None:
 
     def answer(task: Task) -> list[str]:
         asked.append(task.node)
-        return look(task)
+        return check(task)
 
-    assert preflight_says(tmp_path, answer) == ""
+    assert preflight_error(tmp_path, answer) == ""
     assert asked == ["1", "2"]
 
 
-def test_a_cluster_says_of_each_node_what_it_lacks(tmp_path: Path) -> None:
-    said = preflight_says(tmp_path, lambda task: look(replace(task, code="another")) if task.node == "2" else [])
-    first, one, two = said.splitlines()
+def test_the_problems_of_every_node_are_reported(tmp_path: Path) -> None:
+    error = preflight_error(tmp_path, lambda task: check(replace(task, code="another")) if task.node == "2" else [])
+    first, one, two = error.splitlines()
     assert first == "the cluster is not ready, and nothing was started:"
-    assert one.startswith(f"  node one: what it writes to {tmp_path} does not arrive here at once; ")
-    assert two.startswith("  node two: imports other code than the driver's")
+    assert one.startswith(f"  node one: what it writes to {tmp_path} is not visible here immediately; ")
+    assert two.startswith("  node two: imports different code from the driver's")

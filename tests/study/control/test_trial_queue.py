@@ -1,4 +1,4 @@
-"""The trial queue without Ray: every rule with every searcher that may be combined, in any order, killed anywhere."""
+"""The trial queue without Ray: all allowed pairs of scheduler and searcher, in any order, killed anywhere."""
 
 import random
 from collections.abc import Iterator
@@ -37,10 +37,10 @@ DOCUMENT: dict[str, Any] = {
 }
 SYNCHRONOUS = [name for name, scheduler in SCHEDULERS.items() if scheduler.promotion == "synchronous"]
 COMBINATIONS = [
-    (rule, searcher)
-    for rule in (None, *STOPPING)
+    (scheduler, searcher)
+    for scheduler in (None, *STOPPING)
     for searcher in SEARCHERS
-    if not (searcher in ADAPTIVE and rule in SYNCHRONOUS)
+    if not (searcher in ADAPTIVE and scheduler in SYNCHRONOUS)
 ]
 
 
@@ -63,10 +63,10 @@ def stub(configuration: Configuration, seed: int) -> Trial:
     return cast(Trial, Stub(digest([configuration.identity, seed])[:8]))
 
 
-def queue(path: Path, rule: str | None, searcher: str, retry: bool = False) -> TrialQueue:
+def queue(path: Path, scheduler: str | None, searcher: str, retry: bool = False) -> TrialQueue:
     config = RungConfig(EPOCHS, TRIALS * len(SEEDS), 1, 3)
     return TrialQueue(
-        search(searcher), SEEDS, stub, make_scheduler(rule, config) if rule else None, Journal(path), retry
+        search(searcher), SEEDS, stub, make_scheduler(scheduler, config) if scheduler else None, Journal(path), retry
     )
 
 
@@ -102,9 +102,9 @@ def walk(made: TrialQueue, workers: int, rng: random.Random, failing: float = 0.
         yield
 
 
-def ended(path: Path, rule: str | None, searcher: str) -> dict[str, str]:
+def ended(path: Path, scheduler: str | None, searcher: str) -> dict[str, str]:
     """How each trial ended last, by the journal."""
-    return {key: entry.ended for key, entry in queue(path, rule, searcher).entries.items()}
+    return {key: entry.ended for key, entry in queue(path, scheduler, searcher).entries.items()}
 
 
 def finish(made: TrialQueue, workers: int, rng: random.Random, failing: float = 0.0) -> dict[str, str]:
@@ -113,11 +113,11 @@ def finish(made: TrialQueue, workers: int, rng: random.Random, failing: float = 
     return {key: entry.status for key, entry in made.entries.items()}
 
 
-@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
-def test_every_trial_ends_once(rule: str | None, searcher: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheduler", "searcher"), COMBINATIONS)
+def test_every_trial_ends_once(scheduler: str | None, searcher: str, tmp_path: Path) -> None:
     for number, (workers, failing) in enumerate([(1, 0.0), (3, 0.0), (2, 0.4)]):
         path = tmp_path / f"{number}.jsonl"
-        ends = finish(queue(path, rule, searcher), workers, random.Random(number), failing)
+        ends = finish(queue(path, scheduler, searcher), workers, random.Random(number), failing)
         assert len(ends) == TRIALS * len(SEEDS)
         assert all(end.has_ended for end in ends.values())
         assert failing or "completed" in ends.values()
@@ -125,19 +125,19 @@ def test_every_trial_ends_once(rule: str | None, searcher: str, tmp_path: Path) 
         assert sorted(told) == sorted(ends)
 
 
-@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
+@pytest.mark.parametrize(("scheduler", "searcher"), COMBINATIONS)
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), data=st.data())
 def test_killed_anywhere_it_decides_on_as_it_was(
-    rule: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
+    scheduler: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
 ) -> None:
     path = tmp_path / f"{seed}.jsonl"
     path.unlink(missing_ok=True)
-    finish(queue(path, rule, searcher), 2, random.Random(seed))
+    finish(queue(path, scheduler, searcher), 2, random.Random(seed))
     content = path.read_bytes()
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     before = Journal(path).read()
-    again = queue(path, rule, searcher)
+    again = queue(path, scheduler, searcher)
     assert Journal(path).read() == before
     for record in before:
         if isinstance(record, Reported):  # reported again by a worker that was started again
@@ -145,31 +145,31 @@ def test_killed_anywhere_it_decides_on_as_it_was(
             assert decision is record.decision or record.decision is Decision.PAUSE
         if isinstance(record, Ended):
             assert again.entries[record.trial].status is record.status
-    again = queue(path, rule, searcher)
+    again = queue(path, scheduler, searcher)
     ends = finish(again, 2, random.Random(seed + 1))
     assert len(ends) == TRIALS * len(SEEDS)
     assert Journal(path).read()[: len(before)] == before
 
 
-@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
+@pytest.mark.parametrize(("scheduler", "searcher"), COMBINATIONS)
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), data=st.data())
 def test_killed_again_and_again_with_failures_it_still_ends(
-    rule: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
+    scheduler: str | None, searcher: str, tmp_path: Path, seed: int, data: st.DataObject
 ) -> None:
     """The journal of several sessions, each cut off somewhere and with trials that fail, reads back and goes on."""
     path = tmp_path / f"{seed}.jsonl"
     path.unlink(missing_ok=True)
     for session in range(3):
         steps = data.draw(st.integers(0, 60))
-        for _ in islice(walk(queue(path, rule, searcher), 2, random.Random(seed + session), failing=0.3), steps):
+        for _ in islice(walk(queue(path, scheduler, searcher), 2, random.Random(seed + session), failing=0.3), steps):
             pass
         content = path.read_bytes() if path.exists() else b""
         path.write_bytes(content[: len(content) - data.draw(st.integers(0, min(150, len(content))))])
-    ends = finish(queue(path, rule, searcher), 2, random.Random(seed))
+    ends = finish(queue(path, scheduler, searcher), 2, random.Random(seed))
     assert len(ends) == TRIALS * len(SEEDS)
     assert all(end.is_result for end in ends.values())
-    assert {k: e.status for k, e in queue(path, rule, searcher).entries.items()} == ends
+    assert {k: e.status for k, e in queue(path, scheduler, searcher).entries.items()} == ends
 
 
 def test_a_value_that_is_not_finite_is_journalled(tmp_path: Path) -> None:
@@ -189,21 +189,23 @@ def test_what_failed_is_tried_again_and_a_result_is_not(tmp_path: Path) -> None:
     assert waiting == {key for key, end in ends.items() if end == "failed"}
 
 
-@pytest.mark.parametrize(("rule", "searcher"), COMBINATIONS)
-def test_a_retry_runs_what_failed_or_diverged_and_nothing_else(rule: str | None, searcher: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheduler", "searcher"), COMBINATIONS)
+def test_a_retry_runs_what_failed_or_diverged_and_nothing_else(
+    scheduler: str | None, searcher: str, tmp_path: Path
+) -> None:
     """In a study that was cut off somewhere; and afterwards the same command finishes it."""
     for seed, events in enumerate([12, 30, 1000]):
         path = tmp_path / f"{seed}.jsonl"
-        for _ in islice(walk(queue(path, rule, searcher), 2, random.Random(seed), failing=0.5), events):
+        for _ in islice(walk(queue(path, scheduler, searcher), 2, random.Random(seed), failing=0.5), events):
             pass
-        before, journal = ended(path, rule, searcher), Journal(path).read()
+        before, journal = ended(path, scheduler, searcher), Journal(path).read()
         failed = {key for key, end in before.items() if end and end.has_no_score}
-        finish(queue(path, rule, searcher, retry=True), 2, random.Random(seed), failing=0.2)
-        after, new = ended(path, rule, searcher), Journal(path).read()[len(journal) :]
+        finish(queue(path, scheduler, searcher, retry=True), 2, random.Random(seed), failing=0.2)
+        after, new = ended(path, scheduler, searcher), Journal(path).read()[len(journal) :]
         assert not any(isinstance(record, Asked) for record in new)
         assert {record.trial for record in new if isinstance(record, Retried | Reported)} <= failed
         assert all(after[key] == end for key, end in before.items() if key not in failed and end)
-        assert all(end.is_result for end in finish(queue(path, rule, searcher), 2, random.Random(seed)).values())
+        assert all(end.is_result for end in finish(queue(path, scheduler, searcher), 2, random.Random(seed)).values())
 
 
 def test_a_retry_that_was_cut_off_is_gone_on_with_by_either_command(tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_retry_that_was_cut_off_is_gone_on_with_by_either_command(tmp_path: Pa
     assert queue(path, None, "grid", retry=True).is_done
 
 
-def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], trials: int = 9) -> TrialQueue:
+def extended(path: Path, scheduler: str | None, searcher: str, alphas: list[float], trials: int = 9) -> TrialQueue:
     """The study of this journal, with another space in the place of what it was."""
     Journal(path).append(Extended({}))
     document = {**DOCUMENT, "searcher": searcher, "trials": trials}
@@ -232,21 +234,21 @@ def extended(path: Path, rule: str | None, searcher: str, alphas: list[float], t
         if searcher in ADAPTIVE
         else ListSearcher(own if searcher == "grid" else own.samples(0, trials))
     )
-    return TrialQueue(found, SEEDS, stub, make_scheduler(rule, config) if rule else None, Journal(path))
+    return TrialQueue(found, SEEDS, stub, make_scheduler(scheduler, config) if scheduler else None, Journal(path))
 
 
 @pytest.mark.parametrize(
-    ("rule", "searcher"),
-    [(rule, searcher) for rule, searcher in COMBINATIONS if rule not in SYNCHRONOUS],
+    ("scheduler", "searcher"),
+    [(scheduler, searcher) for scheduler, searcher in COMBINATIONS if scheduler not in SYNCHRONOUS],
 )
-def test_a_larger_space_keeps_every_end_and_the_rungs(rule: str | None, searcher: str, tmp_path: Path) -> None:
+def test_a_larger_space_keeps_every_end_and_the_rungs(scheduler: str | None, searcher: str, tmp_path: Path) -> None:
     """Cut off somewhere or finished; the order of a grid may be another. An adaptive searcher goes on as it was."""
     for seed, events in enumerate([12, 40, 1000]):
         path = tmp_path / f"{seed}.jsonl"
-        before = queue(path, rule, searcher)
+        before = queue(path, scheduler, searcher)
         for _ in islice(walk(before, 2, random.Random(seed), failing=0.3), events):
             pass
-        after = extended(path, rule, searcher, [0.25, 0.5, 1, 2] if searcher == "grid" else [0.5, 1, 2])
+        after = extended(path, scheduler, searcher, [0.25, 0.5, 1, 2] if searcher == "grid" else [0.5, 1, 2])
         assert after.scheduler == before.scheduler
         final = {key: entry.status for key, entry in before.entries.items() if entry.status.is_result}
         assert final

@@ -14,7 +14,7 @@ accuracies = st.sampled_from([0.0, 50.0, 90.0]) | st.floats(0, 100)
 
 
 class Peer:
-    """Ray's scheduler, one bracket, called as our rules are."""
+    """Ray's scheduler, one bracket, called as our schedulers are."""
 
     def __init__(self, config):
         self.scheduler = AsyncHyperBandScheduler(

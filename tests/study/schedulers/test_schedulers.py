@@ -1,4 +1,4 @@
-"""The conformance suite of early stopping rules: whatever joins STOPPING must pass it."""
+"""The conformance suite of early stopping schedulers: whatever joins STOPPING must pass it."""
 
 import copy
 import math
@@ -56,8 +56,8 @@ def races(draw, healthy=False):
 random_orders = st.integers(0, 2**32).map(Random)
 
 
-def run(rule, race, random, journal=(), steps=10**9, failing=()):
-    """Drive a rule as a study does, at most so many steps; returns its journal.
+def run(scheduler, race, random, journal=(), steps=10**9, failing=()):
+    """Drive a scheduler as a study does, at most so many steps; returns its journal.
 
     Trials take turns at random. One in `failing` leaves at its second epoch. A journal is what happened before.
     """
@@ -67,18 +67,18 @@ def run(rule, race, random, journal=(), steps=10**9, failing=()):
     for record in journal:
         _take(record, race, epoch, waiting, over)
     while steps > 0:
-        waiting -= set(rule.resumable())
-        running = [trial for trial in race.curves if trial not in waiting | over | rule.stopped().keys()]
+        waiting -= set(scheduler.resumable())
+        running = [trial for trial in race.curves if trial not in waiting | over | scheduler.stopped().keys()]
         if not running:
             break
         trial = random.choice(running)
         if trial in failing and epoch[trial] == 1:
-            rule.leave(trial)
+            scheduler.leave(trial)
             journal.append(Left(trial))
         else:
             now = epoch[trial] + 1
             shown = race.curves[trial][now - 1]
-            journal.append(Reported.of(trial, now, shown, rule.report(trial, now, shown)))
+            journal.append(Reported.of(trial, now, shown, scheduler.report(trial, now, shown)))
         _take(journal[-1], race, epoch, waiting, over)
         steps -= 1
     return journal
@@ -120,30 +120,30 @@ def priority_of(name):
 def test_the_table_has_a_priority_where_it_has_a_promotion_and_no_rule_twice():
     pairs = [(scheduler.priority, scheduler.promotion) for scheduler in SCHEDULERS.values()]
     assert all((priority is None) == (promotion is None) for priority, promotion in pairs)
-    rules = [pair for pair in pairs if pair != (None, None)]
-    assert len(set(rules)) == len(rules) == len(STOPPING)
+    schedulers = [pair for pair in pairs if pair != (None, None)]
+    assert len(set(schedulers)) == len(schedulers) == len(STOPPING)
     assert not any(SCHEDULERS[name].records for name in STOPPING)
-    assert {priority for priority, _ in rules} == set(PRIORITIES)
+    assert {priority for priority, _ in schedulers} == set(PRIORITIES)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - STOPPING))
-def test_what_stops_nothing_has_no_rule(name):
+def test_what_stops_nothing_has_no_scheduler(name):
     with pytest.raises(UserError, match=f"unknown scheduler '{name}'"):
         make_scheduler(name, RungConfig(9, 9))
 
 
-# every rule ---------------------------------------------------------------------------------------------------
+# every scheduler ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), random_orders)
 def test_every_trial_ends_finished_stopped_or_diverged(name, race, random):
-    rule = make_scheduler(name, race.config)
-    journal = run(rule, race, random)
+    scheduler = make_scheduler(name, race.config)
+    journal = run(scheduler, race, random)
     done = finished(journal, race)
-    assert done | rule.stopped().keys() | rule.diverged == set(race.curves)
-    assert not done & (rule.stopped().keys() | rule.diverged)
-    assert not rule.resumable()
+    assert done | scheduler.stopped().keys() | scheduler.diverged == set(race.curves)
+    assert not done & (scheduler.stopped().keys() | scheduler.diverged)
+    assert not scheduler.resumable()
     if not any(has_diverged(race, trial) for trial in race.curves):
         assert done
 
@@ -151,15 +151,15 @@ def test_every_trial_ends_finished_stopped_or_diverged(name, race, random):
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), random_orders)
 def test_what_is_not_finite_stops_and_is_compared_with_nothing(name, race, random):
-    rule = make_scheduler(name, race.config)
-    for record in run(rule, race, random):
+    scheduler = make_scheduler(name, race.config)
+    for record in run(scheduler, race, random):
         if any(n is None for pair in record.values for n in pair):
             assert record.decision == "stop"
-            assert record.trial in rule.diverged
-    assert all(math.isfinite(n) for rung in rule.rungs.values() for v in rung.values() for pair in v for n in pair)
-    assert not rule.diverged & rule.stopped().keys()
-    for trial in rule.diverged:
-        assert rule.report(trial, race.config.epochs + 1, ((90.0, 1e6),) * 3) is STOP
+            assert record.trial in scheduler.diverged
+    assert all(math.isfinite(n) for rung in scheduler.rungs.values() for v in rung.values() for pair in v for n in pair)
+    assert not scheduler.diverged & scheduler.stopped().keys()
+    for trial in scheduler.diverged:
+        assert scheduler.report(trial, race.config.epochs + 1, ((90.0, 1e6),) * 3) is STOP
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -175,35 +175,35 @@ def test_decisions_are_made_at_rungs_and_never_at_the_last_epoch(name, race, ran
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), random_orders, st.integers(0, 60), random_orders)
 def test_a_journal_restores_the_rule_and_what_it_decides_next(name, race, random, steps, later):
-    """A study that is killed after some steps goes on as the undisturbed one does."""
-    rule = make_scheduler(name, race.config)
-    journal = run(rule, race, random, steps=steps, failing={"t0"})
+    """A study that is killed after some steps continues as the undisturbed one does."""
+    scheduler = make_scheduler(name, race.config)
+    journal = run(scheduler, race, random, steps=steps, failing={"t0"})
     restored = make_scheduler(name, race.config)
     replay(restored, [decode(canonical(encode(record)).encode()) for record in journal])
-    assert restored == rule
+    assert restored == scheduler
     twin = copy.deepcopy(later)
-    rest = run(rule, race, later, journal, failing={"t0"})
+    rest = run(scheduler, race, later, journal, failing={"t0"})
     assert run(restored, race, twin, journal, failing={"t0"}) == rest
-    assert restored == rule
+    assert restored == scheduler
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(races(), random_orders, st.integers(0, 60))
 def test_a_worker_that_starts_again_changes_nothing(name, race, random, steps):
-    """It tells all its epochs once more. Only a wait that is over is told to be over."""
-    rule = make_scheduler(name, race.config)
-    journal = run(rule, race, random, steps=steps)
-    before = copy.deepcopy(rule)
+    """It reports all its epochs again. Only a paused trial whose rung has been decided gets another decision."""
+    scheduler = make_scheduler(name, race.config)
+    journal = run(scheduler, race, random, steps=steps)
+    before = copy.deepcopy(scheduler)
     for record in journal:
         trial, epoch = record.trial, record.epoch
-        again = rule.report(trial, epoch, ((1.0, 1.0),) * 3)
+        again = scheduler.report(trial, epoch, ((1.0, 1.0),) * 3)
         if record.decision != "pause":
             assert again.value == record.decision
-        elif trial in rule.resumable() or (trial, epoch + 1) in rule.told:
+        elif trial in scheduler.resumable() or (trial, epoch + 1) in scheduler.decisions:
             assert again is CONTINUE
         else:
-            assert again is (STOP if rule.stopped().get(trial) == epoch else PAUSE)
-    assert rule == before
+            assert again is (STOP if scheduler.stopped().get(trial) == epoch else PAUSE)
+    assert scheduler == before
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,47 +241,47 @@ def test_where_the_better_would_be_stopped_the_worse_is_too(name, others, better
     config = RungConfig(10, len(others) + 1, 1, data.draw(st.sampled_from([2, 3, 4])))
     ended = {}
     for kind, shown in {"better": better, "worse": worse}.items():
-        rule = make_scheduler(name, config)
+        scheduler = make_scheduler(name, config)
         for i, other in enumerate(others):
-            rule.report(f"t{i}", 1, other)
-        rule.report("new", 1, shown)
-        ended[kind] = "new" in rule.stopped()
+            scheduler.report(f"t{i}", 1, other)
+        scheduler.report("new", 1, shown)
+        ended[kind] = "new" in scheduler.stopped()
     assert ended["worse"] or not ended["better"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_trial_alone_runs_to_its_end(name):
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=1))
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=1))
     for epoch in range(1, 10):
-        assert rule.report("only", epoch, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
+        assert scheduler.report("only", epoch, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_float_model_is_enough_between_the_rungs(name):
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=1))
-    assert rule.report("only", 1, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
-    assert rule.report("only", 2, ((10.0, 1e6),)) is CONTINUE
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=1))
+    assert scheduler.report("only", 1, ((10.0, 1e6), (9.0, 1e5))) is CONTINUE
+    assert scheduler.report("only", 2, ((10.0, 1e6),)) is CONTINUE
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(races(healthy=True), random_orders)
 def test_a_trial_that_missed_a_rung_is_compared_there_later(name, race, random):
     """Every second report is lost."""
-    rule = make_scheduler(name, race.config)
+    scheduler = make_scheduler(name, race.config)
     for epoch in range(2, race.config.epochs + 1, 2):
         for trial in random.sample(list(race.curves), len(race.curves)):
-            rule.report(trial, epoch, race.curves[trial][epoch - 1])
+            scheduler.report(trial, epoch, race.curves[trial][epoch - 1])
     reached = [level for level in race.config.levels if level < race.config.epochs - race.config.epochs % 2]
     for level in reached[:1]:
-        assert rule.rungs[level].keys() == race.curves.keys()
+        assert scheduler.rungs[level].keys() == race.curves.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_another_rules_journal_is_refused(name):
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=9))
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=9))
     record = Reported.of("t", 2, ((10.0, 1e6), (9.0, 1e5)), STOP)
     with pytest.raises(UserError, match=r"journal record 1: the decision for trial t after epoch 2 was 'stop'"):
-        replay(rule, [record])
+        replay(scheduler, [record])
 
 
 # Pareto -------------------------------------------------------------------------------------------------------
@@ -290,41 +290,41 @@ def test_another_rules_journal_is_refused(name):
 @pytest.mark.parametrize("name", [name for name in NAMES if priority_of(name).ordinal])
 @given(races(), random_orders)
 def test_nothing_survives_a_rung_that_stopped_what_dominates_it(name, race, random):
-    """Of a whole race: at the rung where a trial was stopped, none that it dominates there goes on after it."""
-    rule = make_scheduler(name, race.config)
-    journal = run(rule, race, random)
+    """Of a whole race: at the rung where a trial was stopped, none that it dominates there continues after it."""
+    scheduler = make_scheduler(name, race.config)
+    journal = run(scheduler, race, random)
     at = {(record.trial, record.epoch): i for i, record in enumerate(journal)}
-    for stopped, level in rule.stopped().items():
-        for trial, shown in rule.rungs[level].items():
-            if trial in rule.diverged or not dominates(rule.rungs[level][stopped], shown):
+    for stopped, level in scheduler.stopped().items():
+        for trial, shown in scheduler.rungs[level].items():
+            if trial in scheduler.diverged or not dominates(scheduler.rungs[level][stopped], shown):
                 continue
             came_first = at[trial, level] < at[stopped, level]
             if name in SYNCHRONOUS or not came_first:
-                assert rule.stopped()[trial] == level
+                assert scheduler.stopped()[trial] == level
 
 
 def test_a_dominating_latecomer_goes_on():
     """Where Syne Tune's NonDominatedPriority stops it: (0, 0) after (1, 1), (2, 2), (3, 3), both to minimise."""
-    rule = make_scheduler("asha_pareto", RungConfig(epochs=9, trials=4, reduction_factor=3))
+    scheduler = make_scheduler("asha_pareto", RungConfig(epochs=9, trials=4, reduction_factor=3))
     for i in (1, 2, 3):
-        rule.report(f"t{i}", 1, ((100.0 - i, 1e6 * 2**i),))
-    assert rule.report("t0", 1, ((100.0, 1e6),)) is CONTINUE
+        scheduler.report(f"t{i}", 1, ((100.0 - i, 1e6 * 2**i),))
+    assert scheduler.report("t0", 1, ((100.0, 1e6),)) is CONTINUE
 
 
 def test_a_trial_that_a_stopped_one_dominates_is_stopped_whatever_came_between():
     """Weak ones lower the quantile; the second would pass it, but the rung has stopped a better one already."""
-    rules = [
+    schedulers = [
         make_scheduler(name, RungConfig(epochs=9, trials=99, reduction_factor=2)) for name in ("asha_pareto", "asha")
     ]
-    told = []
-    for rule in rules:
+    decisions = []
+    for scheduler in schedulers:
         for i in range(3):
-            assert rule.report(f"strong{i}", 1, ((90.0 + i, 1e6),)) is CONTINUE
-        assert rule.report("good", 1, ((89.0, 1e6),)) is STOP
+            assert scheduler.report(f"strong{i}", 1, ((90.0 + i, 1e6),)) is CONTINUE
+        assert scheduler.report("good", 1, ((89.0, 1e6),)) is STOP
         for i in range(9):
-            rule.report(f"weak{i}", 1, ((10.0 - i, 1e6),))
-        told.append(rule.report("worse", 1, ((88.0, 1e6),)))
-    assert told == [STOP, CONTINUE]
+            scheduler.report(f"weak{i}", 1, ((10.0 - i, 1e6),))
+        decisions.append(scheduler.report("worse", 1, ((88.0, 1e6),)))
+    assert decisions == [STOP, CONTINUE]
 
 
 # synchronous --------------------------------------------------------------------------------------------------
@@ -333,18 +333,18 @@ def test_a_trial_that_a_stopped_one_dominates_is_stopped_whatever_came_between()
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 @given(races(), st.lists(random_orders, min_size=2, max_size=2))
 def test_survivors_do_not_depend_on_the_order_of_trials(name, race, orders):
-    rules = [make_scheduler(name, race.config) for _ in orders]
-    ends = [finished(run(rule, race, random), race) for rule, random in zip(rules, orders, strict=True)]
+    schedulers = [make_scheduler(name, race.config) for _ in orders]
+    ends = [finished(run(scheduler, race, random), race) for scheduler, random in zip(schedulers, orders, strict=True)]
     assert ends[0] == ends[1]
-    assert rules[0].stopped() == rules[1].stopped()
-    assert rules[0].promoted == rules[1].promoted
+    assert schedulers[0].stopped() == schedulers[1].stopped()
+    assert schedulers[0].promoted == schedulers[1].promoted
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 @given(races(), random_orders)
 def test_no_trial_passes_a_rung_before_all_have_come(name, race, random):
-    rule = make_scheduler(name, race.config)
-    journal = run(rule, race, random)
+    scheduler = make_scheduler(name, race.config)
+    journal = run(scheduler, race, random)
     first = race.config.levels[0]
     past = next((i for i, record in enumerate(journal) if record.epoch > first), len(journal))
     here = {r.trial for r in reports(journal[:past]) if r.epoch == first or r.decision is Decision.STOP}
@@ -354,23 +354,23 @@ def test_no_trial_passes_a_rung_before_all_have_come(name, race, random):
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_halving_by_hand(name):
     """9 trials, 3, 1: rungs after epochs 1 and 3; every epoch is worth what the trial's number is."""
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=9))
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=9))
 
     def report(i, epoch):
-        return rule.report(f"t{i}", epoch, ((10.0 * i, 1e6), (10.0 * i, 1e5)))
+        return scheduler.report(f"t{i}", epoch, ((10.0 * i, 1e6), (10.0 * i, 1e5)))
 
     assert [report(i, 1) for i in range(8)] == [PAUSE] * 8
-    assert (rule.resumable(), rule.stopped()) == ([], {})
+    assert (scheduler.resumable(), scheduler.stopped()) == ([], {})
     assert report(8, 1) is CONTINUE
-    assert rule.resumable() == ["t6", "t7"]
-    assert rule.stopped() == dict.fromkeys([f"t{i}" for i in range(6)], 1)
+    assert scheduler.resumable() == ["t6", "t7"]
+    assert scheduler.stopped() == dict.fromkeys([f"t{i}" for i in range(6)], 1)
     assert report(5, 2) is STOP
     assert [report(8, 2), report(8, 3), report(7, 2)] == [CONTINUE, PAUSE, CONTINUE]
-    assert rule.resumable() == ["t6"]
-    rule.leave("t6")
-    assert rule.resumable() == []
+    assert scheduler.resumable() == ["t6"]
+    scheduler.leave("t6")
+    assert scheduler.resumable() == []
     assert report(7, 3) is STOP
-    assert rule.resumable() == ["t8"]
+    assert scheduler.resumable() == ["t8"]
     assert [report(8, epoch) for epoch in range(4, 10)] == [CONTINUE] * 6
 
 
@@ -379,46 +379,46 @@ def test_halving_by_hand(name):
 def test_a_rung_does_not_wait_for_trials_that_failed(name, race, random):
     """They count among those of whom a share survives, but do not survive themselves."""
     assume(len(race.curves) > 1 and race.config.levels[0] > 1)
-    rule = make_scheduler(name, race.config)
-    journal = run(rule, race, random, failing={"t0", "t1"})
-    assert rule.left >= {"t0", "t1"}
+    scheduler = make_scheduler(name, race.config)
+    journal = run(scheduler, race, random, failing={"t0", "t1"})
+    assert scheduler.left >= {"t0", "t1"}
     assert len(finished(journal, race)) >= min(1, len(race.curves) - 2)
     share = max(1, int(race.config.trials / race.config.reduction_factor))
-    assert len(rule.promoted[0]) == min(share, race.config.trials - 2)
+    assert len(scheduler.promoted[0]) == min(share, race.config.trials - 2)
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_one_that_failed_may_come_back_while_its_rung_waits(name):
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=3))
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=3))
     good, weak = ((90.0, 1e6), (90.0, 1e5)), ((10.0, 1e6), (10.0, 1e5))
-    assert rule.report("a", 1, good) is PAUSE
-    rule.leave("a")
-    assert rule.report("b", 1, weak) is PAUSE
-    assert rule.report("a", 1, good) is PAUSE  # it is started again, and tells what it told
-    assert rule.report("c", 1, weak) is STOP
-    assert rule.resumable() == ["a"]
+    assert scheduler.report("a", 1, good) is PAUSE
+    scheduler.leave("a")
+    assert scheduler.report("b", 1, weak) is PAUSE
+    assert scheduler.report("a", 1, good) is PAUSE  # it is restarted, and repeats its reports
+    assert scheduler.report("c", 1, weak) is STOP
+    assert scheduler.resumable() == ["a"]
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_one_that_comes_back_too_late_is_stopped(name):
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=3, grace_period=2))
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=3, grace_period=2))
     good, weak = ((90.0, 1e6), (90.0, 1e5)), ((10.0, 1e6), (10.0, 1e5))
-    assert rule.report("a", 1, good) is CONTINUE
-    rule.leave("a")
-    rule.report("b", 2, weak)
-    assert rule.report("c", 2, weak) is STOP
-    assert rule.report("a", 1, good) is CONTINUE
-    assert rule.report("a", 2, good) is STOP
-    assert rule.stopped() == {"a": 2, "c": 2}
-    assert rule.resumable() == ["b"]
+    assert scheduler.report("a", 1, good) is CONTINUE
+    scheduler.leave("a")
+    scheduler.report("b", 2, weak)
+    assert scheduler.report("c", 2, weak) is STOP
+    assert scheduler.report("a", 1, good) is CONTINUE
+    assert scheduler.report("a", 2, good) is STOP
+    assert scheduler.stopped() == {"a": 2, "c": 2}
+    assert scheduler.resumable() == ["b"]
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_where_all_failed_nobody_goes_on(name):
-    rule = make_scheduler(name, RungConfig(epochs=9, trials=2))
-    rule.leave("a")
-    assert rule.report("b", 1, ((math.nan, 1e6), (1.0, 1e5))) is STOP
-    assert (rule.resumable(), rule.stopped()) == ([], {})
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=2))
+    scheduler.leave("a")
+    assert scheduler.report("b", 1, ((math.nan, 1e6), (1.0, 1e5))) is STOP
+    assert (scheduler.resumable(), scheduler.stopped()) == ([], {})
 
 
 # asynchronous -------------------------------------------------------------------------------------------------
@@ -468,6 +468,6 @@ def test_settings_that_compare_nothing_are_refused(changes, message):
         RungConfig(**{"epochs": 10, "trials": 4} | changes)
 
 
-def test_an_unknown_rule_is_told_the_nearest():
+def test_an_unknown_scheduler_gets_a_suggestion():
     with pytest.raises(UserError, match="did you mean 'asha_pareto'"):
         make_scheduler("asha_parto", RungConfig(9, 9))

@@ -33,7 +33,7 @@ def test_all_errors_are_reported_at_once_with_their_paths() -> None:
     with pytest.raises(UserError) as error:
         validate({"count": "3", "inner": {"rate": -1}, "conut": 2}, Outer, "file.yaml")
     lines = str(error.value).splitlines()
-    assert "file.yaml: name: is required, and is missing" in lines
+    assert "file.yaml: name: is required but missing" in lines
     assert "file.yaml: count = '3': input should be a valid integer" in lines
     assert any(line.startswith("file.yaml: inner: rate = -1.0: must be above 0") for line in lines)
     assert any("unknown key 'conut': did you mean 'count'?" in line for line in lines)

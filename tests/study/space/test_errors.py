@@ -39,7 +39,7 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"description": None}, "description: is required"),
     ({"serach": "grid"}, "serach: unknown key 'serach': did you mean 'searcher'"),
     ({"params": None}, "params = None: must be a mapping"),
-    ({"params": {}}, "params.method: is required, and is missing; known: ce"),
+    ({"params": {}}, "params.method: is required but missing; known: ce"),
     ({"params": {"method": "dkdd"}}, "params.method: unknown method 'dkdd': did you mean 'dkd'"),
     ({"params": {"method": {"grid": ["ce", "dkdd"]}}}, "params.method.grid: unknown method 'dkdd'"),
     ({"params": {"method": 3}}, "params.method: unknown method '3'"),
@@ -113,15 +113,15 @@ MISTAKES: list[tuple[Document, str]] = [
     ),
     (
         params(beta={"uniform": [1, 2]}, alpha={"value": 1, "when": {"beta": 1}}) | {"searcher": "tpe", "trials": 1},
-        "params.alpha.when.beta: looks at params.beta.uniform, and no range hits one value",
+        "params.alpha.when.beta: depends on params.beta.uniform, a range, where no single value recurs",
     ),
     (
         params(alpha={"value": 1, "when": {"alpha": 1}}),
-        "params.alpha.when: alpha → alpha: each waits for the next, so none is ever decided",
+        "params.alpha.when: alpha → alpha: each depends on the next, a cycle",
     ),
     (
         params(alpha={"value": 1, "when": {"beta": 1}}, beta={"value": 1, "when": {"alpha": 1}}),
-        "alpha → beta → alpha: each waits for the next",
+        "alpha → beta → alpha: each depends on the next",
     ),
     (
         params(
@@ -129,16 +129,16 @@ MISTAKES: list[tuple[Document, str]] = [
             beta=[{"value": 1, "when": {"alpha": 1}}, {"value": 2, "when": {"alpha": 2}}],
             warmup={"value": 1, "when": {"alpha": 1, "beta": 2}},
         ),
-        "params.warmup: is never taken: its conditions never hold together",
+        "params.warmup: is never used: its conditions never hold together",
     ),
     (
         {"params": {"method": {"grid": ["vkd", "dkd"]}, "beta": {"value": 1, "when": {"method": "vkd"}}}},
-        "params.beta: is never taken: no method for which its conditions hold has a parameter 'beta'",
+        "params.beta: is never used: no method for which its conditions hold has a parameter 'beta'",
     ),
-    (params(alpha=[1, {"value": 2, "when": {"method": "dkd"}}]), "params.alpha.1: is never taken: wherever its"),
+    (params(alpha=[1, {"value": 2, "when": {"method": "dkd"}}]), "params.alpha.1: is never used: an earlier"),
     (
         params(alpha={"int": [0, 1000]}, beta={"int": [0, 1000]}, warmup={"value": 1, "when": {"alpha": 1, "beta": 1}}),
-        "params: conditions look at 1002001 combinations of values, and at most 100000 are worked out; list fewer",
+        "params: conditions depend on 1002001 combinations of values, and at most 100000 are checked; list fewer",
     ),
     ({"bits": [9]}, "bits = 9: must be 1 to 8, or 32 for float"),
     ({"bits": [0]}, "bits = 0: must be 1 to 8, or 32 for float"),
@@ -161,10 +161,10 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"searcher": ["grid"]}, "searcher: unknown searcher"),
     (
         params(alpha={"uniform": [0, 1]}),
-        "searcher: 'grid', the default, tries every value, and params.alpha.uniform has no end",
+        "searcher: 'grid', the default, tries every value, and params.alpha.uniform has infinitely many",
     ),
-    (params(alpha={"uniform": [0, 1]}) | {"searcher": "random"}, "trials: is required, and is missing"),
-    ({"searcher": "nsga2"}, "trials: is required, and is missing: searcher 'nsga2'"),
+    (params(alpha={"uniform": [0, 1]}) | {"searcher": "random"}, "trials: is required but missing"),
+    ({"searcher": "nsga2"}, "trials: is required but missing: searcher 'nsga2'"),
     ({"searcher": "random", "trials": 2}, "trials = 2: the space has 1 configurations; ask for at most that many"),
     ({"trials": 0}, "trials = 0: must be a whole number, at least 1"),
     ({"trials": None}, "trials = None: must be a whole number"),
@@ -172,7 +172,7 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"trials": True}, "trials = True: must be a whole number"),
     ({"scheduler": "asah"}, "scheduler.name: unknown scheduler 'asah': did you mean 'asha'"),
     ({"scheduler": None}, "scheduler.name: unknown scheduler 'None'"),
-    ({"scheduler": {"grace_period": 2}}, "scheduler.name: is required, and is missing; known: none"),
+    ({"scheduler": {"grace_period": 2}}, "scheduler.name: is required but missing; known: none"),
     ({"scheduler": {"name": "asha", "max_t": 2}}, "scheduler.max_t: unknown key 'max_t': known: grace_period"),
     ({"scheduler": {"name": "asha", "grace_period": 0}}, "scheduler.grace_period = 0: must be a whole number"),
     ({"scheduler": {"name": "asha", "grace_period": 1.5}}, "scheduler.grace_period = 1.5: must be a whole number"),
@@ -183,7 +183,7 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"scheduler": {"name": "asha", "reduction_factor": float("nan")}}, "scheduler.reduction_factor = nan: must be"),
     (
         {"scheduler": "asha", "params": {"method": "teacher"}},
-        "scheduler: 'asha' looks at trainings, and method 'teacher'",
+        "scheduler: 'asha' acts after epochs, and method 'teacher'",
     ),
     ({"scheduler": "asha_quantized", "bits": [32]}, "scheduler: 'asha_quantized' compares quantized students"),
 ]
@@ -197,7 +197,7 @@ def test_a_mistake_is_one_line_with_its_place(change: Document, message: str) ->
     assert len(found) == len(set(found))
 
 
-def test_all_are_said_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     document = {
         "params": {
             "method": {"grid": ["vkd", "dkd"]},
@@ -299,7 +299,7 @@ def test_a_value_that_the_method_refuses(data: st.DataObject, parameter: tuple[s
         )
     )
     document = {"description": "x", "params": {"method": method, name: declaration}, "searcher": "tpe", "trials": 1}
-    found = [line for line in messages(document) if "never taken" not in line]
+    found = [line for line in messages(document) if "never used" not in line]
     assert [line.startswith(f"f.yaml: params.{place} = ") for line in found] == [True]
 
 
