@@ -64,7 +64,7 @@ def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> 
             search_alg=QueueSearcher(queue, trap),
             scheduler=QueueScheduler(queue, trap, flags),
             callbacks=[TrialCallback(queue, trap), LivenessCallback(needed)],
-            stop=InterruptStopper(queue, trap),
+            stop=InterruptStopper(queue, trap, owns_ray=bool(needed)),
             num_samples=-1,
             # All workers start together, and one trial is ready for the slot that becomes free next. By default Ray
             # starts a worker only when the previous one has started, which takes seconds each.
@@ -81,9 +81,9 @@ def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> 
         flags.clear()
         if trap.error:
             raise trap.error
+    except Abandoned:
+        pass
     except RayDied as died:
-        if queue.is_interrupted:  # the signal that reached this process reached Ray's, too
-            return
         raise UserError(
             f"the study stopped, since Ray's {died} died, perhaps out of memory; no finished result is lost: run the "
             f"same command again to resume"
@@ -182,13 +182,15 @@ class QueueSearcher(Stateless, Searcher):  # type: ignore[misc]
 class InterruptStopper(Stateless, tune.Stopper):  # type: ignore[misc]
     """Ends all trials, wherever they are, when the queue is interrupted or the driver's own code has failed."""
 
-    def __init__(self, queue: Queue, trap: ErrorTrap) -> None:
-        self.queue, self.trap = queue, trap
+    def __init__(self, queue: Queue, trap: ErrorTrap, *, owns_ray: bool) -> None:
+        self.queue, self.trap, self.owns_ray = queue, trap, owns_ray
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if self.queue.is_interrupted and self.owns_ray:
+            raise Abandoned
         return self.queue.is_interrupted or self.trap.error is not None
 
 
@@ -257,6 +259,13 @@ class LivenessCallback(Stateless, tune.Callback):  # type: ignore[misc]
             self.next_knock = time.monotonic() + SECONDS_BETWEEN_KNOCKS
             if not _listens(self.head):
                 raise RayDied(f"head at {self.head}")
+
+
+class Abandoned(BaseException):
+    """Leaves Tune's loop without its cleanup: a Ray of our own is shut down with all its workers.
+
+    The cleanup would wait for Ray, which has died as well if a signal was sent to all of the study's processes.
+    """
 
 
 class RayDied(BaseException):

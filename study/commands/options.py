@@ -100,8 +100,9 @@ def _argument(name: str, value: Any) -> list[str]:
     if name == "tracking_uri":
         return [flag, shown(value)]
     if name == "set":
-        return [text for each in value for text in (flag, each)]
-    return [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        return [text for each in value for text in ([f"{flag}={each}"] if each.startswith("-") else [flag, each])]
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
 def parse(arguments: Sequence[str] | None) -> RunOptions | PruneOptions:

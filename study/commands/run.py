@@ -269,9 +269,7 @@ class _Study:
                     run_on_ray(controller, self.site.resources, self.site.slots, folder)
         if not controller.is_complete:
             return StudyStatus.INTERRUPTED
-        if controller.failed or controller.all_diverged:
-            return StudyStatus.FAILED
-        return StudyStatus.COMPLETED
+        return StudyStatus.FAILED if controller.failed else StudyStatus.COMPLETED
 
     def _command(self) -> str:
         """Return the command of this space and workload, without name and limit; `analysis best` narrows it."""

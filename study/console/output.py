@@ -1,5 +1,6 @@
 """Output whose reader may go away: a study outlives the program, terminal or connection that shows it."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -24,18 +25,20 @@ class LastingOutput:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
-        except OSError:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
-        except OSError:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
 
-    def _discard(self) -> None:
-        """Send nowhere what is buffered and what is written from now on."""
+    def _discard(self, error: OSError) -> None:
+        """Send nowhere what is buffered and what is written from now on; raise an error of another kind."""
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

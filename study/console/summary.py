@@ -39,8 +39,8 @@ class Outcome:
         if self.signal:
             return 128 + self.signal
         is_retried = self.leaves_rest and not any(status.is_failure for status in self.statuses.values())
-        is_done = self.status is StudyStatus.COMPLETED or (is_retried and not self.failure)
-        return 0 if is_done else 1
+        is_done = self.status is StudyStatus.COMPLETED or is_retried
+        return 0 if is_done and not self.failure else 1
 
 
 def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[str], None]) -> None:

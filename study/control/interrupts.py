@@ -59,6 +59,8 @@ class Interrupts:
             self._is_deferred = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGHUP:
+            return  # the kernel and the shell both send it when a connection is lost
         if self.received:
             self._kill()
         self.received = number

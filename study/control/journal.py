@@ -112,8 +112,9 @@ class Journal:
             return decode(line)
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{self.path}, line {number}: damaged ({error}): remove the file, then the same command resumes from "
-                f"the finished stages, but decides again which trials to stop; or choose another --name"
+                f"{self.path}, line {number}: damaged, or written by another version of this program ({error}): choose "
+                f"another --name; if the file is damaged, remove it, and the same command resumes from the finished "
+                f"stages, but decides again which trials to stop"
             ) from None
 
     def append(self, record: Record) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdq.errors import UserError, first_line
 from kdq.store.files import publish
 from kdq.store.stage import Json, canonical
 from study.control.journal import Extended, Journal
@@ -21,6 +22,7 @@ from study.space.workload import Workload
 from study.trial.trial import InputIds, Trial, make_trial
 
 FILE = "study.json"
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, UserError)
 
 
 def write_study_file(folder: Path, document: Mapping[str, Json], status: StudyStatus) -> None:
@@ -39,9 +41,29 @@ class StudyFile:
 
     @classmethod
     def read(cls, folder: Path) -> "StudyFile":
-        """Read the study file in a folder."""
-        document = json.loads((folder / FILE).read_text())
-        return cls(folder, **{**document, "status": StudyStatus(document["status"])})
+        """Read a study's file. Raises UserError for a damaged one, or one of another version of this program."""
+        path = folder / FILE
+        try:
+            document = json.loads(path.read_text())
+            read = cls(folder, **{**document, "status": StudyStatus(document["status"])})
+            planned(read.settings)
+            assert isinstance(read.data, str)
+            assert {type(stage) for stage in (read.teacher, read.peer)} <= {str, type(None)}
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+            RecursionError,
+            UserError,
+        ):
+            raise UserError(
+                f"{path}: damaged, or written by another version of this program ({first_line(error)}): run its command "
+                f"again, or remove the folder {folder}"
+            ) from None
+        return read
 
     @property
     def data(self) -> str:

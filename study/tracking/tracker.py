@@ -7,7 +7,6 @@ tags and metrics.
 
 import json
 import logging
-import os
 import tempfile
 import time
 from collections import Counter
@@ -37,10 +36,6 @@ from study.tracking import schema
 from study.tracking.schema import RunKind
 from study.tracking.uri import shown, without_password
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it is two lines per run
-# No retries by MLflow: they create a run twice if the first response is lost. Ours look up existing runs first.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
 FIGURE_SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
 PATIENCE = 600.0  # seconds for which a study waits for a server that became unavailable

@@ -86,6 +86,6 @@ def test_a_journal_of_an_older_version_is_read(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named_with_the_remedy(tmp_path: Path, line: bytes, what: str) -> None:
     made = journal(tmp_path)
     made.path.write_bytes(made.path.read_bytes() + line + b"\n")
-    damaged = rf"journal\.jsonl, line {len(RECORDS) + 1}: damaged .*{re.escape(what)}.*choose another --name"
+    damaged = rf"journal\.jsonl, line {len(RECORDS) + 1}: damaged, .*{re.escape(what)}.*choose another --name"
     with pytest.raises(UserError, match=damaged):
         made.read()
