@@ -49,19 +49,10 @@ class StudyFile:
             planned(read.settings)
             assert isinstance(read.data, str)
             assert {type(stage) for stage in (read.teacher, read.peer)} <= {str, type(None)}
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            AssertionError,
-            RecursionError,
-            UserError,
-        ):
+        except UNREADABLE as error:
             raise UserError(
-                f"{path}: damaged, or written by another version of this program ({first_line(error)}): run its command "
-                f"again, or remove the folder {folder}"
+                f"{path}: damaged, or written by another version of this program ({first_line(error)}): run its "
+                f"command again, or remove the folder {folder}"
             ) from None
         return read
 
