@@ -30,7 +30,8 @@ from kdq.distill.teachers import find_checkpoint
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import accuracy, logits
-from kdq.models.graph import PREFIX, layer
+from kdq.models.graph import layer
+from kdq.models.prepare import PREFIX
 from kdq.pack.size import total_bits
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import choose_calibration, quantize

@@ -1,6 +1,5 @@
 """A classifier as a graph of operations: its layers, foldable batch norms and residual additions."""
 
-import copy
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,24 +9,34 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
+from kdq.models.attention import opened
 from kdq.models.classifier import Classifier
+from kdq.models.prepare import PREFIX, Layer, is_layer, prepare, replace
 
-QUANTIZABLE = (nn.Conv2d, nn.Linear)
-Layer = nn.Conv2d | nn.Linear
-PREFIX = "net."
-"""The prefix that a Classifier adds to the names of its network's modules."""
+IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.imatmul}
+
+
+class _Tracer(fx.Tracer):
+    """torch.fx's tracer, to which a layer of a subclass that only builds differently is a layer too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_layer(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: Classifier) -> fx.Graph:
     """Return the operations of a model in evaluation mode. Raises UserError if its code branches on tensors."""
     try:
-        return fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:
         raise UserError(
-            f"architecture {model.arch!r} cannot be traced by torch.fx ({error}): "
+            f"architecture {model.arch!r} cannot be traced by torch.fx ({first_line(error)}): "
             "its forward must not depend on the values of tensors; rewrite the branch"
         ) from error
+    for node in graph.nodes:
+        if node.op == "call_module" and not node.args and "input" in node.kwargs:
+            node.args, node.kwargs = (node.kwargs["input"],), {k: v for k, v in node.kwargs.items() if k != "input"}
+    return graph
 
 
 def _module(model: nn.Module, node: object) -> nn.Module | None:
@@ -36,26 +45,47 @@ def _module(model: nn.Module, node: object) -> nn.Module | None:
     return None
 
 
-def fold(model: Classifier) -> Classifier:
-    """Return a copy in evaluation mode with batch norms folded into the layers before them.
+def fold(model: nn.Module) -> Classifier:
+    """Return a plain copy (see `prepare`) with attention opened and batch norms folded into the layers before them.
 
     A batch norm folds, and becomes nn.Identity, if it is the only reader of a layer's output; the others stay.
-    Every layer gets a bias, which quantization needs to preserve the mean of its outputs.
+    Every layer gets a bias, which quantization needs to preserve the mean of its outputs. Attention and encoders of
+    torch.nn get layers for their projections (see `attention`). Raises UserError for what `prepare` and `trace` refuse,
+    and for a batch norm without running statistics.
     """
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    graph = trace(model)
-    calls = [node.target for node in graph.nodes if node.op == "call_module"]
-    for module in model.modules():
-        if isinstance(module, QUANTIZABLE) and module.bias is None:
+    plain = prepare(model)
+    for name, module in plain.named_modules():
+        if isinstance(module, _BatchNorm) and module._buffers.get("running_var") is None:
+            raise UserError(
+                f"layer {name.removeprefix(PREFIX)}: has no running statistics (track_running_stats=False), so an "
+                "image's outputs depend on its batch; train it with running statistics"
+            )
+    graph = _open_attention(plain)
+    for module in plain.modules():
+        if is_layer(module) and module.bias is None:
             module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
     for node in graph.nodes:
-        norm, layer = _module(model, node), _module(model, node.args[0] if node.args else None)
-        if isinstance(norm, _BatchNorm) and isinstance(layer, QUANTIZABLE):
+        norm, source = _module(plain, node), _module(plain, node.args[0] if node.args else None)
+        if isinstance(norm, _BatchNorm) and source is not None and is_layer(source):
             alone = len(node.args[0].users) == 1
-            if alone and calls.count(node.target) == 1 and calls.count(node.args[0].target) == 1:
-                _fold_pair(layer, norm)
-                _replace(model, str(node.target), nn.Identity())
-    return model
+            fits = norm.num_features == source.weight.shape[0]  # not if a batch norm's channels are other axes
+            if fits and alone and calls.count(node.target) == 1 and calls.count(node.args[0].target) == 1:
+                _fold_pair(source, norm)
+                replace(plain, norm, nn.Identity())
+    return plain
+
+
+def _open_attention(model: Classifier) -> fx.Graph:
+    """Open all attention that the model calls, encoders from the outside inwards; return the resulting graph."""
+    while True:
+        graph = trace(model)
+        called = dict.fromkeys(module for node in graph.nodes if (module := _module(model, node)) is not None)
+        found = [(module, new) for module in called if (new := opened(module)) is not None]
+        if not found:
+            return graph
+        for module, new in found:
+            replace(model, module, new.eval().requires_grad_(False))
 
 
 def _fold_pair(layer: Layer, norm: _BatchNorm) -> None:
@@ -70,11 +100,6 @@ def _fold_pair(layer: Layer, norm: _BatchNorm) -> None:
     assert layer.bias is not None
     layer.bias.data = (layer.bias.double() * gain + shift).to(layer.weight.dtype)
     layer.weight.data = weight.to(layer.weight.dtype)
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +125,7 @@ class Network:
 
 
 def network(model: Classifier) -> Network:
-    """Return the network of a folded model."""
+    """Return the network of a folded model. Raises UserError unless its outputs are one tensor made of the images."""
     graph = trace(model)
     for node in list(graph.nodes):
         if isinstance(_module(model, node), nn.Identity | nn.Dropout):
@@ -109,13 +134,16 @@ def network(model: Classifier) -> Network:
         elif node.target is operator.iadd:
             node.target = operator.add
     nodes = _shortcuts_first(graph)
+    if not isinstance(nodes[-1].args[0], fx.Node) or all(node.op != "placeholder" for node in nodes):
+        raise UserError(f"architecture {model.arch!r}: must return one tensor, logits [N, classes], made of its images")
     position = {node: i for i, node in enumerate(nodes)}
     last_use = {
         node: max((position[user] for user in node.users if user in position), default=position[node]) for node in nodes
     }
     sites: dict[str, Site] = {}
     for node in nodes:
-        if isinstance(_module(model, node), QUANTIZABLE):
+        module = _module(model, node)
+        if module is not None and is_layer(module):
             name = str(node.target)
             partner = _partner(node, position)
             sites.setdefault(name, Site(name, position[node], node.args[0], partner))  # type: ignore[arg-type]
@@ -156,10 +184,11 @@ def _partner(node: fx.Node, position: Mapping[fx.Node, int]) -> fx.Node | None:
 def run(node: fx.Node, values: Mapping[fx.Node, Any], model: Classifier) -> Any:
     """Return the value of one operation from those of its operands, which are not modified."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    if _in_place(node, model):  # operations run in another order: a later one may need the operand
+        args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
+        kwargs = {name: arg.clone() if isinstance(arg, Tensor) else arg for name, arg in kwargs.items()}
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
-        if getattr(module, "inplace", False):  # operations run in another order: a later one may need the input
-            args = tuple(arg.clone() if isinstance(arg, Tensor) else arg for arg in args)
         return module(*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
@@ -170,10 +199,19 @@ def run(node: fx.Node, values: Mapping[fx.Node, Any], model: Classifier) -> Any:
     return function(*args, **kwargs)
 
 
+def _in_place(node: fx.Node, model: Classifier) -> bool:
+    """Return whether an operation may modify its operand."""
+    if node.op == "call_module":
+        return bool(getattr(_module(model, node), "inplace", False))
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    named = name.endswith("_") and not name.endswith("__")
+    return named or bool(node.kwargs.get("inplace")) or node.target in IN_PLACE
+
+
 def layer(model: Classifier, name: str) -> Layer:
     """Return the convolution or linear layer of that name."""
     module = model.get_submodule(name)
-    assert isinstance(module, QUANTIZABLE)
+    assert is_layer(module)
     return module
 
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build, check_architecture
-from kdq.models.graph import PREFIX, QUANTIZABLE, fold
+from kdq.models.graph import fold
+from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kdq.bits import FLOAT_BITS
 from kdq.models.classifier import Classifier
-from kdq.models.graph import PREFIX
+from kdq.models.prepare import PREFIX
 from kdq.quantize.activations import NAME as INPUTS
 from kdq.quantize.result import Quantized
 
@@ -62,8 +62,12 @@ def leftovers(quantized: Quantized) -> dict[str, Tensor]:
 
 
 def floating(model: Classifier) -> dict[str, Tensor]:
-    """Return the floating-point tensors of the model's state: name in the network -> tensor."""
-    state = {key.removeprefix(PREFIX): value for key, value in model.state_dict().items()}
+    """Return the floating-point tensors of the model's state: name in the network -> tensor.
+
+    A module that is registered under several names has its tensors under the first of them only.
+    """
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    state = {key.removeprefix(PREFIX): value for key, value in model.state_dict().items() if key in names}
     return {key: value for key, value in state.items() if value.is_floating_point()}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdq.params import POSITIVE, Interval
 from kdq.quantize.alphabet import Alphabet
-from kdq.quantize.gram import GramStatistics
+from kdq.quantize.gram import ROUNDING, GramStatistics, damped
 from kdq.quantize.solvers import Operator, descend, diffuse_errors, soft_threshold, solve, stochastic
 
 Params = Mapping[str, float]
@@ -44,9 +44,6 @@ class Solution:
 DAMPING = 0.01
 """Weight of staying near the float weights, in units of the mean diagonal of G."""
 
-ROUNDING = 1e-6
-"""Relative error of float32 sums: the centred G of d nearly constant inputs may be off by d times that."""
-
 SWEEPS = 4
 RATIOS = torch.logspace(-0.8, 0.05, 16, dtype=torch.float64)
 """Scales that are tried, in units of the one that spans a channel's largest weight."""
@@ -70,9 +67,8 @@ def least_squares(problem: Problem) -> Solution:
     """
     centred = problem.statistics.centred()
     damping = DAMPING * mean_diagonal(centred.G) + ROUNDING * centred.G.shape[-1] * mean_diagonal(problem.statistics.G)
-    damping = torch.where(damping > 0, damping, 1)
-    G = centred.G + damping * torch.eye(centred.G.shape[-1], dtype=torch.float64, device=centred.G.device)
-    W = torch.cholesky_solve((centred.T + damping * problem.W).mT, torch.linalg.cholesky(G)).mT.float()
+    damping, G, factor = damped(centred.G, torch.where(damping > 0, damping, 1))
+    W = torch.cholesky_solve((centred.T + damping * problem.W).mT, factor).mT.float()
     order = strongest_first(G)
     W, G = W.take_along_dim(order, -1), reordered(G, order)
     codes, scale = search(W, G, problem.alphabet, problem.stored)

@@ -43,7 +43,7 @@ class QuantizeConfig:
     bits: an allocation; or the width of every layer, 1 to 8, or 32 for float; or a mapping that names each layer's, by
     the names of `layer_names`. method: a name in QUANTIZERS; params: what differs from its defaults. activation_bits:
     4 to 8 levels of the inputs of every quantized layer too, None for float. stored: what scales and biases are kept
-    in, `float16` (`float32` in a layer with a bias beyond 65,504) or `float32`. accumulate: what products of the
+    in, `float16` (`float32` in a layer where it loses any that matter) or `float32`. accumulate: what products of the
     calibration images are computed in, `float32` (sums of batches are float64 all the same) or `float64`. seed: of
     quantizers that draw random numbers.
     """

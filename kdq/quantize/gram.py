@@ -9,6 +9,9 @@ from torch import Tensor
 WIDTH = 144
 """Columns per block of a product of which only one triangle is needed; more in large products."""
 
+ROUNDING = 1e-6
+"""Relative error of float32 sums: the centred G of d nearly constant inputs may be off by d times that."""
+
 
 def triangle(X: Tensor, Y: Tensor) -> Tensor:
     """Return XᵀY [groups, d, d] on and above the diagonal, for nearly half the work; below it, XᵀY or 0.
@@ -102,8 +105,23 @@ class GramStatistics:
         return (self.y - (Q @ self.x.unsqueeze(-1)).squeeze(-1)) / self.count
 
     def relative_error(self, Q: Tensor) -> float:
-        """Return ‖Y − X̂Qᵀ‖ / ‖Y‖ about the means; 0 if Y is constant."""
+        """Return ‖Y − X̂Qᵀ‖ / ‖Y‖ about the means; 0 if Y is constant to rounding."""
         centred = self.centred()
         error = ((Q @ centred.G - 2 * centred.T) * Q).sum() + centred.yy.sum()
-        norm = centred.yy.sum()
+        norm = torch.where(centred.yy > ROUNDING * self.yy, centred.yy, 0).sum()
         return (error.clamp_min(0) / norm).sqrt().item() if norm > 0 else 0.0
+
+
+def damped(G: Tensor, damping: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return damping, G + damping · I and its lower Cholesky factor; G [groups, d, d], damping [groups, 1, 1].
+
+    The damping is raised if rounding errors in G exceed it, as where inputs hardly vary: to thrice the magnitude of
+    G's lowest eigenvalue.
+    """
+    identity = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
+    factor, failed = torch.linalg.cholesky_ex(G + damping * identity)
+    if failed.any():
+        lowest = torch.linalg.eigvalsh(G)[:, :1, None]
+        damping = torch.maximum(damping, -3 * lowest)
+        factor = torch.linalg.cholesky(G + damping * identity)
+    return damping, G + damping * identity, factor

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdq.models.graph import Layer
+from kdq.models.prepare import Layer
 
 
 def patches(inputs: Tensor, layer: Layer) -> Tensor:

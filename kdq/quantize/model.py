@@ -3,63 +3,90 @@
 import copy
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdq.bits import FLOAT_BITS
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
-from kdq.models.graph import PREFIX, Network, Site, check_finite, fold, layer, network
+from kdq.models.coverage import check_coverage
+from kdq.models.graph import Network, Site, check_finite, fold, layer, network
+from kdq.models.images import as_float, as_tensor, check_images
+from kdq.models.prepare import PREFIX, prepare, tensor_name
 from kdq.quantize.activations import InputQuantizer, InputRange, attach, find_range
 from kdq.quantize.algorithms import Problem, Solution
-from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.config import CALIBRATION_IMAGES, DTYPES, QuantizeConfig
 from kdq.quantize.gram import GramStatistics
 from kdq.quantize.layout import matrix, outputs, patches, unmatrix
 from kdq.quantize.result import LayerReport, Quantized, QuantizedLayer
-from kdq.quantize.stream import Stream
+from kdq.quantize.stream import Stream, check_stream
 from kdq.store.stage import digest
 
+PRECISION = 2.0**-9
+"""Relative error that a stored scale or bias may have: half a step at the largest of 8-bit weights."""
 
-def layer_names(model: Classifier) -> tuple[str, ...]:
-    """Return the names of the layers to be quantized, in execution order."""
+PROBE = 8
+"""Images on which the logits show whether a larger error matters."""
+
+
+def layer_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the layers to be quantized, in execution order; see `quantize`."""
     return tuple(site.name.removeprefix(PREFIX) for site in network(fold(model)).sites)
 
 
 def choose_calibration(images: Tensor, *, seed: int, count: int = CALIBRATION_IMAGES) -> Tensor:
     """Draw `count` images (all, if there are fewer) without replacement, determined by the seed."""
+    images = as_tensor(images, "images")
+    if count < 1:
+        raise UserError(f"count = {count}: must be at least 1; {CALIBRATION_IMAGES} are enough")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images), generator=generator)[:count].sort().values
     return images[chosen.to(images.device)]
 
 
-def quantize(model: Classifier, calibration_images: Tensor, config: QuantizeConfig) -> Quantized:
-    """Quantize every convolution and linear layer of a copy of the model.
+def quantize(model: nn.Module, calibration_images: Tensor, config: QuantizeConfig) -> Quantized:
+    """Quantize every weight of a copy of the model.
 
-    calibration_images: uint8 [N, C, H, W] (or float in [0, 1]) on the model's device. Raises UserError for
-    widths that do not fit the model, and, naming the layer, for NaN in weights or images.
+    model: a Classifier, bare or in a wrapper such as DataParallel, of any floating-point dtype; the copy is float32.
+    calibration_images: uint8, or floating-point in [0, 1], [N, C, H, W]; a tensor or a NumPy array.
+
+    Quantized are the weights of nn.Conv2d and nn.Linear, and of the projections of nn.MultiheadAttention, alone or in
+    nn.TransformerEncoder, which become layers of their own (`q_proj`, `k_proj`, `v_proj`, `out_proj`). Normalisations,
+    biases, and parameters that are only added to activations or scale their channels stay in float. A model with any
+    other parameters is refused: nothing else stays in float in silence (the rule is that of `kdq.models.coverage`). A
+    layer that is called more than once is quantized on the inputs of its first call; layers that share a weight get one
+    each. With 32 bits everything stays in float, and any model is accepted that can be traced.
+
+    Raises UserError for such a model, for images that are none, for widths that do not fit the model, and, naming layer
+    and tensor, for NaN and infinite values.
     """
     return quantize_many(model, calibration_images, [config])[0]
 
 
 @torch.no_grad()
-def quantize_many(model: Classifier, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
+def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
     """Quantize the model by each of the configurations, computing once what they share.
 
     All advance through the network together, layer by layer, beside one float stream: a layer is quantized for
     every configuration as soon as its inputs are known, and its quantized outputs are the next one's inputs.
     """
-    if len(calibration_images) == 0:
-        raise UserError("0 calibration images: must be at least 1; 512 are enough")
+    for config in configs:
+        if not isinstance(config, QuantizeConfig):
+            raise UserError(f"config = {config!r}: must be a QuantizeConfig, such as QuantizeConfig(bits=4)")
     folded = fold(model)
+    images = check_images(calibration_images, channels=folded.mean.shape[1], what="calibration images")
     plan = network(folded)
-    for key, value in folded.state_dict().items():
-        module = key.removeprefix(PREFIX).rpartition(".")
-        check_finite(value, f"layer {module[0]}: its {module[2]}")
-    jobs = [_Job(plan, folded, calibration_images, config) for config in configs]
+    original = prepare(model)
+    for key, value in [*original.state_dict().items(), *folded.state_dict().items()]:
+        check_finite(value, tensor_name(key))
+    check_stream(plan, folded, original, images)
+    jobs = [_Job(plan, folded, images, config) for config in configs]
     working = [job for job in jobs if job.quantizes]
-    source = Stream(plan, folded, calibration_images)
+    if working:
+        check_coverage(folded, plan)
+    source = Stream(plan, folded, images)
     for site in plan.sites if working else ():
         inputs = [job.find_inputs(site) for job in working]
         for job, observed, found in zip(working, _observe(site, source, working, inputs), inputs, strict=True):
@@ -76,6 +103,7 @@ class _Job:
         self.quantizes = any(bits != FLOAT_BITS for bits in self.widths.values())
         self.model = copy.deepcopy(folded)
         self.stream = Stream(plan, self.model, images)
+        self.probe = as_float(images[:PROBE].to(folded.mean.device))
         self.layers: dict[str, QuantizedLayer] = {}
         self.report: list[LayerReport] = []
 
@@ -100,13 +128,9 @@ class _Job:
         if bits == FLOAT_BITS:
             return
         module = layer(self.model, site.name)
-        solution, alphabet = self._solve(site, bits, statistics)
-        check_finite(solution.bias, f"layer {_name(site)}: its bias")
-        dtype = DTYPES[self.config.stored]
-        if solution.bias.abs().max() > torch.finfo(dtype).max:
-            dtype = torch.float32  # as in a barely trained model; the larger size counts
-        scale, bias = (t.flatten().to(dtype) for t in (solution.scale, solution.bias))
-        stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
+        problem, solution = self._solve(site, bits, statistics)
+        scale, bias = (t.flatten().to(problem.stored) for t in (solution.scale, solution.bias))
+        stored = QuantizedLayer(problem.alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
         assert module.bias is not None
         module.weight.data, module.bias.data = stored.weight(), stored.bias.float()
         if inputs is not None:
@@ -115,7 +139,8 @@ class _Job:
         error = statistics.relative_error(matrix(module.weight.double(), module))
         self.report.append(_describe(_name(site), stored, error, time.perf_counter() - started))
 
-    def _solve(self, site: Site, bits: int, statistics: GramStatistics) -> tuple[Solution, Alphabet]:
+    def _solve(self, site: Site, bits: int, statistics: GramStatistics) -> tuple[Problem, Solution]:
+        """Solve with scales and biases in the dtype asked for, or in float32 if it cannot hold all that matter."""
         module, config = layer(self.model, site.name), self.config
         assert module.bias is not None
         W = matrix(module.weight.double(), module)
@@ -126,9 +151,40 @@ class _Job:
             config.quantizer.alphabet(bits, config.parameters),
             config.parameters,
             DTYPES[config.stored],
-            torch.Generator().manual_seed(int(digest(f"{config.seed}/{_name(site)}")[:15], 16)),
+            self._generator(site),
         )
-        return config.quantizer.solve(problem), problem.alphabet
+        solution = config.quantizer.solve(problem)
+        if problem.stored != torch.float32 and self._loses(site, problem, solution):
+            problem = replace(problem, stored=torch.float32, generator=self._generator(site))
+            solution = config.quantizer.solve(problem)
+        check_finite(solution.bias, f"layer {_name(site)}: its bias")
+        return problem, solution
+
+    def _loses(self, site: Site, problem: Problem, solution: Solution) -> bool:
+        """Return whether rounding to the dtype in which scales and biases are stored changes the logits.
+
+        Those that keep their value to PRECISION do not. A channel whose scale does not, because it is too small or too
+        large, counts as lost, which matters unless the network ignores the channel, as trained networks do with some.
+        """
+        limits, change = torch.finfo(problem.stored), solution.bias.to(problem.stored) - solution.bias
+        least = limits.smallest_normal * limits.eps / 2 / PRECISION  # so far apart are numbers below smallest_normal
+        scale = solution.scale.abs()
+        lost = ((scale < least) | (scale == limits.max)) & (problem.W != 0).any(-1)
+        change = torch.where(change.abs() > PRECISION * solution.bias.abs(), change, 0)
+        if not (lost.any() or change.any()):
+            return False
+        module = layer(self.model, site.name)
+        assert module.bias is not None
+        given, wanted = (module.weight.data, module.bias.data), self.model(self.probe)
+        module.weight.data, module.bias.data = given[0].clone(), given[1] + change.flatten().to(given[1])
+        module.weight.data[lost.flatten()] = 0
+        found = self.model(self.probe)
+        module.weight.data, module.bias.data = given
+        allowed = PRECISION * (wanted - wanted.mean(1, keepdim=True)).norm()
+        return not bool((found - wanted).norm() <= allowed)  # nor if they are NaN
+
+    def _generator(self, site: Site) -> torch.Generator:
+        return torch.Generator().manual_seed(int(digest(f"{self.config.seed}/{_name(site)}")[:15], 16))
 
 
 def _name(site: Site) -> str:

@@ -4,16 +4,22 @@ import tempfile
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from kdq.errors import UserError, first_line
 from kdq.models.classifier import Classifier
-from kdq.models.graph import Network, run
+from kdq.models.graph import Network, layer, run
+from kdq.models.images import as_float
+from kdq.models.prepare import PREFIX, Layer
 
 BATCH = 32
 """Images per forward pass."""
 
 RESIDENT = 2**27
 """Bytes of each value of a stream that are kept in memory."""
+
+TOLERANCE = 0.01
+"""By so much of the largest output folding and tracing may change outputs: rounding changes less, mistakes more."""
 
 
 class Stream:
@@ -66,7 +72,47 @@ def _spill(value: Any, index: int) -> Any:
     return mapped.as_strided(dense.shape, dense.stride()).copy_(dense)
 
 
-def as_float(images: Tensor) -> Tensor:
-    """Return uint8 images as floats in [0, 1] and float images unchanged, both channels-last."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    return images if images.is_floating_point() else images.float() / 255
+def check_stream(network: Network, model: Classifier, original: nn.Module, images: Tensor) -> None:
+    """Raise UserError unless model and network compute what the original computes, on the first two of the images.
+
+    network: that of `model`, a folded copy of the original, which takes floating-point images. A layer may have hooks
+    that watch it, but not such as change its inputs or outputs: a quantizer would not know of them.
+    """
+    stream = Stream(network, model, images[:2])
+    batch = as_float(images[:2].to(model.mean.device))
+    try:
+        wanted, folded = original(batch), model(batch)
+        for site in network.sites:
+            _check_layer(site.name, layer(model, site.name), stream.advance(0, site.position)[site.source])
+        end = len(network.nodes) - 1
+        traced = stream.advance(0, end)[network.nodes[end].args[0]]  # type: ignore[index]
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise
+        raise UserError(
+            f"architecture {model.arch!r} cannot process calibration images of shape {list(images.shape)} "
+            f"({first_line(error)}); check their size, or the model"
+        ) from error
+    for name, found in {"its batch norms are folded": folded, "it is traced": traced}.items():
+        if not _agree(wanted, found):
+            raise UserError(
+                f"architecture {model.arch!r}: its outputs change when {name}, so it cannot be quantized; its forward "
+                "must neither draw random numbers, nor keep a state, nor modify a tensor in place that it reads again"
+            )
+
+
+def _check_layer(name: str, layer: Layer, inputs: Tensor) -> None:
+    where = f"layer {name.removeprefix(PREFIX)}"
+    if isinstance(layer, nn.Conv2d) and inputs.dim() != 4:
+        raise UserError(f"{where}: its inputs are {list(inputs.shape)}; must be batches [N, C, H, W]")
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if hooked and not torch.equal(layer(inputs), layer.forward(inputs)):
+        raise UserError(f"{where}: has hooks that change its inputs or outputs; remove them, or give the float model")
+
+
+def _agree(wanted: Tensor, found: Tensor) -> bool:
+    if not torch.isfinite(wanted).all():  # an overflow, of which the quantizer names the first layer that meets it
+        return True
+    return wanted.shape == found.shape and bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max())

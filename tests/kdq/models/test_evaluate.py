@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from kdq.errors import UserError
 from kdq.models.classifier import Normalization, build
 from kdq.models.evaluate import accuracy, logits, top1
 
@@ -64,6 +65,33 @@ def test_images_are_scaled_to_one_and_logits_are_float32():
     assert result.dtype == torch.float32
     torch.testing.assert_close(result.flatten(), torch.tensor([0.0, 0.2, 1.0]))
     assert not result.requires_grad
+
+
+@pytest.mark.parametrize("change", [lambda x: x / 255, lambda x: x.double() / 255, lambda x: x.numpy()])
+def test_images_may_be_floating_point_or_of_numpy(model, images, change):
+    torch.testing.assert_close(logits(model, change(images)), logits(model, images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_gets_images_of_its_dtype(model, images, dtype):
+    wanted = logits(model, images)
+    found = logits(model.to(dtype), images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0.1, atol=0.1)
+
+
+def test_images_that_are_none_are_refused(model, images):
+    for wrong in (images.float(), images[0], images[:, :1], images[:0], images.long()):
+        with pytest.raises(UserError, match="images: "):
+            logits(model, wrong)
+
+
+def test_labels_that_do_not_fit_are_refused(model, images):
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    assert top1(model, images, labels.numpy()) == top1(model, images, labels)
+    for wrong in (labels[:, None], labels[:-1], labels.float(), labels[0]):
+        with pytest.raises(UserError, match=r"labels: .*; must be whole numbers of shape \[23\], one class an image"):
+            top1(model, images, wrong)
 
 
 def test_top1_is_a_percentage():

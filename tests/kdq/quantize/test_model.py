@@ -11,11 +11,12 @@ from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits, top1
 from kdq.models.graph import fold, network
+from kdq.pack.size import total_bits
 from kdq.quantize import stream
 from kdq.quantize.algorithms import QUANTIZERS
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.config import QuantizeConfig
-from kdq.quantize.gram import WIDTH, GramStatistics, gram, triangle
+from kdq.quantize.gram import WIDTH, GramStatistics, damped, gram, triangle
 from kdq.quantize.layout import matrix, outputs, patches, unmatrix
 from kdq.quantize.model import choose_calibration, layer_names, quantize, quantize_many
 from kdq.quantize.result import Quantized
@@ -255,6 +256,80 @@ def test_a_bias_beyond_float16_is_kept_in_float32() -> None:
     assert made.model.net.hidden.bias[0].item() == pytest.approx(1e6, rel=0.01)
 
 
+class Chain(nn.Module):
+    """Two convolutions and a linear layer with a ReLU between them: scales may move from layer to layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.second(self.first(x).relu()).relu().mean((2, 3)))
+        return out
+
+
+def rescaled(c: float, channels: slice = slice(None)) -> Classifier:
+    """The same function for every c > 0: the second layer's channels times c, the last one's inputs divided by c."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        chain = Chain().requires_grad_(False)
+    chain.second.weight[channels] *= c
+    chain.second.bias[channels] *= c
+    chain.last.weight[:, channels] /= c
+    return Classifier("chain", chain, 10, NORMALIZATION)
+
+
+MOVED = {method: (4, slice(None)) for method in QUANTIZERS}
+"""Quantizer -> widths, and channels of which scales may move: of all together …"""
+
+MOVED |= {
+    f"{method}, one channel": ({"first": 4, "second": 4, "last": 32}, slice(3, 4))
+    for method in QUANTIZERS.keys() - EXTRA_LEVELS.keys()
+}
+"""… or of one, if it has a scale of its own and the next layer, with one scale a row for all of them, is in float."""
+
+
+@pytest.mark.parametrize("activation_bits", [None, 8])
+@pytest.mark.parametrize("case", sorted(MOVED))
+def test_scales_may_move_between_layers(case: str, activation_bits: int | None) -> None:
+    (bits, channels), fresh = MOVED[case], images(200, seed=3)
+    config = QuantizeConfig(bits, case.split(",")[0], activation_bits=activation_bits)
+    truth, wanted = (logits(m, fresh) for m in (rescaled(1), quantize(rescaled(1), images(64), config).model))
+    for power in (-8, -6, -4, -3, -1, 1, 3, 5, 8):
+        found = logits(quantize(rescaled(10.0**power, channels), images(64), config).model, fresh)
+        assert (found - truth).norm() < 1.3 * (wanted - truth).norm()
+        assert (found - wanted).norm() < 0.02 * wanted.norm()
+        assert (found.argmax(1) == wanted.argmax(1)).double().mean() > 0.98
+
+
+@pytest.mark.parametrize("method", QUANTIZERS)
+def test_powers_of_two_that_move_between_layers_leave_the_codes(method: str) -> None:
+    config = QuantizeConfig(3, method, stored="float32")
+    wanted = quantize(rescaled(1), images(), config)
+    for power in (-27, -9, 14, 27):
+        made = quantize(rescaled(2.0**power), images(), config)
+        for name, stored in made.layers.items():
+            assert torch.equal(stored.codes, wanted.layers[name].codes)
+
+
+def test_what_the_network_ignores_needs_no_float32() -> None:
+    """A channel of tiny weights that nothing reads back to size, as batch norms leave them in trained networks."""
+    model = rescaled(1)
+    model.net.second.weight[2] *= 1e-9
+    model.net.second.bias[2] = 1e-9
+    made = quantize(model, images(), QuantizeConfig(4))
+    assert {layer.scale.dtype for layer in made.layers.values()} == {torch.float16}
+    assert made.layers["second"].scale[2] == 0
+
+
+@pytest.mark.parametrize("c", [1e-7, 1e7])
+def test_scales_beyond_float16_are_kept_in_float32_and_counted(c: float) -> None:
+    small, usual = (quantize(rescaled(factor), images(), QuantizeConfig(4)) for factor in (c, 1))
+    dtypes = {name: layer.scale.dtype for name, layer in small.layers.items()}
+    assert dtypes == {"first": torch.float16, "second": torch.float32, "last": torch.float32}
+    assert total_bits(small) == total_bits(usual) + 16 * 2 * (8 + 10)
+
+
 def test_reported_error_is_that_of_the_layer() -> None:
     model = net()
     made = quantize(model, images(), QuantizeConfig(3))
@@ -369,18 +444,149 @@ def test_bad_weights_are_refused_with_the_layers_name(bad: float) -> None:
         quantize(model, images(), QuantizeConfig(32))
 
 
-def test_bad_statistics_of_a_norm_are_refused_with_the_name_of_its_layer() -> None:
+def test_bad_statistics_of_a_norm_are_refused_with_its_name() -> None:
     model = net()
     model.net.norm.running_var[0] = float("nan")
-    with pytest.raises(UserError, match="layer stem: its"):
+    with pytest.raises(UserError, match="layer norm: its running_var: NaN or infinite values"):
+        quantize(model, images(), QuantizeConfig(4))
+    model.net.norm.running_var[0] = -1  # finite, but its root is not
+    with pytest.raises(UserError, match="layer stem: its weight: NaN or infinite values"):
         quantize(model, images(), QuantizeConfig(4))
 
 
-def test_nan_in_calibration_images_is_refused_with_the_layers_name() -> None:
+def test_nan_in_calibration_images_is_refused() -> None:
     pictures = images().float() / 255
     pictures[3, 0, 0, 0] = float("nan")
-    with pytest.raises(UserError, match="layer stem: its inputs from the calibration images: NaN"):
+    with pytest.raises(UserError, match="calibration images: floating-point values from nan to nan; must be finite"):
         quantize(net(), pictures, QuantizeConfig(4))
+
+
+def test_activations_that_overflow_are_refused_with_the_layers_name() -> None:
+    model = rescaled(1)
+    model.net.first.weight *= 1e30
+    for bits in (None, 8):
+        with pytest.raises(UserError, match="layer second: its inputs from the calibration images: NaN or infinite"):
+            quantize(model, images(), QuantizeConfig(4, activation_bits=bits))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.float(), "values from 0 to 254; must be finite and from 0 to 1"),
+        (lambda x: (x / 255 - 0.5) / 0.25, "neither normalised nor 0 to 255"),
+        (lambda x: x[0], r"of shape \[3, 12, 12\]; must be \[N, 3, H, W\]"),
+        (lambda x: x.permute(0, 2, 3, 1).numpy(), r"of shape \[24, 12, 12, 3\]; must be \[N, 3, H, W\]"),
+        (lambda x: x.long(), "must be uint8"),
+        (lambda x: x[:, :, :1], r"cannot process calibration images of shape \[24, 3, 1, 12\]"),
+    ],
+)
+@pytest.mark.parametrize("bits", [4, 32])
+def test_images_that_are_none_are_refused(change: Callable[[Tensor], object], message: str, bits: int) -> None:
+    with pytest.raises(UserError, match=message):
+        quantize(net(), change(images()), QuantizeConfig(bits))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [lambda x: x.numpy(), lambda x: x / 255, lambda x: x.double() / 255])
+def test_images_of_any_kind_give_the_same_model(change: Callable[[Tensor], Tensor]) -> None:
+    made = [quantize(net(), pictures, QuantizeConfig(4)) for pictures in (change(images()), images())]
+    assert torch.allclose(logits(made[0].model, images()), logits(made[1].model, images()), atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 8, 64, 300])
+@pytest.mark.parametrize("method", QUANTIZERS)
+def test_layers_whose_inputs_do_not_vary(method: str, count: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        chain = Chain().requires_grad_(False)
+    chain.first.weight.zero_()
+    made = quantize(Classifier("constant", chain, 10, NORMALIZATION), images(count, 16), QuantizeConfig(4, method))
+    assert [row.error for row in made.report] == [0, 0, 0]
+    assert torch.isfinite(logits(made.model, images(9, 16))).all()
+    if method == "least_squares":  # its bias keeps the mean of the outputs, which are all there is
+        truth = logits(Classifier("constant", chain, 10, NORMALIZATION), images(9, 16))
+        assert torch.allclose(logits(made.model, images(9, 16)), truth, atol=2e-3)
+
+
+def test_damping_exceeds_the_rounding_of_the_sums() -> None:
+    generator = torch.Generator().manual_seed(0)
+    Q = torch.linalg.qr(torch.randn(2, 6, 6, generator=generator, dtype=torch.float64)).Q
+    G = Q @ torch.diag_embed(torch.tensor([-1.0, 1, 2, 3, 4, 5], dtype=torch.float64)) @ Q.mT
+    for given, wanted in ((0.5, 3.0), (1.5, 1.5)):
+        damping, found, factor = damped(G, torch.full((2, 1, 1), given, dtype=torch.float64))
+        assert torch.allclose(damping, torch.full_like(damping, wanted))
+        assert torch.allclose(factor @ factor.mT, found)
+        assert torch.allclose(found, G + wanted * torch.eye(6, dtype=torch.float64))
+
+
+class InPlace(nn.Module):
+    """A network whose forward `change` sees the first layer's outputs, which are read again."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 4)
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        z = self.second(y)
+        changed = self.change(y)
+        out: Tensor = self.last((z + changed).mean((2, 3)))
+        return out
+
+
+def drop(x: Tensor) -> Tensor:
+    x.relu_()
+    return x
+
+
+def assign(x: Tensor) -> Tensor:
+    x *= 0.5
+    return x
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: x.relu_(), lambda x: F.relu(x, inplace=True), lambda x: torch.relu_(x), assign]
+)
+def test_operations_in_place_do_not_reach_back(change: Callable[[Tensor], Tensor]) -> None:
+    model = Classifier("in place", InPlace(change), 4, NORMALIZATION)
+    quantize(model, images(), QuantizeConfig(4))  # its own check compares all operations with the model
+
+
+@pytest.mark.parametrize("change", [drop, lambda x: F.dropout(x, 0.5), lambda x: x + torch.rand(1)])
+def test_a_forward_that_tracing_does_not_reproduce_is_refused(change: Callable[[Tensor], Tensor]) -> None:
+    model = Classifier("strange", InPlace(change), 4, NORMALIZATION)
+    with pytest.raises(UserError, match="'strange': its outputs change when it"):
+        quantize(model, images(), QuantizeConfig(4))
+
+
+def test_a_batch_norm_over_another_axis_is_not_folded_in_silence() -> None:
+    class Tokens(nn.Module):
+        def __init__(self, features: int) -> None:
+            super().__init__()
+            self.fc, self.norm, self.out = nn.Linear(12, features), nn.BatchNorm1d(12), nn.Linear(features, 4)
+            self.norm.running_var = torch.linspace(0.1, 5, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.norm(self.fc(x.mean(1))).mean(1))  # type: ignore[no-any-return]
+
+    apart = Classifier("apart", Tokens(7), 4, NORMALIZATION)
+    assert torch.allclose(logits(fold(apart), images()), logits(apart, images()), atol=1e-5)
+    with pytest.raises(UserError, match="its outputs change when its batch norms are folded"):
+        quantize(Classifier("alike", Tokens(12), 4, NORMALIZATION), images(), QuantizeConfig(4))
+
+
+def test_hooks_may_watch_a_layer_but_not_change_it() -> None:
+    model, seen = net(), []
+    handle = model.net.hidden.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    assert same(quantize(model, images(), QuantizeConfig(4)), quantize(net(), images(), QuantizeConfig(4)))
+    assert seen
+    handle.remove()
+    model.net.hidden.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    with pytest.raises(UserError, match="layer hidden: has hooks that change its inputs or outputs; remove them"):
+        quantize(model, images(), QuantizeConfig(4))
+    made = quantize(net(), images(), QuantizeConfig(4, activation_bits=8))
+    with pytest.raises(UserError, match=r"layer .*: has hooks that change its inputs .* give the float model"):
+        quantize(made.model, images(), QuantizeConfig(4))
 
 
 def test_no_calibration_images_are_refused() -> None:
@@ -423,6 +629,14 @@ def test_a_network_that_cannot_be_traced_is_refused() -> None:
 
     with pytest.raises(UserError, match="cannot be traced"):
         quantize(Classifier("branch", Branch(), 4, NORMALIZATION), images(), QuantizeConfig(4))
+
+
+def test_no_images_to_draw_are_refused() -> None:
+    with pytest.raises(UserError, match="count = 0: must be at least 1"):
+        choose_calibration(images(), seed=0, count=0)
+    assert torch.equal(
+        choose_calibration(images().numpy(), seed=0, count=3), choose_calibration(images(), seed=0, count=3)
+    )
 
 
 def test_calibration_images_are_drawn_by_the_seed() -> None:

@@ -1,0 +1,37 @@
+"""The public face: names of a package that import what is behind them only when they are used."""
+
+import subprocess
+import sys
+
+import pytest
+
+FACES = {"kdq.quantize": ("QuantizeConfig", "quantize", "quantize_many"), "kdq.pack": ("load", "pack")}
+
+
+@pytest.mark.parametrize("package", FACES)
+def test_importing_a_package_does_not_import_torch(package: str) -> None:
+    code = f"import sys, {package}; assert 'torch' not in sys.modules, 'torch'; {package}.{FACES[package][0]}; "
+    code += "assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+
+
+def test_the_names_are_those_of_the_modules() -> None:
+    from kdq.pack import load, pack
+    from kdq.pack.file import load as defined_load
+    from kdq.pack.file import pack as defined_pack
+    from kdq.quantize import QuantizeConfig, quantize, quantize_many
+    from kdq.quantize.config import QuantizeConfig as Config
+    from kdq.quantize.model import quantize as one
+    from kdq.quantize.model import quantize_many as many
+
+    assert (load, pack) == (defined_load, defined_pack)
+    assert (QuantizeConfig, quantize, quantize_many) == (Config, one, many)
+
+
+@pytest.mark.parametrize("package", FACES)
+def test_names_are_listed_and_others_are_unknown(package: str) -> None:
+    module = __import__(package, fromlist=["x"])
+    assert set(FACES[package]) <= set(dir(module))
+    assert set(module.__all__) == set(FACES[package])
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        _ = module.nothing
