@@ -47,7 +47,7 @@ class StudyFile:
             document = json.loads(path.read_text())
             read = cls(folder, **{**document, "status": StudyStatus(document["status"])})
             planned(read.settings)
-            assert isinstance(read.data, str)
+            assert isinstance(read.inputs["data"], str)
             assert {type(stage) for stage in (read.teacher, read.peer)} <= {str, type(None)}
         except UNREADABLE as error:
             raise UserError(
