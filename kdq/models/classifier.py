@@ -1,6 +1,5 @@
 """A classifier: an architecture by name, with the normalisation that its weights expect."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +17,9 @@ class Normalization:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
-        if len(self.mean) != len(self.std) or not finite or not all(s > 0 for s in self.std):
+        single = torch.finfo(torch.float32)  # in which it is applied
+        finite = all(abs(value) <= single.max for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not finite or not all(s >= single.tiny for s in self.std):
             raise ValueError(f"mean {self.mean} and std {self.std} must be finite, of equal length, and std above 0")
 
 
