@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -166,7 +167,9 @@ def _keep(store: StageStore, spec: StudentSpec, trainer: Trainer, history: list[
     """Store the state after this epoch, then remove the previous one: a training keeps only its last state."""
 
     def write(folder: Path) -> None:
-        torch.save(trainer.state_dict(), folder / STATE_FILE)
+        state = BytesIO()
+        torch.save(trainer.state_dict(), state)  # on a full disk, torch would raise an error of its own
+        (folder / STATE_FILE).write_bytes(state.getbuffer())
         (folder / HISTORY_FILE).write_text(json.dumps(history))
 
     store.make(spec.stage(trainer.epoch), write)

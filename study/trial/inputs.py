@@ -9,11 +9,11 @@ from pathlib import Path
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import load_source
 from kdq.distill.methods import MethodConfig
-from kdq.distill.peers import parse_peer, peer_seed, warm_start
+from kdq.distill.peers import parse_peer, peer_seed, peer_weights
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_checkpoint, parse_spec
 from kdq.errors import UserError
-from kdq.models.checkpoint import IMAGENET, Checkpoint, load, read_state, save, save_state, saved_normalization
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
 from kdq.models.classifier import Normalization
 from kdq.models.evaluate import top1
 from kdq.models.huggingface import labels, load_pretrained, unnamed
@@ -116,10 +116,10 @@ def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: S
         recipe, seed = workload.train, peer_seed(TEACHER_SEED)
         return _train("peer", workload.student, recipe, seed, reference, data, store, say)
     source = spec if isinstance(spec, Checkpoint) else spec.fetch()
-    warm_start(source, workload.student, data, TEACHER_SEED)  # what does not fit is said before the study starts
-    normalization = source.normalization or saved_normalization(source.path) or _assumed(workload, data)
+    normalization = normalization_of(source, _assumed(workload, data))
+    weights = peer_weights(source, workload.student, data.classes, normalization)
     stage = Stage("weights", WEIGHTS_VERSION, {**source.identity(), "normalization": asdict(normalization)})
-    folder = store.make(stage, lambda folder: save_state(read_state(source.path), normalization, folder / MODEL_FILE))
+    folder = store.make(stage, lambda folder: save_state(weights, normalization, folder / MODEL_FILE))
     say(f"peer: {workload.student} starts from {workload.peer_init}")
     return ModelRef(str(folder), stage.id, workload.student)
 
