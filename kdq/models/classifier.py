@@ -5,22 +5,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdq.errors import unknown
+from kdq.errors import UserError, unknown
 from kdq.models.resnets import ARCHITECTURES
+
+LARGEST, SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).smallest_normal
 
 
 @dataclass(frozen=True, slots=True)
 class Normalization:
-    """Per-channel mean and standard deviation of images in [0, 1]."""
+    """Per-channel mean and standard deviation of images in [0, 1]. Raises UserError for numbers that are none."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        single = torch.finfo(torch.float32)  # in which it is applied
-        finite = all(abs(value) <= single.max for value in (*self.mean, *self.std))
-        if len(self.mean) != len(self.std) or not finite or not all(s >= single.tiny for s in self.std):
-            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, of equal length, and std above 0")
+        finite = all(abs(value) <= LARGEST for value in (*self.mean, *self.std))  # False for NaN
+        same = len(self.mean) == len(self.std) > 0
+        if not finite or not same or not all(s >= SMALLEST for s in self.std):
+            raise UserError(
+                f"mean {self.mean} and std {self.std} must be finite, of equal length, and std above 0, in float32; "
+                "give one number of each a channel"
+            )
 
 
 class Classifier(nn.Module):
