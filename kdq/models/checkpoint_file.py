@@ -50,10 +50,7 @@ def read(path: Path) -> object:
 
     Raises UserError for a file that is missing, damaged or of another kind, or that holds code.
     """
-    head = _head(path)
-    for pattern, what, remedy in FOREIGN:
-        if re.match(pattern, head):
-            raise _invalid(path, what, remedy)
+    head = check_kind(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of torch about its own formats
@@ -62,6 +59,15 @@ def read(path: Path) -> object:
         raise
     except Exception as error:  # torch's reader raises almost any exception for damaged bytes
         raise _refusal(path, error) from error
+
+
+def check_kind(path: Path) -> bytes:
+    """Return the first bytes of a file. Raises UserError if it is missing, or one of FOREIGN."""
+    head = _head(path)
+    for pattern, what, remedy in FOREIGN:
+        if re.match(pattern, head):
+            raise _invalid(path, what, remedy)
+    return head
 
 
 def metadata(path: Path) -> dict[str, str]:

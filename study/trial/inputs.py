@@ -96,7 +96,8 @@ def prepare_teacher(
 def _pretrained(spec: Transformers, data: Dataset, store: StageStore, say: Say) -> ModelRef:
     """A teacher of the transformers library: checked against the data, then its files kept as they are."""
     source = spec.fetch()
-    model = load_pretrained(source, data.class_names, data.train_images.shape[1])
+    channels, height, width = data.train_images.shape[1:]
+    model = load_pretrained(source, data.class_names, channels, (height, width))
     if unnamed(labels(source)):
         say(f"teacher: its {data.classes} labels have no names; they are taken to be in the data set's order")
 
