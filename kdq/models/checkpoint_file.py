@@ -72,7 +72,7 @@ def check_kind(path: Path) -> bytes:
 
 def metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; empty for every other file."""
-    if not _is_safetensors(path, _head(path)):
+    if not _is_safetensors(path, check_kind(path)):
         return {}
     try:
         with safe_open(path, framework="pt") as file:

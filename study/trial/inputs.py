@@ -127,7 +127,14 @@ def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: S
 
 def _assumed(workload: Workload, data: Dataset) -> Normalization:
     """What weights expect whose source does not say it."""
-    return IMAGENET if workload.teacher_normalization == "imagenet" else data.normalization
+    if workload.teacher_normalization != "imagenet":
+        return data.normalization
+    if (channels := len(data.normalization.mean)) != len(IMAGENET.mean):
+        raise UserError(
+            f"teacher_normalization = 'imagenet': is for images of {len(IMAGENET.mean)} channels, the data set "
+            f"{data.name!r} has {channels}; use --set teacher_normalization=dataset"
+        )
+    return IMAGENET
 
 
 def _train(
