@@ -5,7 +5,6 @@ A stage of kind `data` holds `{train,test}_{images,labels}.npy` (uint8 [N, C, H,
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from kdq.errors import UserError, first_line
 from kdq.models.classifier import Normalization
+from kdq.store.damage import damaged, read_json
 from kdq.store.stage import digest
 
 SPLIT_VERSION = 1
@@ -84,7 +84,7 @@ def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int)
     images, labels = _pair(stage_path, "train", len(class_names), len(normalization.mean))
     test_images, test_labels = _pair(stage_path, "test", len(class_names), len(normalization.mean))
     if images.shape[1:] != test_images.shape[1:]:
-        raise _damaged(stage_path, "test_images.npy: has images of another size than train_images.npy")
+        raise damaged(stage_path, "test_images.npy: has images of another size than train_images.npy")
     train, val = _split(labels.numpy(), train_images, val_images)
     split = {"train_images": len(train), "val_images": len(val), "version": SPLIT_VERSION}
     return Dataset(
@@ -112,15 +112,18 @@ def labels_beyond(labels: Tensor, classes: int) -> str | None:
 def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization]:
     """Return name, class names and normalisation. Raises UserError if data.json does not have them."""
     try:
-        fields = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        fields = read_json(folder / "data.json")
+    except OSError as error:
+        raise damaged(folder, f"data.json: {first_line(error)}") from error
+    try:
         name, class_names, mean, std = (fields[key] for key in ("name", "class_names", "mean", "std"))
         if not isinstance(name, str) or not _is_list(class_names, str) or len(set(class_names)) != len(class_names):
             raise TypeError("its name must be a text, and its class_names a list of different texts")
         if not _is_list(mean, int | float) or not _is_list(std, int | float):
             raise TypeError("its mean and std must be lists of numbers")
         return name, tuple(class_names), Normalization(tuple(mean), tuple(std))
-    except Exception as error:  # a file that is missing, or of any other content
-        raise _damaged(folder, f"data.json: {type(error).__name__}: {first_line(error)}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(folder, f"data.json: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _is_list(value: Any, kind: Any) -> bool:
@@ -132,7 +135,7 @@ def _pair(folder: Path, split: str, classes: int, channels: int) -> tuple[Tensor
     images = _map(folder, f"{split}_images.npy", np.uint8, (None, channels, None, None))
     labels = _map(folder, f"{split}_labels.npy", np.int64, (len(images),))
     if wrong := labels_beyond(labels, classes):
-        raise _damaged(folder, f"{split}_labels.npy: the labels {wrong}")
+        raise damaged(folder, f"{split}_labels.npy: the labels {wrong}")
     return images, labels
 
 
@@ -143,21 +146,14 @@ def _map(folder: Path, name: str, dtype: type, shape: Sequence[int | None]) -> T
         array = np.load(folder / name, mmap_mode="c")
         size = array.offset + array.nbytes
     except Exception as error:  # NumPy raises almost any exception for damaged bytes
-        raise _damaged(folder, f"{name}: {type(error).__name__}: {first_line(error)}") from error
+        raise damaged(folder, f"{name}: {type(error).__name__}: {first_line(error)}") from error
     fits = len(array.shape) == len(shape) and all(
         length > 0 and wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True)
     )
     if array.dtype != dtype or not fits or not array.flags.c_contiguous or size != (folder / name).stat().st_size:
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise _damaged(folder, f"{name}: holds {array.dtype} {list(array.shape)}, must be {np.dtype(dtype)} [{wanted}]")
+        raise damaged(folder, f"{name}: holds {array.dtype} {list(array.shape)}, must be {np.dtype(dtype)} [{wanted}]")
     return torch.from_numpy(array)
-
-
-def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(
-        f"{folder}: damaged data stage ({what}); remove this folder, and run the same command again: it decodes the "
-        "data set anew"
-    )
 
 
 def _split(

@@ -19,6 +19,7 @@ from kdq.models.evaluate import top1
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.resnets import ARCHITECTURES
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
+from kdq.store.damage import damaged, read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 from study.plan.plan import Plan
@@ -171,8 +172,7 @@ def evaluate_teacher(
         (folder / ACCURACY_FILE).write_text(json.dumps({"val_top1": val, "test_top1": test}))
 
     stage = Stage("accuracy", ACCURACY_VERSION, {"model": teacher.id, "data": reference.fingerprint})
-    accuracy = json.loads((store.make(stage, evaluate) / ACCURACY_FILE).read_text())
-    val, test = float(accuracy["val_top1"]), float(accuracy["test_top1"])
+    val, test = _accuracy(store.make(stage, evaluate))
     say(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         raise UserError(
@@ -181,6 +181,15 @@ def evaluate_teacher(
             f"try --set teacher_normalization=imagenet (or dataset), or another --teacher"
         )
     return val, test
+
+
+def _accuracy(folder: Path) -> tuple[float, float]:
+    """Validation and test accuracy that a stage holds."""
+    accuracy = read_json(folder / ACCURACY_FILE)
+    try:
+        return float(accuracy["val_top1"]), float(accuracy["test_top1"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder, f"{ACCURACY_FILE}: {error!r}") from error
 
 
 def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:

@@ -74,7 +74,7 @@ def test_a_damaged_array_is_named(damage: Callable[[Path], None], name: str, sta
 
 
 def _refused(stage: Path, name: str) -> None:
-    with pytest.raises(UserError, match=rf"^{stage}: damaged data stage \({name}: .*; remove this folder") as raised:
+    with pytest.raises(UserError, match=rf"^{stage}: damaged stage \({name}: .*; remove this folder") as raised:
         opened(stage)
     assert "\n" not in str(raised.value)
 
@@ -170,7 +170,7 @@ def test_a_flipped_bit_in_a_head_is_refused_or_harmless(
     try:
         data = opened(folder)
     except UserError as error:
-        assert f"{folder}: damaged data stage ({name}: " in str(error)  # noqa: PT017  (either outcome is right)
+        assert f"{folder}: damaged stage ({name}: " in str(error)  # noqa: PT017  (either outcome is right)
     else:
         assert (data.classes, data.train_images.shape, len(data.test_labels)) == (3, (9, 3, 4, 4), 6)
 

@@ -148,7 +148,7 @@ def test_a_damaged_stage_is_named_where_it_is(trained: Classifier, tmp_path: Pat
     folder = prepare_data(plan("methods").workload, None, StageStore(tmp_path / "stages"), quiet)[0].folder
     labels = np.load(Path(folder) / "train_labels.npy")
     np.save(Path(folder) / "train_labels.npy", labels + 5)
-    with pytest.raises(UserError, match=rf"^{folder}: damaged data stage \(train_labels\.npy"):
+    with pytest.raises(UserError, match=rf"^{folder}: damaged stage \(train_labels\.npy"):
         check_inputs(plan("methods", teacher="train"), None, tmp_path)
 
 
