@@ -7,6 +7,7 @@ A teacher is specified by one string: `ARCH:PATH[#KEY]`, `hub:REPO[@REVISION]`, 
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,7 +150,8 @@ def _path(text: str) -> Path:
     """Return an absolute path. Raises UserError for one that cannot exist or be looked up."""
     try:
         path = Path(text).expanduser().absolute()
-        path.exists()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, no permission, an unknown ~user
         raise UserError(f"teacher {text!r}: {getattr(error, 'strerror', None) or error}; name another path") from error
     return path

@@ -10,6 +10,7 @@ import re
 import warnings
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from zipfile import ZipFile
 
 import torch
@@ -90,12 +91,15 @@ def identity(path: Path) -> str:
 def _head(path: Path) -> bytes:
     """Return the first bytes of the file. Raises UserError if it is missing, unreadable or no regular file."""
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode  # is_file swallows errors, in some versions of Python
+        if S_ISDIR(mode):
             raise UserError(f"{path}: a folder; give ARCH:PATH of a checkpoint file, or transformers:FOLDER")
-        if not path.is_file():
-            raise UserError(f"{path}: there is no such checkpoint; give ARCH:PATH of an existing file")
+        if not S_ISREG(mode):
+            raise UserError(f"{path}: no regular file; give ARCH:PATH of a checkpoint file")
         with path.open("rb") as file:
             return file.read(512)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path}: there is no such checkpoint; give ARCH:PATH of an existing file") from error
     except OSError as error:  # no permission, a name that is too long
         raise UserError(f"{path}: cannot be read ({error.strerror}); give ARCH:PATH of a readable file") from error
 

@@ -25,7 +25,8 @@ BESIDE = ("loss", "criterion")
 TOP = "."
 """The name of the tensors at the top of a checkpoint, without a prefix."""
 
-LARGEST_DEPTH = 8
+LARGEST_DEPTH = 8  # of mappings in mappings
+SHOWN = 5  # keys in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def find_weights(content: object, network: Network, path: Path, key: str | None 
     if not fitting:
         raise _misfit(max(parts, key=lambda part: part.nearness), network, path)
     if len(fitting) > 1:
-        named = printable(" or ".join(f"{network.arch}:{path}#{part.key}" for part in fitting))
+        some = [f"{network.arch}:{path}#{part.key}" for part in fitting[:SHOWN]] + ["…"] * (len(fitting) > SHOWN)
+        named = printable(" or ".join(some))
         raise UserError(
             f"{path}: {len(fitting)} sets of different weights in it fit {network.arch}, such as weights and their "
             f"average; choose: {named}"
@@ -99,15 +101,17 @@ def find_weights(content: object, network: Network, path: Path, key: str | None 
 def _mappings(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield every mapping in the content that holds tensors: its keys joined by dots, and its tensors by name."""
     seen: set[int] = set()
-    todo: list[tuple[str, object, int]] = [("", content, 0)]
-    while todo:
-        where, node, depth = todo.pop(0)
-        if not isinstance(node, Mapping) or id(node) in seen or depth > LARGEST_DEPTH:
-            continue
-        seen.add(id(node))  # a pickle may hold itself
-        if tensors := {str(key): value for key, value in node.items() if isinstance(value, Tensor)}:
-            yield where, _unwrapped(tensors)
-        todo += [(f"{where}.{key}".lstrip("."), value, depth + 1) for key, value in node.items()]
+    level = [("", content)] if isinstance(content, Mapping) else []
+    for _ in range(LARGEST_DEPTH):
+        inner: list[tuple[str, Mapping[object, object]]] = []
+        for where, node in level:
+            if id(node) in seen:
+                continue  # a pickle may hold itself
+            seen.add(id(node))
+            if tensors := {str(key): value for key, value in node.items() if isinstance(value, Tensor)}:
+                yield where, _unwrapped(tensors)
+            inner += [(f"{where}.{key}".lstrip("."), item) for key, item in node.items() if isinstance(item, Mapping)]
+        level = inner
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,7 +123,7 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _parts(where: str, tensors: Mapping[str, Tensor], network: Network) -> Iterator[Part]:
     """Yield the tensors, and those under every prefix that leaves the network's first or last name."""
     needed = network.needed
-    ends = tuple(f".{name}" for name in (needed[0], needed[-1]))
+    must, ends = set(needed), tuple(f".{name}" for name in (needed[0], needed[-1]))
     prefixes = {name.removesuffix(end[1:]) for name in tensors for end in ends if f".{name}".endswith(end)}
     for prefix in sorted({"", *prefixes}, key=len):
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -131,7 +135,7 @@ def _parts(where: str, tensors: Mapping[str, Tensor], network: Network) -> Itera
             misshapen=tuple(
                 name
                 for name, value in network.state.items()
-                if name in own and not name.startswith(network.free) and _shape(own[name]) != _shape(value)
+                if name in own and name in must and _shape(own[name]) != _shape(value)
             ),
         )
 
@@ -180,6 +184,8 @@ def _fault(name: str, value: Tensor, own: Tensor) -> str | None:
         return "is a quantized tensor; save the weights in floating point, as from dequantize()"
     if not _is_dense(value):
         return f"is a sparse tensor ({value.layout}); save it dense, as from to_dense()"
+    if name.endswith(BUFFERS_TO_IGNORE) and value.shape != own.shape:
+        return f"has shape {_shape(value)}, must have {_shape(own)}"
     if value.is_floating_point() != own.is_floating_point():
         return f"has values of type {value.dtype}, must have {own.dtype}; save the weights in floating point"
     if not own.is_floating_point():

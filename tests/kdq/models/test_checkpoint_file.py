@@ -133,7 +133,8 @@ def test_folders_and_odd_paths_are_refused(tmp_path: Path) -> None:
     for path, message in {
         tmp_path: "a folder; give ARCH:PATH",
         tmp_path / "nowhere": "there is no such checkpoint",
-        tmp_path / "pipe": "there is no such checkpoint",
+        tmp_path / "pipe": "no regular file",
+        tmp_path / "pipe" / "a.pt": "there is no such checkpoint",
         tmp_path / ("x" * 300): "File name too long",
     }.items():
         for reader in (read, identity):

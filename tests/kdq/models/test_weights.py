@@ -75,6 +75,7 @@ EVERYDAY: dict[str, Callable[[], object]] = {
     "a tree": lambda: {"a": {"b": {"c": under("d.e.")}}},
     "without num_batches_tracked": lambda: {k: v for k, v in STATE.items() if "tracked" not in k},
     "num_batches_tracked in floating point": lambda: {k: v.float() for k, v in STATE.items()},
+    "num_batches_tracked in a list": lambda: {k: v[None] if "tracked" in k else v for k, v in STATE.items()},
     "half precision": lambda: {k: v.half() if v.is_floating_point() else v for k, v in STATE.items()},
     "parameters": lambda: {k: nn.Parameter(v) if v.is_floating_point() else v for k, v in STATE.items()},
     "twice the same": lambda: {"model": STATE, "best": under("module.", {k: v.clone() for k, v in STATE.items()})},
@@ -116,6 +117,12 @@ def test_of_two_that_fit_the_user_chooses(name: str, tmp_path: Path) -> None:
         assert f"resnet8:{path}#{key}" in str(raised.value)
         loaded = load(Checkpoint("resnet8", path, key=key), classes=10, normalization=GREY).net.state_dict()
         assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+def test_of_many_that_fit_some_are_shown() -> None:
+    content = {f"epoch{i}": dict(net(i).state_dict()) for i in range(9)}
+    with pytest.raises(UserError, match=r"9 sets of different weights .*#epoch4 or …$"):
+        find_weights(content, NETWORK, Path("a.pt"))
 
 
 def test_a_key_may_leave_the_prefix_out_and_must_exist() -> None:
