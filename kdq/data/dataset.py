@@ -5,17 +5,19 @@ A stage of kind `data` holds `{train,test}_{images,labels}.npy` (uint8 [N, C, H,
 """
 
 import dataclasses
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 from kdq.models.classifier import Normalization
+from kdq.store.damage import damaged, read_json
 from kdq.store.stage import digest
 
 SPLIT_VERSION = 1
@@ -26,7 +28,8 @@ class Dataset:
     """A data set in memory. Images are uint8 [N, C, H, W], labels int64 [N].
 
     Training and validation images are disjoint parts of the source's training images; the test images are all
-    those of the source. fingerprint: SHA-256 of the source's identity and the split.
+    those of the source. fingerprint: SHA-256 of the source's identity and the split. Raises UserError for labels that
+    are not one of the classes for each image.
     """
 
     name: str
@@ -39,6 +42,19 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     fingerprint: str
+
+    def __post_init__(self) -> None:
+        for split in ("train", "val", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            if labels.device.type != "cpu":
+                continue  # moved by `to`, and checked before
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise UserError(
+                    f"data set {self.name!r}: its {split} labels are {labels.dtype} {list(labels.shape)}, must be "
+                    f"int64 [{len(images)}], one for each image"
+                )
+            if wrong := labels_beyond(labels, self.classes):
+                raise UserError(f"data set {self.name!r}: its {split} labels {wrong}")
 
     @property
     def classes(self) -> int:
@@ -62,24 +78,82 @@ def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int)
 
     The `val_images` validation images are drawn first, so they do not depend on `train_images`, the number drawn
     from the rest (None: all of it). The test images are memory-mapped from the stage's file. Raises UserError if
-    there are too few images.
+    there are too few images, or if the stage is damaged.
     """
-    images, labels = _map(stage_path, "train_images"), _map(stage_path, "train_labels")
+    name, class_names, normalization = _description(stage_path)
+    images, labels = _pair(stage_path, "train", len(class_names), len(normalization.mean))
+    test_images, test_labels = _pair(stage_path, "test", len(class_names), len(normalization.mean))
+    if images.shape[1:] != test_images.shape[1:]:
+        raise damaged(stage_path, "test_images.npy: has images of another size than train_images.npy")
     train, val = _split(labels.numpy(), train_images, val_images)
     split = {"train_images": len(train), "val_images": len(val), "version": SPLIT_VERSION}
-    description = json.loads((stage_path / "data.json").read_text())
     return Dataset(
-        name=description["name"],
-        class_names=tuple(description["class_names"]),
-        normalization=Normalization(tuple(description["mean"]), tuple(description["std"])),
+        name=name,
+        class_names=class_names,
+        normalization=normalization,
         train_images=images[train],
         train_labels=labels[train],
         val_images=images[val],
         val_labels=labels[val],
-        test_images=_map(stage_path, "test_images"),
-        test_labels=_map(stage_path, "test_labels"),
+        test_images=test_images,
+        test_labels=test_labels,
         fingerprint=digest({"source": stage_path.name, **split}),
     )
+
+
+def labels_beyond(labels: Tensor, classes: int) -> str | None:
+    """Return what is wrong with int64 labels that are none of the classes 0 .. classes - 1; None if all are."""
+    wrong = (labels < 0) | (labels >= classes)
+    if not wrong.any():
+        return None
+    return f"must be 0 to {classes - 1}, that of image {int(wrong.nonzero()[0])} is {int(labels[wrong][0])}"
+
+
+def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization]:
+    """Return name, class names and normalisation. Raises UserError if data.json does not have them."""
+    try:
+        fields = read_json(folder / "data.json")
+    except OSError as error:
+        raise damaged(folder, f"data.json: {first_line(error)}") from error
+    try:
+        name, class_names, mean, std = (fields[key] for key in ("name", "class_names", "mean", "std"))
+        if not isinstance(name, str) or not _is_list(class_names, str) or len(set(class_names)) != len(class_names):
+            raise TypeError("its name must be a text, and its class_names a list of different texts")
+        if not _is_list(mean, int | float) or not _is_list(std, int | float):
+            raise TypeError("its mean and std must be lists of numbers")
+        return name, tuple(class_names), Normalization(tuple(mean), tuple(std))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(folder, f"data.json: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, kind) for item in value)
+
+
+def _pair(folder: Path, split: str, classes: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Return images and labels of a split. Raises UserError if they are not what a stage holds."""
+    images = _map(folder, f"{split}_images.npy", np.uint8, (None, channels, None, None))
+    labels = _map(folder, f"{split}_labels.npy", np.int64, (len(images),))
+    if wrong := labels_beyond(labels, classes):
+        raise damaged(folder, f"{split}_labels.npy: the labels {wrong}")
+    return images, labels
+
+
+def _map(folder: Path, name: str, dtype: type, shape: Sequence[int | None]) -> Tensor:
+    """Return an array of the stage, mapped from its file. shape: the lengths that it must have, None for any."""
+    try:
+        # Copy-on-write: a tensor may be written to, a stage may not.
+        array = np.load(folder / name, mmap_mode="c")
+        size = array.offset + array.nbytes
+    except Exception as error:  # NumPy raises almost any exception for damaged bytes
+        raise damaged(folder, f"{name}: {type(error).__name__}: {first_line(error)}") from error
+    fits = len(array.shape) == len(shape) and all(
+        length > 0 and wanted in (None, length) for length, wanted in zip(array.shape, shape, strict=True)
+    )
+    if array.dtype != dtype or not fits or not array.flags.c_contiguous or size != (folder / name).stat().st_size:
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise damaged(folder, f"{name}: holds {array.dtype} {list(array.shape)}, must be {np.dtype(dtype)} [{wanted}]")
+    return torch.from_numpy(array)
 
 
 def _split(
@@ -96,11 +170,6 @@ def _split(
     val = stratified(labels, val_images, seed=0)
     rest = np.setdiff1d(np.arange(total), val)
     return rest[stratified(labels[rest], asked, seed=1)], val
-
-
-def _map(folder: Path, name: str) -> Tensor:
-    # Copy-on-write: a tensor may be written to, a stage may not.
-    return torch.from_numpy(np.load(folder / f"{name}.npy", mmap_mode="c"))
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

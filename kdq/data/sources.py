@@ -146,12 +146,17 @@ def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
     Its identity is the content of the source, not its path. A data set that must be downloaded is saved to
     `downloads` beside the store. Raises UserError for an unknown name and for missing or damaged files.
     """
+    source, stage = find_source(name, data_dir, store)
+    store.make(stage, lambda folder: _write(folder, name, source))
+    return stage
+
+
+def find_source(name: str, data_dir: Path | None, store: StageStore) -> tuple[Source, Stage]:
+    """Return where a data set comes from, and the stage that holds it, or would. Raises UserError as `load_source`."""
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     source = DATASETS[name].find(data_dir, store.root.parent / "downloads")
-    stage = Stage("data", DATA_VERSION, {"source": source.identity})
-    store.make(stage, lambda folder: _write(folder, name, source))
-    return stage
+    return source, Stage("data", DATA_VERSION, {"source": source.identity})
 
 
 def _write(folder: Path, name: str, source: Source) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 import torchvision
+from torch import Tensor
 
 from kdq.data.dataset import Dataset
 from kdq.distill.teachers import Hub, Trained, Transformers, parse_spec
 from kdq.errors import UserError
-from kdq.models.checkpoint import BUFFERS_TO_IGNORE, IMAGENET, Checkpoint, read_state, saved_normalization
-from kdq.models.classifier import Classifier, build
+from kdq.models.checkpoint import IMAGENET, Checkpoint, normalization_of
+from kdq.models.checkpoint_file import read
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.weights import Network, find_weights
 from kdq.store.stage import digest
 
 IMAGENET_WEIGHTS = {"resnet18": "ResNet18", "resnet34": "ResNet34", "resnet50": "ResNet50"}
@@ -66,19 +69,25 @@ def warm_start(spec: Checkpoint, arch: str, data: Dataset, seed: int) -> Classif
     """Return a student initialised from a checkpoint trained on this data set or on ImageNet.
 
     The first and the last layer stay random where the checkpoint's have another shape, as with ImageNet's 7x7 stem
-    and 1,000 classes. Raises UserError for a checkpoint that `read_state` rejects or that does not fit otherwise.
+    and 1,000 classes. Raises UserError for a checkpoint that is damaged or does not fit otherwise.
     """
-    normalization = spec.normalization or saved_normalization(spec.path) or data.normalization
+    normalization = normalization_of(spec, data.normalization)
     student = build(arch, classes=data.classes, normalization=normalization, seed=seed)
-    own, given = student.net.state_dict(), read_state(spec.path)
-    names = [name for name, _ in student.net.named_parameters()]
-    ends = tuple(name.split(".")[0] + "." for name in (names[0], names[-1]))  # `conv1.`, `linear.`
-    for key in own | given:
-        if key in own and key in given and own[key].shape == given[key].shape:
-            own[key].copy_(given[key])
-        elif not key.startswith(ends) and not key.endswith(BUFFERS_TO_IGNORE):
-            raise UserError(f"{spec.path}: does not fit {arch}: {key}; start from weights of that architecture")
+    own, weights = student.net.state_dict(), peer_weights(spec, arch, data.classes, normalization)
+    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
+    student.net.load_state_dict(fitting, strict=False)
     return student
+
+
+def peer_weights(spec: Checkpoint, arch: str, classes: int, normalization: Normalization) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint by their names in the architecture, first and last layer in any shape.
+
+    Raises UserError for a checkpoint that is damaged or does not fit otherwise.
+    """
+    net = build(arch, classes=classes, normalization=normalization, seed=0).net
+    names = [name for name, _ in net.named_parameters()]
+    ends = tuple(name.split(".")[0] + "." for name in (names[0], names[-1]))  # `conv1.`, `linear.`
+    return find_weights(read(spec.path), Network(arch, net.state_dict(), free=ends), spec.path, spec.key)
 
 
 def peer_seed(seed: int) -> int:

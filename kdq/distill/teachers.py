@@ -1,11 +1,13 @@
 """Where a teacher comes from: a checkpoint file, the Hugging Face Hub, or a training run of our own.
 
-A teacher is specified by one string: `ARCH:PATH`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
-`transformers:FOLDER`, `train` or `train:ARCH`.
+A teacher is specified by one string: `ARCH:PATH[#KEY]`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
+`transformers:FOLDER`, `train` or `train:ARCH`. KEY says which of several weights in a file is meant, as in
+`resnet20:FILE#state_dict_ema`.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +74,11 @@ class Transformers:
         return sorted(path for pattern in PRETRAINED_FILES for path in folder.glob(pattern))
 
     def identity(self) -> Json:
-        """Return name and content hash of each of its files."""
-        return {"files": {path.name: content_hash(path) for path in self.files()}}
+        """Return name and content hash of each of its files. Raises UserError if one cannot be read."""
+        try:
+            return {"files": {path.name: content_hash(path) for path in self.files()}}
+        except OSError as error:  # a dangling link, a folder of that name, no permission
+            raise UserError(f"transformers:{self.source}: {error.filename}: {error.strerror}; copy it again") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,8 @@ def _parse_hub(text: str) -> Hub:
 
 
 def _parse_transformers(text: str) -> Transformers:
-    folder = Path(text).expanduser()
-    if text and (folder.is_dir() or text.startswith((".", "/", "~"))):
-        return Transformers(folder.absolute())
+    if text and (text.startswith((".", "/", "~")) or _path(text).is_dir()):
+        return Transformers(_path(text))
     if not re.fullmatch(REPOSITORY, text):
         raise UserError(
             f"teacher 'transformers:{text}': must be transformers:FOLDER, OWNER/NAME or OWNER/NAME@REVISION"
@@ -126,7 +130,8 @@ KINDS: dict[str, Callable[[str], TeacherSpec]] = {
 def parse_spec(text: str) -> TeacherSpec:
     """Return the teacher that `text` names. A relative path becomes absolute, from the current folder.
 
-    Raises UserError for a string of another form and for unknown architectures. Reads no file.
+    Raises UserError for a string of another form, for unknown architectures, and for a path that the system refuses.
+    Reads no file.
     """
     head, _, rest = text.partition(":")
     if head in KINDS:
@@ -135,7 +140,21 @@ def parse_spec(text: str) -> TeacherSpec:
         raise unknown("teacher", head, [*KINDS, *ARCHITECTURES])
     if not rest:
         raise UserError(f"teacher {text!r}: no file is named; use {head}:PATH, or train:{head} to train one")
-    return Checkpoint(head, Path(rest).expanduser().absolute())
+    name, mark, key = rest.rpartition("#")
+    if not (mark and name) or _path(rest).is_file():  # a # in the name of the file itself
+        return Checkpoint(head, _path(rest))
+    return Checkpoint(head, _path(name), key=key or None)
+
+
+def _path(text: str) -> Path:
+    """Return an absolute path. Raises UserError for one that cannot exist or be looked up."""
+    try:
+        path = Path(text).expanduser().absolute()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, no permission, an unknown ~user
+        raise UserError(f"teacher {text!r}: {getattr(error, 'strerror', None) or error}; name another path") from error
+    return path
 
 
 def find_checkpoint(data_dir: Path, pattern: str) -> Path:

@@ -43,7 +43,8 @@ class Trainer:
 
     All randomness is in the initial weights and the views. data: on the students' device; teacher: may be None for
     a method that needs none; peer: a student with other initial weights; stream_seed: determines the views (see
-    kdq.data.augment). Raises UserError if a teacher is needed and missing, and for `compile` on a CPU.
+    kdq.data.augment). Raises UserError if a teacher is needed and missing, for a student of another number of classes
+    or channels than the data's, and for `compile` on a CPU.
     """
 
     def __init__(
@@ -64,6 +65,12 @@ class Trainer:
         self.method = method
         self.device = data.train_images.device
         self.students = (student, peer) if peer else (student,)
+        shape = data.classes, len(data.normalization.mean)
+        if other := [found for model in self.students if (found := (model.classes, model.mean.numel())) != shape]:
+            raise UserError(
+                f"a student has {other[0][0]} classes and {other[0][1]} channels, the data set {data.name!r} has "
+                f"{shape[0]} and {shape[1]}; build the student for this data set"
+            )
         for model in self.students:
             model.to(memory_format=torch.channels_last)
         self.averages = tuple(copy.deepcopy(model).requires_grad_(False) for model in self.students if config.ema)

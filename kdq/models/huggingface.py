@@ -2,34 +2,33 @@
 
 Each is wrapped as a `Classifier`: it takes the student's images unchanged, resizes and normalises them on
 their device, and returns logits in the data set's label order. It is loaded from a folder of safetensors and
-JSON; code that comes with a model is never run.
+JSON; code that comes with a model is never run. What the JSON describes is limited by the weights beside it, so that
+a wrong number is refused before it takes memory or time.
 """
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
-from kdq.errors import UserError, first_line
-from kdq.models.classifier import Classifier, Normalization
+from kdq.errors import UserError, printable
+from kdq.models.checkpoint_file import check_kind
+from kdq.models.classifier import Classifier
+from kdq.models.preprocessing import Preprocessing, preprocessing_of, resize
 
-MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
-"""Pillow's number of a resampling filter -> torch's interpolation mode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preprocessing:
-    """The preprocessing a model expects: resize to `size`, then cut out the centre of size `crop` (height, width)."""
-
-    normalization: Normalization
-    size: tuple[int, int] | None
-    crop: tuple[int, int] | None
-    mode: str
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+LARGEST_JSON = 10_000_000  # bytes: the labels of ImageNet-21k take 2 MB
+MOST_VALUES = 100_000  # in JSON: those labels are 44,000
+LARGEST_NUMBER = 1_000_000
+MODULES_A_TENSOR = 20
+"""Modules that a model may have for each tensor of its weights; the library's have about two."""
 
 
 class Pretrained(nn.Module):
@@ -51,70 +50,29 @@ class Pretrained(nn.Module):
         return logits[:, self.order]
 
 
-def resize(images: Tensor, wanted: Preprocessing) -> Tensor:
-    """Return normalised images [N, C, H, W] in the model's input size.
-
-    Resizing and normalising commute: both are linear, and the weights of a resized pixel sum to 1. The bicubic
-    filter overshoots; as in the library's own processors, pixels are clamped to the range of images.
-    """
-    if wanted.size is not None and wanted.size != tuple(images.shape[2:]):
-        antialias = wanted.mode in ("bilinear", "bicubic")
-        images = F.interpolate(images, wanted.size, mode=wanted.mode, antialias=antialias)
-        mean, std = (images.new_tensor(v).view(1, -1, 1, 1) for v in _statistics(wanted.normalization))
-        images = images.clamp((0 - mean) / std, (1 - mean) / std)
-    if wanted.crop is not None:
-        top, left = ((have - want) // 2 for have, want in zip(images.shape[2:], wanted.crop, strict=True))
-        images = images[:, :, top : top + wanted.crop[0], left : left + wanted.crop[1]]
-    return images
-
-
-def _statistics(normalization: Normalization) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return normalization.mean, normalization.std
-
-
-def load_pretrained(folder: Path, class_names: Sequence[str], channels: int) -> Classifier:
+def load_pretrained(
+    folder: Path, class_names: Sequence[str], channels: int, size: tuple[int, int] | None = None
+) -> Classifier:
     """Load the classifier in a folder (config.json, preprocessor_config.json, model.safetensors), in evaluation mode.
 
-    class_names: those of the data set, in its order; channels: of its images. The architecture is named
+    class_names: those of the data set, in its order; channels: of its images; size: their height and width, None if
+    unknown, in which case a model that does not resize them is not tried on one. The architecture is named
     `transformers:TYPE`, such as `transformers:vit`. Raises UserError if the folder does not hold a complete image
     classifier of the library, or holds one for other classes or another number of channels.
     """
-    from transformers import AutoModelForImageClassification
-
-    _quiet()
-    order = label_order(labels(folder), class_names, str(folder))
+    config = _config(folder)
+    order = label_order(_labels(folder, config), class_names, str(folder))
     preprocessing = _preprocessing(folder, channels)
-    try:
-        model, info = AutoModelForImageClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-    except Exception as error:  # the library raises almost any exception for a damaged or foreign folder
-        raise _unusable(folder, error) from error
-    if info["missing_keys"]:
-        raise UserError(
-            f"{folder}: its weights lack {min(info['missing_keys'])} and {len(info['missing_keys']) - 1} others, "
-            "which would be random: not a trained image classifier; fine-tune it first, or choose another teacher"
-        )
+    model = _model(folder, config)
     net = Pretrained(model, preprocessing, order)
-    return Classifier(
-        f"transformers:{model.config.model_type}", net, len(class_names), preprocessing.normalization
-    ).eval()
+    loaded = Classifier(f"transformers:{config.model_type}", net, len(class_names), preprocessing.normalization).eval()
+    _try(folder, loaded, size or preprocessing.size)
+    return loaded
 
 
 def labels(folder: Path) -> tuple[str, ...]:
     """Return the labels of the model's outputs in order. Raises UserError if the folder has no model configuration."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return tuple(str(config.id2label[i]) for i in range(config.num_labels))
-    except Exception as error:
-        raise _unusable(folder, error) from error
+    return _labels(folder, _config(folder))
 
 
 def unnamed(names: Sequence[str]) -> bool:
@@ -148,82 +106,181 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().lower()
 
 
-def _preprocessing(folder: Path, channels: int) -> Preprocessing:
-    """Return what the folder's image processor does, to be applied to batches on any device.
-
-    It is compared with the processor itself on an image, so a processor that does more is rejected.
-    """
-    from transformers import AutoImageProcessor
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        wanted = processor.to_dict()
-        size, crop = _sizes(wanted)
-        mode = MODES[int(wanted["resample"])] if size else "bilinear"
-        normalization = _normalization(wanted, channels)
-    except Exception as error:
-        raise _unusable(folder, error) from error
-    if len(normalization.mean) != channels:
-        raise UserError(
-            f"{folder}: takes images of {len(normalization.mean)} channels, the data set has {channels}; "
-            "choose another teacher or data set"
-        )
-    found = Preprocessing(normalization, size, crop, mode)
-    _check(found, processor, folder)
-    return found
-
-
-def _check(found: Preprocessing, processor: Any, folder: Path) -> None:
-    """Raise UserError unless the processor and `resize` agree on a smooth probe to one level of brightness.
-
-    (At sharp edges the processors differ by a few levels: they round between the two passes of a filter.)
-    """
-    channel, y, x = torch.meshgrid(*map(torch.arange, (len(found.normalization.mean), 32, 32)), indexing="ij")
-    probe = (3 * x + 4 * y + 10 * channel).byte()
-    theirs = torch.as_tensor(
-        processor(images=[probe], input_data_format="channels_first", return_tensors="pt")["pixel_values"]
-    )
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in _statistics(found.normalization))
-    ours = resize((probe[None] / 255 - mean) / std, found)
-    if theirs.shape != ours.shape or ((theirs - ours).abs() * std).max() > 1.01 / 255:
-        raise UserError(
-            f"{folder}: its {type(processor).__name__} does more to an image than resize, crop and normalise it, "
-            "which is not supported; choose another teacher"
-        )
-
-
-def _sizes(wanted: dict[str, Any]) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Return the sizes to resize and to crop to, for square images; None where the processor does not."""
-    size = _pair(wanted["size"]) if wanted.get("do_resize") else None
-    crop = _pair(wanted["crop_size"]) if wanted.get("do_center_crop") else None
-    share = wanted.get("crop_pct")
-    if size and share and "shortest_edge" in wanted["size"] and size[0] < 384:  # as in ConvNext's processor
-        size, crop = (int(size[0] / share), int(size[1] / share)), size
-    return size, crop
-
-
-def _pair(size: dict[str, int]) -> tuple[int, int]:
-    edge = size.get("shortest_edge")
-    return (edge, edge) if edge else (size["height"], size["width"])
-
-
-def _normalization(wanted: dict[str, Any], channels: int) -> Normalization:
-    """Return the normalisation of images in [0, 1]; the processor's own is for pixels of 0 to 255 times its factor."""
-    mean, std = (0.0,) * channels, (1.0,) * channels
-    if wanted.get("do_normalize"):
-        mean, std = tuple(wanted["image_mean"]), tuple(wanted["image_std"])
-    full = 255 * wanted["rescale_factor"] if wanted.get("do_rescale") else 255.0
-    return Normalization(tuple(m / full for m in mean), tuple(s / full for s in std))
-
-
-def _unusable(folder: Path, error: Exception) -> UserError:
-    return UserError(
-        f"{folder}: no image classifier of the transformers library as safetensors ({first_line(error)}); give "
-        "a folder that save_pretrained wrote for AutoModelForImageClassification and its AutoImageProcessor"
-    )
-
-
-def _quiet() -> None:
+def _config(folder: Path) -> Any:
+    """Return the library's configuration of the model."""
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what matters of its warnings is an error of ours
+    _check_json(folder, CONFIG)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library raises almost any exception for a damaged or foreign folder
+        raise _unusable(folder, error) from error
+
+
+def _labels(folder: Path, config: Any) -> tuple[str, ...]:
+    try:
+        return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+    except Exception as error:
+        raise _unusable(folder, error) from error
+
+
+def _check_json(folder: Path, name: str) -> None:
+    """Raise UserError unless the file is a JSON object of a reasonable size, with numbers of a reasonable size.
+
+    The library takes as much memory and time as they ask for.
+    """
+    try:
+        if (folder / name).stat().st_size > LARGEST_JSON:
+            raise ValueError(f"{name} has more than {LARGEST_JSON:,} bytes")
+        fields = json.loads((folder / name).read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise TypeError(f"{name} is no JSON object")
+        for count, (key, value) in enumerate(_values(fields)):
+            largest = MOST_VALUES if key == "num_labels" else LARGEST_NUMBER
+            if isinstance(value, int) and abs(value) > largest:
+                raise ValueError(f"{name}: a number of {key!r} is beyond {largest:,}")
+            if count >= MOST_VALUES:
+                raise ValueError(f"{name} has more than {MOST_VALUES:,} values")
+    except Exception as error:  # missing, unreadable, no JSON, nested too deep
+        raise _unusable(folder, error) from error
+
+
+def _values(fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every value in JSON, with the key that it is under, itself or in lists."""
+    todo: list[tuple[str, Any]] = list(fields.items())
+    while todo:
+        key, value = todo.pop()
+        yield key, value
+        if isinstance(value, list):
+            todo += [(key, item) for item in value]
+        elif isinstance(value, dict):
+            todo += value.items()
+
+
+def _preprocessing(folder: Path, channels: int) -> Preprocessing:
+    """Return what the folder's image processor does."""
+    from transformers import AutoImageProcessor
+
+    _check_json(folder, PROCESSOR)
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        settings = processor.to_dict()
+        own = len(settings["image_mean"]) if settings.get("do_normalize") else channels
+        if own == channels:
+            return preprocessing_of(processor, channels)
+    except Exception as error:
+        raise _unusable(folder, error) from error
+    raise UserError(
+        f"{folder}: takes images of {own} channels, the data set has {channels}; choose another teacher or data set"
+    )
+
+
+def _model(folder: Path, config: Any) -> nn.Module:
+    """Return the model with its weights. Raises UserError if they are not those that its configuration describes."""
+    from transformers import AutoModelForImageClassification
+
+    for file in filter(Path.is_file, folder.glob("*.safetensors")):
+        check_kind(file)
+    try:
+        _check_extent(folder, config)
+        model, info = AutoModelForImageClassification.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            dtype=torch.float32,
+        )
+    except Exception as error:
+        raise _unusable(folder, error) from error
+    _check_weights(folder, model, info)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _check_extent(folder: Path, config: Any) -> None:
+    """Raise ValueError if the configuration describes a model of more weights than there are; it is not built then."""
+    from transformers import AutoModelForImageClassification
+
+    tensors, values = _extent(folder)
+    with torch.device("meta"), _at_most_modules(1000 + MODULES_A_TENSOR * tensors):
+        described = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    if (wanted := sum(parameter.numel() for parameter in described.parameters())) > values:
+        raise ValueError(f"{CONFIG} describes a model of {wanted:,} weights, its safetensors hold {values:,}")
+
+
+def _extent(folder: Path) -> tuple[int, int]:
+    """Return how many tensors there are in the folder's safetensors, and how many values in them."""
+    tensors, values = 0, 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118
+                tensors, values = tensors + 1, values + torch.Size(weights.get_slice(key).get_shape()).numel()
+    return tensors, values
+
+
+@contextmanager
+def _at_most_modules(count: int) -> Iterator[None]:
+    """Raise ValueError as soon as a model is being built of more than `count` modules."""
+    built = 0
+
+    def note(*_: object) -> None:
+        nonlocal built
+        built += 1
+        if built > count:
+            raise ValueError(f"{CONFIG} describes a model of more layers than its safetensors hold weights for")
+
+    handle = register_module_module_registration_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_weights(folder: Path, model: Any, info: dict[str, Any]) -> None:
+    """Raise UserError if weights are missing, left over, of another shape, or not finite."""
+    if info["missing_keys"]:
+        raise UserError(
+            f"{folder}: its weights lack {min(info['missing_keys'])} and {len(info['missing_keys']) - 1} others, "
+            "which would be random: not a trained image classifier; fine-tune it first, or choose another teacher"
+        )
+    if info["mismatched_keys"]:
+        key, found, wanted = min((key, list(a), list(b)) for key, a, b in info["mismatched_keys"])
+        raise UserError(
+            f"{folder}: {key} has shape {found}, {CONFIG} describes {wanted}; copy both files from the same model"
+        )
+    if left := sorted(key for key in info["unexpected_keys"] if re.search(r"\.\d+\..*\.(weight|bias)$", key)):
+        raise UserError(
+            f"{folder}: {CONFIG} describes a model without {printable(left[0])} and {len(left) - 1} others of its "
+            "weights; copy both files from the same model"
+        )
+    for key, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{folder}: {key} has NaN or infinite values; choose another teacher")
+
+
+@torch.inference_mode()
+def _try(folder: Path, model: Classifier, size: tuple[int, int] | None) -> None:
+    """Raise UserError unless the model gives finite logits for an image."""
+    if size is None:
+        return
+    try:
+        logits = model(torch.full((1, model.mean.numel(), *size), 0.5))
+        if logits.shape != (1, model.classes) or not torch.isfinite(logits).all():
+            raise ValueError(f"its logits of an image are {logits.dtype} {list(logits.shape)}, or not finite")
+    except Exception as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> UserError:
+    what = " ".join(printable(line).strip() for line in str(error).splitlines())
+    what = what if len(what) <= 300 else f"{what[:300]}…"
+    name = "" if isinstance(error, ValueError) and what else f"{type(error).__name__}: "
+    return UserError(
+        f"{folder}: no image classifier of the transformers library as safetensors ({name}{what}); give "
+        "a folder that save_pretrained wrote for AutoModelForImageClassification and its AutoImageProcessor"
+    )

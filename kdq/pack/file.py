@@ -3,8 +3,11 @@
 It holds, for each quantized layer, `NAME.codes` (uint8, a bit stream), `NAME.scale` and `NAME.bias` (float16 or
 float32) and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all
 other tensors under their names in float32. The header's metadata describes the network as JSON under `kdq`: format
-version, architecture, classes, normalisation, the alphabet of each quantized layer (bits, extra levels, gap) and
-the width of its inputs. Only the header's names, shapes and these few numbers are outside the payload.
+version, architecture, classes, normalisation, the alphabet of each quantized layer (bits, extra levels, gap), the
+width of its inputs, and the SHA-256 of all this and the tensors, by which `load` notices damage. Only the header's
+names, shapes and these few numbers are outside the payload.
+
+Format 3; format 2 had no SHA-256 and is refused, since damage to it cannot be noticed.
 """
 
 import json
@@ -15,7 +18,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from kdq.errors import UserError
@@ -23,15 +25,17 @@ from kdq.models.classifier import Classifier, Normalization, build, check_archit
 from kdq.models.graph import fold
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
+from kdq.models.sealed import is_intact, write_sealed
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes
 from kdq.quantize.activations import InputRange, attach, check_activation_bits
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.result import Quantized, QuantizedLayer
 
-FORMAT = 2
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-"""The errors raised by reading a header that `pack` did not write."""
+FORMAT = 3
+ENTRY = "kdq"
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
+"""The errors raised by reading a header that `pack` did not write (RecursionError is a RuntimeError)."""
 
 LARGEST_CLASSES = 1_000_000
 
@@ -39,15 +43,15 @@ LARGEST_CLASSES = 1_000_000
 def pack(quantized: Quantized, path: Path | str) -> None:
     """Write the model to a file from which `load` restores it with identical predictions.
 
-    Raises UserError for an unknown architecture, which `load` could not build.
+    Raises UserError for an unknown architecture, which `load` could not build; OSError if the file cannot be written.
     """
     model = quantized.model
     check_architecture(model.arch)
-    tensors = {key: value.cpu().contiguous() for key, value in leftovers(quantized).items()}
+    tensors = leftovers(quantized)
     for name, layer in quantized.layers.items():
         tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.alphabet.code_bits)
-        tensors[f"{name}.scale"] = layer.scale.cpu()
-        tensors[f"{name}.bias"] = layer.bias.cpu()
+        tensors[f"{name}.scale"] = layer.scale
+        tensors[f"{name}.bias"] = layer.bias
         if layer.inputs:
             tensors[f"{name}.input_scale"] = torch.tensor([layer.inputs.scale], dtype=torch.float32)
             tensors[f"{name}.input_zero_point"] = torch.tensor([layer.inputs.zero_point], dtype=torch.uint8)
@@ -60,7 +64,7 @@ def pack(quantized: Quantized, path: Path | str) -> None:
         "alphabets": {name: _plain(layer.alphabet) for name, layer in quantized.layers.items()},
         "activation_bits": quantized.config.activation_bits,
     }
-    save_file(tensors, path, metadata={"kdq": json.dumps(header, sort_keys=True)})
+    write_sealed(Path(path), ENTRY, header, tensors)
 
 
 def _plain(alphabet: Alphabet) -> list[float]:
@@ -81,17 +85,20 @@ def load(path: Path | str) -> Classifier:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["kdq"])
+            header = _header(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if not is_intact(ENTRY, header, tensors):
+            raise ValueError("its SHA-256 is not the one that it was packed with")
         model = _empty(header)
         layers = _layers(tensors, header, model)
         state = _state(tensors, layers)
         _check(state, model)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path}: cannot be read ({reason}); name a file written by kdq.pack.file") from error
+        what = error.strerror or error
+        raise UserError(f"{path}: cannot be read ({what}); name a file written by kdq.pack.file") from error
     except (SafetensorError, *MALFORMED) as error:
-        raise UserError(f"{path}: damaged, or not a packed model ({error!r}); pack the model again") from error
+        reason = error if isinstance(error, ValueError | SafetensorError) else repr(error)
+        raise UserError(f"{path}: damaged, or not a packed model ({reason}); pack the model again") from error
     model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
     for name, layer in layers.items():
         if layer.inputs:
@@ -99,10 +106,20 @@ def load(path: Path | str) -> Classifier:
     return model.eval()
 
 
+def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that `pack` stored. Raises ValueError if there are none, or of another format."""
+    header = json.loads(metadata.get(ENTRY, "null"))
+    if not isinstance(header, dict):
+        raise ValueError("its header does not describe a packed model")
+    if header["format"] == 2:
+        raise ValueError(f"format 2, in which damage cannot be noticed; this version reads format {FORMAT}")
+    if header["format"] != FORMAT:
+        raise ValueError(f"format {header['format']!r}, this version reads format {FORMAT}")
+    return header
+
+
 def _empty(header: Mapping[str, Any]) -> Classifier:
     """Build the network that the header describes, batch norms folded as `quantize` folds them."""
-    if header["format"] != FORMAT:
-        raise ValueError(f"format {header['format']!r}, this version reads {FORMAT}")
     arch, classes = header["arch"], header["classes"]
     if arch not in ARCHITECTURES or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
         raise ValueError(f"architecture {arch!r} with {classes!r} classes")
@@ -118,6 +135,8 @@ def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Cla
         if not isinstance(module, QUANTIZABLE):
             raise ValueError(f"{name!r} is not a quantizable layer")
         alphabet, shape = Alphabet(bits, extra, float(gap)), module.weight.shape
+        if alphabet.gap != 1 and not alphabet.is_sparse:
+            raise ValueError(f"layer {name!r} has a gap of {gap!r}, which its alphabet has not")
         codes, scale, bias = (tensors[f"{name}.{kind}"] for kind in ("codes", "scale", "bias"))
         stored = scale.dtype in (torch.float16, torch.float32) and bias.dtype == scale.dtype
         if codes.dtype != torch.uint8 or not stored or scale.shape not in (shape[:1], (1,)):
@@ -152,6 +171,8 @@ def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer]) 
         kinds = ("codes", "scale", "bias", *(("input_scale", "input_zero_point") if layer.inputs else ()))
         for kind in kinds:
             del state[f"{name}.{kind}"]
+        if f"{name}.weight" in state:
+            raise ValueError(f"layer {name!r} has a weight beside its codes")
         state[f"{name}.weight"], state[f"{name}.bias"] = layer.weight(), layer.bias.float()
     return state
 

@@ -16,6 +16,7 @@ from kdq.pack.size import avg_bits, paper_bits, size_breakdown, total_bits
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
 from kdq.quantize.model import choose_calibration, quantize_many
 from kdq.quantize.result import Quantized
+from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
 
@@ -47,7 +48,7 @@ class PointSpec:
 
 def measured(folder: Path) -> dict[str, Json]:
     """What the point in `folder` measured: total_bits, avg_bits, packed_bytes, val_top1, test_top1, …"""
-    measurement: dict[str, Json] = json.loads((folder / MEASUREMENT_FILE).read_text())
+    measurement: dict[str, Json] = read_json(folder / MEASUREMENT_FILE)
     return measurement
 
 

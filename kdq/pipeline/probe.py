@@ -12,6 +12,7 @@ from kdq.models.evaluate import top1
 from kdq.pack.size import total_bits
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
 from kdq.quantize.model import choose_calibration, quantize_many
+from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 
@@ -51,7 +52,7 @@ def probe(
         (folder / PROBE_FILE).write_text(json.dumps(found))
 
     folder = store.make(stage, write)
-    return [(width, accuracy, size) for width, accuracy, size in json.loads((folder / PROBE_FILE).read_text())]
+    return [(width, accuracy, size) for width, accuracy, size in read_json(folder / PROBE_FILE)]
 
 
 def _measure(model: Classifier, data: Dataset, bits: Sequence[int], quantizer: QuantizerSpec, seed: int) -> Probe:

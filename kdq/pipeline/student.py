@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from kdq.distill.teacher_logits import TeacherLogits
 from kdq.distill.trainer import Trainer
 from kdq.models.checkpoint import Checkpoint, load, save
 from kdq.models.classifier import Classifier, build
+from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
 
@@ -108,7 +110,7 @@ def distill(
             save(trainer.best, folder / MODEL_FILE)
             (folder / HISTORY_FILE).write_text(json.dumps(history))
     store.remove(spec.stage(spec.train.epochs - 1))
-    whole: list[Json] = json.loads((store.path(spec.stage()) / HISTORY_FILE).read_text())
+    whole: list[Json] = read_json(store.path(spec.stage()) / HISTORY_FILE)
     yield from _epochs(whole[len(history) :], None)
 
 
@@ -155,7 +157,7 @@ def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]
         if not (folder := store.find(spec.stage(epoch))):
             continue
         with suppress(FileNotFoundError):  # removed just now by a shorter or longer training of this student
-            history: list[Json] = json.loads((folder / HISTORY_FILE).read_text())
+            history: list[Json] = read_json(folder / HISTORY_FILE)
             trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
             store.remove(spec.stage(epoch - 1))  # left by a kill between the two steps of `_keep`
             return history
@@ -166,7 +168,9 @@ def _keep(store: StageStore, spec: StudentSpec, trainer: Trainer, history: list[
     """Store the state after this epoch, then remove the previous one: a training keeps only its last state."""
 
     def write(folder: Path) -> None:
-        torch.save(trainer.state_dict(), folder / STATE_FILE)
+        state = BytesIO()
+        torch.save(trainer.state_dict(), state)  # on a full disk, torch would raise an error of its own
+        (folder / STATE_FILE).write_bytes(state.getbuffer())
         (folder / HISTORY_FILE).write_text(json.dumps(history))
 
     store.make(spec.stage(trainer.epoch), write)

@@ -5,14 +5,13 @@ from study.commands.options import RunOptions
 from study.commands.site import machines_at
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
-from study.plan.resources import resources, slots
-from study.trial.inputs import teacher_spec
+from study.plan.resources import resources, root_folder, slots
+from study.trial.check_inputs import check_inputs
 
 
 def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
-    if plan.needs_teacher:
-        teacher_spec(plan.workload, options.data_dir)
+    check_inputs(plan, options.data_dir, root_folder(options.storage_path))
     machines = machines_at(options.address)
     at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
     lines = [estimate_time.describe(name, plan, at_once)]

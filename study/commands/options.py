@@ -190,7 +190,7 @@ def _add_settings(add: Callable[..., object]) -> None:
         help="repeat every configuration with each seed (default: 0)",
     )
     add("--bits", type=_integers, metavar="2,3,4,8", help="bit widths at which every student is quantized")
-    add("--teacher", metavar="SPEC", help="ARCH:PATH, hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
+    add("--teacher", metavar="SPEC", help="ARCH:PATH[#KEY], hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
     add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
     add(

@@ -41,7 +41,8 @@ CAUSES = (
         memory=True,
     ),
     Cause(
-        rf"{_errno(28, 122)}|No space left|disk is full|inline_container\S* \. unexpected pos",
+        rf"{_errno(28, 122)}|No space left|disk is full|inline_container\S* \. unexpected pos"
+        r"|requested and \d+ written",
         "the disk is full, or a quota exceeded",
         "free space, for example with --prune STUDY",
     ),

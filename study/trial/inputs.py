@@ -9,16 +9,17 @@ from pathlib import Path
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import load_source
 from kdq.distill.methods import MethodConfig
-from kdq.distill.peers import parse_peer, peer_seed, warm_start
+from kdq.distill.peers import parse_peer, peer_seed, peer_weights
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_checkpoint, parse_spec
 from kdq.errors import UserError
-from kdq.models.checkpoint import IMAGENET, Checkpoint, load, read_state, save, save_state, saved_normalization
+from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
 from kdq.models.classifier import Normalization
 from kdq.models.evaluate import top1
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.resnets import ARCHITECTURES
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
+from kdq.store.damage import damaged, read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 from study.plan.plan import Plan
@@ -98,7 +99,8 @@ def prepare_teacher(
 def _pretrained(spec: Transformers, data: Dataset, store: StageStore, log: Log) -> ModelRef:
     """Return a teacher of the transformers library as a stage: checked against the data, its files copied unchanged."""
     source = spec.fetch()
-    model = load_pretrained(source, data.class_names, data.train_images.shape[1])
+    channels, height, width = data.train_images.shape[1:]
+    model = load_pretrained(source, data.class_names, channels, (height, width))
     if unnamed(labels(source)):
         log(f"teacher: its {data.classes} labels have no names; assuming the order of the data set")
 
@@ -118,19 +120,24 @@ def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: S
         recipe, seed = workload.train, peer_seed(TEACHER_SEED)
         return _train("peer", workload.student, recipe, seed, reference, data, store, log)
     source = spec if isinstance(spec, Checkpoint) else spec.fetch()
-    warm_start(
-        source, workload.student, data, TEACHER_SEED
-    )  # raises for weights that do not fit before the study starts
-    normalization = source.normalization or saved_normalization(source.path) or _assumed(workload, data)
+    normalization = normalization_of(source, _assumed(workload, data))
+    weights = peer_weights(source, workload.student, data.classes, normalization)
     stage = Stage("weights", WEIGHTS_VERSION, {**source.identity(), "normalization": asdict(normalization)})
-    folder = store.make(stage, lambda folder: save_state(read_state(source.path), normalization, folder / MODEL_FILE))
+    folder = store.make(stage, lambda folder: save_state(weights, normalization, folder / MODEL_FILE))
     log(f"peer: {workload.student} starts from {workload.peer_init}")
     return ModelRef(str(folder), stage.id, workload.student)
 
 
 def _assumed(workload: Workload, data: Dataset) -> Normalization:
     """Return the normalisation of weights whose source declares none."""
-    return IMAGENET if workload.teacher_normalization == "imagenet" else data.normalization
+    if workload.teacher_normalization != "imagenet":
+        return data.normalization
+    if (channels := len(data.normalization.mean)) != len(IMAGENET.mean):
+        raise UserError(
+            f"teacher_normalization = 'imagenet': is for images of {len(IMAGENET.mean)} channels, the data set "
+            f"{data.name!r} has {channels}; use --set teacher_normalization=dataset"
+        )
+    return IMAGENET
 
 
 def _train(
@@ -167,8 +174,7 @@ def evaluate_teacher(
         (folder / ACCURACY_FILE).write_text(json.dumps({"val_top1": val, "test_top1": test}))
 
     stage = Stage("accuracy", ACCURACY_VERSION, {"model": teacher.id, "data": reference.fingerprint})
-    accuracy = json.loads((store.make(stage, evaluate) / ACCURACY_FILE).read_text())
-    val, test = float(accuracy["val_top1"]), float(accuracy["test_top1"])
+    val, test = _accuracy(store.make(stage, evaluate))
     log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         raise UserError(
@@ -177,6 +183,15 @@ def evaluate_teacher(
             f"try --set teacher_normalization=imagenet (or dataset), or another --teacher"
         )
     return val, test
+
+
+def _accuracy(folder: Path) -> tuple[float, float]:
+    """Validation and test accuracy that a stage holds."""
+    accuracy = read_json(folder / ACCURACY_FILE)
+    try:
+        return float(accuracy["val_top1"]), float(accuracy["test_top1"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(folder, f"{ACCURACY_FILE}: {error!r}") from error
 
 
 def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:

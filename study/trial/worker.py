@@ -13,12 +13,14 @@ from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.peers import peer_seed, warm_start
 from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
 from kdq.distill.trainer import Diverged
+from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
 from kdq.pipeline.probe import Probe, probe
 from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, load_student
+from kdq.store.damage import damaged
 from kdq.store.folder_store import StageStore
 from study.console import failures
 from study.results.point import Point, from_row
@@ -175,13 +177,16 @@ def _dataset(data: DataRef, device: str) -> Dataset:
 
 
 def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
-    """Load the teacher on the data's device, in evaluation mode."""
+    """Load the teacher on the data's device, in evaluation mode. Raises UserError if its stage is damaged."""
     folder = Path(teacher.folder)
-    if teacher.pretrained:
-        model = load_pretrained(folder, data.class_names, data.train_images.shape[1])
-    else:
-        checkpoint = Checkpoint(teacher.arch, folder / MODEL_FILE)
-        model = load(checkpoint, classes=data.classes, normalization=data.normalization)
+    try:
+        if teacher.pretrained:
+            model = load_pretrained(folder, data.class_names, data.train_images.shape[1])
+        else:
+            checkpoint = Checkpoint(teacher.arch, folder / MODEL_FILE)
+            model = load(checkpoint, classes=data.classes, normalization=data.normalization)
+    except UserError as error:  # it was checked when the stage was made
+        raise damaged(folder, str(error)) from error
     return model.to(data.train_images.device)
 
 

@@ -10,7 +10,7 @@ import torchvision
 from torchvision.models import resnet18
 
 from kdq.data.dataset import Dataset
-from kdq.distill.peers import IMAGENET_WEIGHTS, ImageNet, parse_peer, peer_seed, warm_start
+from kdq.distill.peers import IMAGENET_WEIGHTS, ImageNet, parse_peer, peer_seed, peer_weights, warm_start
 from kdq.distill.teachers import Hub, Trained
 from kdq.errors import UserError
 from kdq.models.checkpoint import IMAGENET, Checkpoint, save
@@ -115,3 +115,30 @@ def test_weights_of_another_architecture_are_refused(saved: str, arch: str, tmp_
     save(classifier(0, saved), path)
     with pytest.raises(UserError, match=rf"does not fit {arch}: layer1\.1"):
         warm_start(Checkpoint(arch, path), arch, DATA, seed=0)
+
+
+def test_a_peer_starts_from_the_weights_that_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    states = [classifier(seed).net.state_dict() for seed in (3, 4)]
+    wrapped = {f"module.{key}": value for key, value in states[1].items()}
+    torch.save({"model": states[0], "ema": wrapped}, path)
+    with pytest.raises(UserError, match=rf"choose: resnet8:{path}#model or resnet8:{path}#ema\.module"):
+        warm_start(Checkpoint("resnet8", path), "resnet8", DATA, seed=0)
+    spec = parse_peer(f"resnet8:{path}#ema", "resnet8")
+    assert isinstance(spec, Checkpoint)
+    assert same(warm_start(spec, "resnet8", DATA, seed=0), classifier(4))
+
+
+def test_weights_for_a_peer_are_the_same_whatever_the_data_set(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    save(classifier(3), path)
+    four, seven = (peer_weights(Checkpoint("resnet8", path), "resnet8", n, NORMALIZATION) for n in (4, 7))
+    assert four.keys() == seven.keys() == classifier(3).net.state_dict().keys()
+    assert all(torch.equal(value, seven[key]) for key, value in four.items())
+
+
+def test_weights_for_images_of_other_channels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "grey.safetensors"
+    save(build("resnet8", classes=4, normalization=Normalization((0.5,), (0.5,)), seed=0), path)
+    with pytest.raises(UserError, match="take images of 1 channels, the data set has 3"):
+        warm_start(Checkpoint("resnet8", path), "resnet8", DATA, seed=0)

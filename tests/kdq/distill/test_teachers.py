@@ -67,6 +67,9 @@ class TestSpec:
             ("resnet20:/a/b.th", Checkpoint("resnet20", Path("/a/b.th"))),
             ("resnet20:/a/b:c.th", Checkpoint("resnet20", Path("/a/b:c.th"))),
             ("resnet56:b.th", Checkpoint("resnet56", Path.cwd() / "b.th")),
+            ("resnet20:/a/b.th#ema", Checkpoint("resnet20", Path("/a/b.th"), key="ema")),
+            ("resnet20:/a#b/c.th#a.b", Checkpoint("resnet20", Path("/a#b/c.th"), key="a.b")),
+            ("resnet20:/a/b#c.th#", Checkpoint("resnet20", Path("/a/b#c.th"))),
             ("resnet56:~/b.th", Checkpoint("resnet56", Path.home() / "b.th")),
             ("hub:edadaltocg/resnet50_cifar10", Hub("edadaltocg/resnet50_cifar10")),
             ("hub:a/b@main", Hub("a/b", "main")),
@@ -90,11 +93,21 @@ class TestSpec:
             ("hub:resnet50_cifar10", "must be hub:OWNER/NAME"),
             ("hub:a/b@", "must be hub:OWNER/NAME"),
             ("hub:../../etc/passwd", "must be hub:OWNER/NAME"),
+            ("resnet20:~kdq_nobody/a.th", r"teacher '~kdq_nobody/a.th': .*name another path"),
+            ("transformers:~kdq_nobody/a", r"teacher '~kdq_nobody/a': .*name another path"),
+            ("resnet20:" + "a" * 300, "File name too long; name another path"),
+            ("transformers:./" + "a" * 300, "File name too long; name another path"),
+            ("transformers:" + "a" * 300, "File name too long; name another path"),
         ],
     )
     def test_other_forms_are_refused(self, text, message):
         with pytest.raises(UserError, match=message):
             parse_spec(text)
+
+    def test_a_file_with_a_hash_sign_in_its_name_is_that_file(self, tmp_path):
+        (tmp_path / "a#b").touch()
+        assert parse_spec(f"resnet20:{tmp_path}/a#b") == Checkpoint("resnet20", tmp_path / "a#b")
+        assert parse_spec(f"resnet20:{tmp_path}/a#b#c") == Checkpoint("resnet20", tmp_path / "a#b", key="c")
 
 
 class TestIdentity:
@@ -106,6 +119,7 @@ class TestIdentity:
         assert identity == Checkpoint("resnet8", b).identity()
         assert identity != Checkpoint("resnet14", b).identity()
         assert identity != Checkpoint("resnet8", b, OWN).identity()
+        assert identity != Checkpoint("resnet8", b, key="ema").identity()
         save(small(classes=9), b)
         assert identity != Checkpoint("resnet8", b).identity()
         json.dumps(identity)
@@ -332,6 +346,10 @@ class TestHub:
             ({"mean": [0.5]}, "mean and std must be lists of numbers"),
             ({"mean": [0.5], "std": [0]}, "std > 0"),
             ({"mean": "abc", "std": "abc"}, "mean and std must be lists of numbers"),
+            ({"mean": "123", "std": "123"}, "mean and std must be lists of numbers"),
+            ({"mean": [True] * 3, "std": [True] * 3}, "mean and std must be lists of numbers"),
+            ({"mean": [10**400] * 3, "std": [1] * 3}, "mean and std must be lists of numbers"),
+            ({"mean": [0.5] * 3, "std": [5e-324] * 3}, "std > 0"),
             ({"mean": [0.5], "std": [0.5]}, "images of 1 channels, the data set has 3"),
         ],
     )

@@ -509,6 +509,15 @@ def test_a_last_step_that_spoils_the_weights_is_noticed() -> None:
         trainer({"method": "ce"}, config=config).run_epoch()
 
 
+@pytest.mark.parametrize(("classes", "channels"), [(3, 1), (5, 1), (4, 3)])
+def test_a_student_for_another_data_set_is_refused(classes: int, channels: int) -> None:
+    other = build("resnet8", classes=classes, normalization=Normalization((0.5,) * channels, (0.5,) * channels), seed=0)
+    with pytest.raises(
+        UserError, match=rf"{classes} classes and {channels} channels, the data set 'noise' has 4 and 1"
+    ):
+        Trainer(CONFIG, MethodConfig.parse({"method": "ce"}), other, None, DATA, stream_seed=0)
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
     args = CONFIG, MethodConfig.parse({"method": name}), student()

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import LocalEntryNotFoundError
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -20,6 +21,8 @@ from transformers import (
     BitConfig,
     BitImageProcessor,
     ConvNextImageProcessor,
+    DeiTConfig,
+    DeiTForImageClassification,
     EfficientNetImageProcessor,
     PreTrainedConfig,
     ResNetConfig,
@@ -115,6 +118,14 @@ class TestLoad:
         assert loaded.arch == f"transformers:{model.split()[0].replace('large', 'resnet')}"
         assert loaded.classes == 3
 
+    def test_a_type_of_several_architectures(self, tmp_path: Path) -> None:
+        """DeiT has two in the library; the configuration says which."""
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        config = DeiTConfig(**sizes, image_size=16, patch_size=8, id2label=dict(enumerate(NAMES)))
+        DeiTForImageClassification(config).save_pretrained(tmp_path)
+        ViTImageProcessor(size=square(16)).save_pretrained(tmp_path)
+        assert load_pretrained(tmp_path, NAMES, 3).arch == "transformers:deit"
+
     def test_labels_in_another_order_are_mapped(self, tmp_path: Path) -> None:
         folder = save(tmp_path, "vit", names=("Maple Tree", "CAT", "dog"))
         expected = library(folder, images())[:, [1, 2, 0]]
@@ -195,6 +206,151 @@ class TestRefused:
         EfficientNetImageProcessor(size=square(16), rescale_offset=True).save_pretrained(folder)
         with pytest.raises(UserError, match="EfficientNetImageProcessor does more to an image"):
             load_pretrained(folder, NAMES, 3)
+
+
+CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+
+ODD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "more layers than weights, by far": ("resnet", {"depths": [1_000_000, 1]}, "more layers than its safetensors hold"),
+    "a layer too many": ("resnet", {"depths": [1, 2]}, r"describes a model of [\d,]+ weights, its safetensors hold"),
+    "layers left out": ("vit", {"num_hidden_layers": 0}, r"without vit\.\S+ and \d+ others of its weights"),
+    "biases left out": ("vit", {"qkv_bias": False}, r"without vit\.\S+\.bias and 2 others of its weights"),
+    "narrower layers": ("resnet", {"hidden_sizes": [8, 8]}, r"has shape \[3, 16\], config\.json describes \[3, 8\]"),
+    "images of any size": ("vit", {"image_size": 1_000_000}, r"describes a model of [\d,]+ weights"),
+    "labels without end": ("vit", {"num_labels": 10**9}, "a number of 'num_labels' is beyond"),
+    "very many labels": ("vit", {"num_labels": 10**6}, "a number of 'num_labels' is beyond"),
+    "a number deep inside": ("vit", {"a": {"b": [[{"c": -(10**30)}]]}}, "a number of 'c' is beyond"),
+    "very many values": ("vit", {"a": [[0] * 1000] * 101}, "more than 100,000 values"),
+    "no logits": ("vit", {"return_dict": False}, "no attribute '\\w+'"),
+    "logits that are not finite": ("vit", {"layer_norm_eps": -1.0}, "not finite"),
+    "another type": ("vit", {"hidden_size": "16"}, "Field 'hidden_size' expected int, got str"),
+    "no such function": ("vit", {"hidden_act": "x"}, "KeyError: 'x'"),
+    "text about a model of another kind": ("vit", {"model_type": "bert"}, "Unrecognized configuration class"),
+}
+
+ODD_PROCESSOR: dict[str, tuple[dict[str, Any], str]] = {
+    "far too large": ({"size": square(1_000_000)}, "size is 1000000 x 1000000, must be 1 to 2048 pixels"),
+    "larger than any": ({"size": square(10**12)}, "a number of 'height' is beyond|a number of 'width' is beyond"),
+    "nothing": ({"size": square(0)}, "size is 0 x 0"),
+    "below nothing": ({"size": {"shortest_edge": -1}}, "size is -1 x -1"),
+    "a size of text": ({"size": {"height": "16", "width": 16}}, "size is '16' x 16"),
+    "a crop too large": ({"do_center_crop": True, "crop_size": square(10**6)}, "crop_size is 1000000 x 1000000"),
+    "an unknown filter": ({"resample": 1}, r"resample is 1, must be one of \[0, 2, 3\]"),
+    "a filter of truth": ({"resample": True}, r"resample is True, must be one of"),
+    "no mean": ({"image_mean": None}, "TypeError"),
+    "a mean of text": ({"image_mean": ["a"] * 3}, "TypeError"),
+    "two channels": ({"image_mean": [0.5] * 2}, "takes images of 2 channels, the data set has 3"),
+    "a deviation of 0": ({"image_std": [0.0] * 3}, "std above 0"),
+    "a deviation below float": ({"image_std": [5e-324] * 3}, "std above 0"),
+    "no deviation": ({"image_std": []}, "of equal length"),
+    "a factor of 0": ({"rescale_factor": 0}, "ZeroDivisionError"),
+    "a switch that is a list": ({"do_normalize": [1]}, "TypeError"),
+    "another kind": ({"image_processor_type": "X"}, "Unrecognized image processor"),
+}
+
+
+def _refused(folder: Path, message: str, size: tuple[int, int] | None = None) -> None:
+    with pytest.raises(UserError, match=f"^{folder}.*({message})") as raised:
+        load_pretrained(folder, NAMES, 3, size)
+    assert str(raised.value).isprintable()
+
+
+class TestOddFolders:
+    """What the two JSON files may ask for is limited by the weights beside them; every refusal is one line."""
+
+    @pytest.mark.parametrize("name", ODD)
+    def test_an_odd_configuration_is_refused(self, name: str, tmp_path: Path) -> None:
+        model, fields, message = ODD[name]
+        folder = save(tmp_path, model)
+        change(folder, CONFIG, **fields)
+        _refused(folder, message)
+
+    @pytest.mark.parametrize("name", ODD_PROCESSOR)
+    def test_an_odd_processor_is_refused(self, name: str, tmp_path: Path) -> None:
+        fields, message = ODD_PROCESSOR[name]
+        folder = save(tmp_path, "vit")
+        change(folder, PROCESSOR, **fields)
+        _refused(folder, message)
+
+    @pytest.mark.parametrize("share", [None, 0, -1, 1e-9, 10**6, "x", [], True])
+    def test_an_odd_share_to_crop_is_refused(self, share: object, tmp_path: Path) -> None:
+        folder = save(tmp_path, "resnet")
+        change(folder, PROCESSOR, crop_pct=share)
+        if share is None:  # the library does not divide by it either
+            with pytest.raises(UserError):
+                load_pretrained(folder, NAMES, 3)
+        else:
+            _refused(folder, "crop_pct is .*, must be a number from 0.1 to 1")
+
+    @pytest.mark.parametrize("name", [CONFIG, PROCESSOR])
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"[null, {}]", "is no JSON object"),
+            (b"null", "is no JSON object"),
+            (b"[" * 200_000, "RecursionError"),
+            (b'{"a":' + b"1" * 5000 + b"}", "limit"),
+            (b"\xff\xfe{\x00}\x00", "codec can't decode"),
+            (b'{"a": "' + b"x" * 10_000_000 + b'"}', "more than 10,000,000 bytes"),
+        ],
+    )
+    def test_what_is_no_json_object_is_refused(self, name: str, content: bytes, message: str, tmp_path: Path) -> None:
+        folder = save(tmp_path, "vit")
+        (folder / name).write_bytes(content)
+        _refused(folder, message)
+
+    def test_a_pointer_instead_of_weights_is_named(self, tmp_path: Path) -> None:
+        folder = save(tmp_path, "vit")
+        (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+        _refused(folder, "git lfs pull")
+
+    def test_weights_that_are_not_finite_are_named(self, tmp_path: Path) -> None:
+        folder = save(tmp_path, "vit")
+        state = load_file(folder / WEIGHTS)
+        state["classifier.bias"][1] = torch.nan
+        save_file(state, folder / WEIGHTS, {"format": "pt"})
+        _refused(folder, r"classifier\.bias has NaN or infinite values")
+
+    def test_a_model_that_takes_other_images_is_refused(self, tmp_path: Path) -> None:
+        folder = save(tmp_path, "vit as it is")
+        assert load_pretrained(folder, NAMES, 3, (16, 16)).classes == 3
+        _refused(folder, r"Input image size \(32\*32\) doesn't match model", size=(32, 32))
+
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        model=st.sampled_from(["vit", "resnet"]),
+        file=st.sampled_from([CONFIG, PROCESSOR]),
+        which=st.integers(0, 99),
+        value=st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.sampled_from([10**6, 10**9, 10**30, -1, 0, 2**31, 2**63]),
+            st.floats(),
+            st.text(max_size=3),
+            st.lists(st.integers(-2, 10**6), max_size=3),
+            st.dictionaries(st.sampled_from(["height", "width", "shortest_edge", "0"]), st.integers(-1, 10**6)),
+        ),
+    )
+    def test_any_value_of_any_setting_is_loaded_or_refused(
+        self, model: str, file: str, which: int, value: object, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / model
+        if not folder.exists():
+            save(folder, model)
+        whole = (folder / file).read_text()
+        settings_ = json.loads(whole)
+        key = sorted(settings_)[which % len(settings_)]
+        try:
+            (folder / file).write_text(json.dumps({**settings_, key: value}))
+            loaded = load_pretrained(folder, NAMES, 3, (32, 32))
+        except UserError as error:
+            assert str(error).startswith(f"{folder}: ")  # noqa: PT017  (either outcome is right)
+            assert str(error).isprintable()  # noqa: PT017
+        else:
+            assert logits(loaded, images()).isfinite().all()
+        finally:
+            (folder / file).write_text(whole)
 
 
 class TestLabelOrder:

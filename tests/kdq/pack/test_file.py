@@ -1,12 +1,14 @@
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -16,6 +18,7 @@ from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
 from kdq.models.resnets import ARCHITECTURES
+from kdq.models.sealed import write_sealed
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.file import load, pack, payload_bytes
 from kdq.pack.size import packed_bytes, total_bits
@@ -183,6 +186,9 @@ HOSTILE = {
     "bias short": _tensor("conv1.bias", lambda t: t[:-1].clone()),
     "bias infinite": _tensor("conv1.bias", lambda t: t + float("inf")),
     "tensor too many at a layer": lambda header, tensors: tensors.update({"conv1.junk": torch.ones(1)}),
+    "gap of an alphabet without": _set("alphabets", "conv1", value=[2, 0, 0.5]),
+    "std below floats": _set("std", value=[0.2, 0.25, 5e-324]),
+    "weight beside its codes": lambda header, tensors: tensors.update({"conv1.weight": torch.ones(16, 3, 3, 3)}),
     "gap beyond floats": _set("alphabets", "conv1", value=[2, 0, 10**400]),
     "mean beyond floats": _set("mean", value=[10**400] * 3),
     "tensor too many": lambda header, tensors: tensors.update(extra=torch.ones(1)),
@@ -211,12 +217,95 @@ def test_hostile_files_are_refused(made: list[Quantized], name: str, tmp_path: P
 
 
 def _refused(quantized: Quantized, change: Any, tmp_path: Path) -> None:
+    """The changed file has a digest of its own, so that it is refused for what it holds."""
+    header, tensors = _content(quantized, tmp_path)
+    change(header, tensors)
+    del header["sha256"]
+    if "nan" in str(header):  # which has no digest
+        save_file(tensors, tmp_path / "bad", metadata={"kdq": json.dumps(header)})
+    else:
+        write_sealed(tmp_path / "bad", "kdq", header, tensors)
+    with pytest.raises(UserError, match="damaged, or not a packed model") as raised:
+        load(tmp_path / "bad")
+    assert "SHA-256" not in str(raised.value) or "nan" in str(header)
+
+
+def _content(quantized: Quantized, tmp_path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     pack(quantized, tmp_path / "good")
     load(tmp_path / "good")
     with safe_open(tmp_path / "good", framework="pt") as file:
-        header = json.loads(file.metadata()["kdq"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    change(header, tensors)
+        return json.loads(file.metadata()["kdq"]), tensors
+
+
+def _other_weight(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    tensors["conv1.scale"] *= 2
+
+
+EDITS = {
+    "a scale": _other_weight,
+    "a name": lambda header, tensors: tensors.update({"conv1.scales": tensors.pop("conv1.scale")}),
+    "the classes": _set("classes", value=8),
+    "the mean": _set("mean", value=[0.5, 0.4, 0.2]),
+    "the digest": _set("sha256", value="0" * 64),
+    "the type of the digest": _set("sha256", value=None),
+    "a field more": _set("note", value="x"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_differs_from_what_was_packed_is_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
+    header, tensors = _content(made[1], tmp_path)
+    EDITS[name](header, tensors)
     save_file(tensors, tmp_path / "bad", metadata={"kdq": json.dumps(header)})
-    with pytest.raises(UserError, match="damaged, or not a packed model"):
+    with pytest.raises(UserError, match="SHA-256 is not the one that it was packed with"):
         load(tmp_path / "bad")
+
+
+def test_the_earlier_format_is_refused_in_one_line(made: list[Quantized], tmp_path: Path) -> None:
+    header, tensors = _content(made[1], tmp_path)
+    del header["sha256"]
+    save_file(tensors, tmp_path / "old", metadata={"kdq": json.dumps({**header, "format": 2})})
+    with pytest.raises(UserError, match=r"^\S*old: .*format 2, .* version reads format 3\); pack the model again$"):
+        load(tmp_path / "old")
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(index=st.sampled_from([1, 10]), in_head=st.booleans(), place=st.floats(0, 1, exclude_max=True))
+def test_a_file_with_any_bit_flipped_is_refused_or_the_same(
+    made: list[Quantized], index: int, in_head: bool, place: float, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{index}.safetensors"
+    if not path.exists():
+        pack(made[index], path)
+    content = bytearray(path.read_bytes())
+    bits = 8 * (len(content) - payload_bytes(path)) if in_head else 8 * len(content)
+    byte, bit = divmod(int(place * bits), 8)
+    content[byte] ^= 1 << bit
+    (tmp_path / "flipped").write_bytes(content)
+    try:
+        loaded = load(tmp_path / "flipped")
+    except UserError as error:
+        assert "damaged, or not a packed model" in str(error)  # noqa: PT017  (either outcome is right)
+    else:
+        assert torch.equal(logits(loaded, images()), logits(made[index].model, images()))
+
+
+def test_a_file_that_cannot_be_written_leaves_the_former_one(made: list[Quantized], tmp_path: Path) -> None:
+    pack(made[1], tmp_path / "model")
+    before = (tmp_path / "model").read_bytes()
+    with _largest_file(1000), pytest.raises(OSError, match="File too large"):
+        pack(made[2], tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+@contextmanager
+def _largest_file(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -68,6 +68,11 @@ def full(folder: Path) -> None:
         device.write(b"x")
 
 
+def full_for_numpy(folder: Path) -> None:
+    with Path("/dev/full").open("r+b", buffering=0) as device:
+        np.zeros(100_000).tofile(device)
+
+
 def chained(folder: Path) -> None:
     try:
         bytearray(10**15)
@@ -81,6 +86,7 @@ REAL: dict[str, tuple[str, Callable[[Path], object]]] = {
     "memory of numpy": (MEMORY, lambda folder: np.empty(10**15)),
     "memory at last": (MEMORY, chained),
     "full": (FULL, full),
+    "full for numpy": (FULL, full_for_numpy),
     "missing": (MISSING, lambda folder: (folder / "x").read_text()),
     "missing for safetensors": (MISSING, lambda folder: load_file(folder / "x")),
     "missing folder": (MISSING, lambda folder: torch.save(torch.zeros(1), folder / "x" / "y")),
@@ -120,6 +126,7 @@ SAID = {
     FULL: [
         "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598",
         "OSError: [Errno 122] Disk quota exceeded: '/a'",
+        "OSError: 100000 requested and 1234 written",
         "mlflow.exceptions.MlflowException: (sqlite3.OperationalError) database or disk is full",
     ],
     "no write permission": [

@@ -127,6 +127,25 @@ def test_it_is_evaluated_once(prepared: Prepared, fine_tuned: Path, monkeypatch:
     assert evaluate_teacher(teacher, reference, data, store, quiet) == accuracy
 
 
+def test_damaged_stages_are_named(prepared: Prepared, fine_tuned: Path, tmp_path: Path) -> None:
+    _, reference, data = prepared
+    store = StageStore(tmp_path)
+    spec = parse_spec(f"transformers:{fine_tuned}")
+    teacher = prepare_teacher(plan().workload, spec, reference, data, store, quiet)
+    evaluate_teacher(teacher, reference, data, store, quiet)
+    (accuracy,) = tmp_path.glob("accuracy/*/accuracy.json")
+    for content in ("", "[]", '{"val_top1": null}', '{"val_top1": 1}'):
+        accuracy.write_text(content)
+        with pytest.raises(
+            UserError, match=rf"^{accuracy.parent}: damaged stage \(accuracy\.json: .*remove this folder"
+        ):
+            evaluate_teacher(teacher, reference, data, store, quiet)
+    weights = Path(teacher.folder) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=rf"^{teacher.folder}: damaged stage \(.*remove this folder"):
+        load_teacher(teacher, data)
+
+
 def test_a_random_one_stops_the_study(prepared: Prepared, tmp_path: Path) -> None:
     store, reference, data = prepared
     said: list[str] = []

@@ -1,0 +1,177 @@
+"""A dry run refuses what a run would refuse before its first trial, and leaves nothing behind."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from kdq.distill.methods import MethodConfig
+from kdq.distill.recipe import TrainConfig
+from kdq.distill.trainer import Trainer
+from kdq.errors import UserError
+from kdq.models.checkpoint import save
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.store.folder_store import StageStore
+from study.plan.plan import Plan
+from study.space.load import load_space
+from study.space.workload import load_workload
+from study.trial.check_inputs import check_inputs
+from study.trial.inputs import prepare_data
+
+GREY, RGB = Normalization((0.5,), (0.25,)), Normalization((0.5,) * 3, (0.25,) * 3)
+
+
+def plan(space: str, workload: str = "digits", **settings: Any) -> Plan:
+    return Plan(
+        space, workload, load_space(space, {"bits": (4,), "trials": 2}), load_workload(workload, settings), (0,)
+    )
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that has decoded the digits."""
+    root = tmp_path_factory.mktemp("root")
+    prepare_data(plan("dkd_grid").workload, None, StageStore(root / "stages"), quiet)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(kept: Path) -> Classifier:
+    data = prepare_data(plan("dkd_grid").workload, None, StageStore(kept / "stages"), quiet)[1]
+    model = build("resnet8", classes=10, normalization=data.normalization, seed=0)
+    config = TrainConfig(epochs=3, batch_size=25, lr=0.05)
+    trainer = Trainer(config, MethodConfig.parse({"method": "ce"}), model, None, data, stream_seed=0)
+    for _ in range(config.epochs):
+        trainer.run_epoch()
+    return trainer.best.eval()
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, which a dry run leaves empty."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def random(classes: int = 10, normalization: Normalization = GREY) -> Classifier:
+    return build("resnet8", classes=classes, normalization=normalization, seed=0)
+
+
+def test_good_inputs_pass_and_leave_nothing_behind(
+    kept: Path, trained: Classifier, temporary: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save(trained, path)
+    before = sorted(kept.rglob("*"))
+    for root in (kept, tmp_path / "new"):
+        check_inputs(plan("dkd_grid", teacher=f"resnet8:{path}"), None, root)
+        check_inputs(plan("dml", student="resnet8", peer_init=f"resnet8:{path}"), None, root)
+        check_inputs(plan("dkd_grid", teacher="train:resnet8"), None, root)
+    assert sorted(kept.rglob("*")) == before
+    assert not (tmp_path / "new").exists()
+    assert list(temporary.iterdir()) == []
+
+
+def cut(path: Path) -> None:
+    save(random(), path)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def with_nan(path: Path) -> None:
+    state = random().net.state_dict()
+    state["bn1.bias"][0] = torch.nan
+    torch.save(state, path)
+
+
+TEACHERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "there is no such checkpoint"),
+    "cut": (cut, "not a valid checkpoint of plain tensors"),
+    "a web page": (lambda path: path.write_text("<html>"), "a web page"),
+    "of other classes": (lambda path: save(random(classes=7), path), "has 7 classes, the data set 10"),
+    "of other channels": (
+        lambda path: save(random(normalization=RGB), path),
+        "images of 3 channels, the data set has 1",
+    ),
+    "of other depth": (
+        lambda path: save(build("resnet14", classes=10, normalization=GREY, seed=0), path),
+        "does not fit resnet8",
+    ),
+    "not finite": (with_nan, r"bn1\.bias has 1 NaN"),
+    "that guesses": (lambda path: save(random(), path), r"on digits, where guessing gives 10\.00 %"),
+}
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_faulty_teacher_is_found(name: str, kept: Path, temporary: Path, tmp_path: Path) -> None:
+    make, message = TEACHERS[name]
+    make(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=message):
+        check_inputs(plan("dkd_grid", teacher=f"resnet8:{tmp_path}/a.safetensors"), None, kept)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["missing", "cut", "a web page", "of other channels", "of other depth", "not finite"])
+def test_a_faulty_peer_is_found(name: str, kept: Path, tmp_path: Path) -> None:
+    make, message = TEACHERS[name]
+    make(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=message):
+        check_inputs(plan("dml", student="resnet8", peer_init=f"resnet8:{tmp_path}/a.safetensors"), None, kept)
+
+
+def test_a_normalisation_for_other_channels_is_found(kept: Path, trained: Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save(trained.net.state_dict(), path)
+    imagenet = plan("dkd_grid", teacher=f"resnet8:{path}", teacher_normalization="imagenet")
+    with pytest.raises(UserError, match="is for images of 3 channels, the data set 'digits' has 1"):
+        check_inputs(imagenet, None, kept)
+
+
+def test_faulty_data_are_found(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"5000 training and .* are available"):
+        check_inputs(plan("methods", teacher="train", train_images=5000), None, kept)
+    with pytest.raises(UserError, match=r"no train-\*\.parquet"):
+        check_inputs(plan("methods", "cifar10_small", teacher="train"), tmp_path, kept)
+
+
+def test_a_damaged_stage_is_named_where_it_is(trained: Classifier, tmp_path: Path) -> None:
+    folder = prepare_data(plan("methods").workload, None, StageStore(tmp_path / "stages"), quiet)[0].folder
+    labels = np.load(Path(folder) / "train_labels.npy")
+    np.save(Path(folder) / "train_labels.npy", labels + 5)
+    with pytest.raises(UserError, match=rf"^{folder}: damaged stage \(train_labels\.npy"):
+        check_inputs(plan("methods", teacher="train"), None, tmp_path)
+
+
+def test_a_data_set_is_not_downloaded_and_its_teacher_is_checked_still(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", never)
+    path = tmp_path / "a.safetensors"
+    teacher = plan("dkd_grid", "cifar10_small", teacher=f"resnet8:{path}")
+    save(random(normalization=RGB), path)
+    check_inputs(teacher, None, kept)
+    save(random(classes=100, normalization=RGB), path)
+    with pytest.raises(UserError, match="has 100 classes, the data set 10"):
+        check_inputs(teacher, None, kept)
+
+
+def test_a_full_disk_is_reported(trained: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kdq.data.sources._write", full)
+    with pytest.raises(UserError, match=r"^dry run: \[Errno 28\] No space left on device; .* set TMPDIR"):
+        check_inputs(plan("methods", teacher="train"), None, tmp_path)
