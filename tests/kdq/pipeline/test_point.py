@@ -99,7 +99,7 @@ def test_every_layer_of_a_mixed_point_has_its_own_width(tmp_path: Path, model: C
     store = StageStore(tmp_path)
     points = {spec.bits: folder for spec, folder in measure(store, together, lambda: model, lambda: data)}
     layers = json.loads((points[bits] / LAYERS_FILE).read_text())
-    widths = {row["layer"]: row["bits"] for row in layers["ledger"]}
+    widths = {row["layer"]: row["bits"] for row in layers["size_breakdown"]}
     assert widths == bits.document()
     assert measured(points[bits])["total_bits"] == 8 * payload_bytes(points[bits] / PACKED_FILE)
     assert load(points[bits] / PACKED_FILE).arch == "resnet8"
