@@ -14,8 +14,10 @@ from urllib.request import urlopen
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.patience import patient
+
 SHARED_DATA = "KDQ_SHARED_DATA"
-SERVER_SECONDS = 120.0
+SERVER_SECONDS = patient(30)
 """So long a server may take to answer for the first time."""
 
 # A test that is slow, on a loaded machine, has not failed.
@@ -24,6 +26,12 @@ settings.load_profile("any machine")
 
 # Ray gives its workers the lowest priority but four, so that beside other tests they would all but stand still.
 os.environ.update(RAY_worker_niceness="0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that hangs ends, long after the slowest would have."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(patient(240)))
 
 
 @pytest.fixture(scope="session")

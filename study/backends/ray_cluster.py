@@ -28,8 +28,9 @@ from kdq.store.files import system_lock
 from kdq.store.stage import digest
 from study.plan.resources import Machine, Resources
 
-SECONDS_TO_JOIN = 30.0  # Ray itself tries for two minutes, and then ends the process
-SECONDS_TO_CHECK = 30.0
+PATIENCE = float(os.environ.get("KDQ_PATIENCE", "1"))  # a larger one for a cluster whose nodes are slow to respond
+SECONDS_TO_JOIN = 30.0 * PATIENCE  # Ray itself tries for two minutes, and then ends the process
+SECONDS_TO_CHECK = 30.0 * PATIENCE
 PACKAGES = ("kdq", "study")
 """The packages that workers get from the driver."""
 

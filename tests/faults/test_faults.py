@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from study.control.journal import Journal, Left, Reported, replay
 from study.schedulers.registry import make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
+from tests.patience import patient
 
 SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
 SPACE = """
@@ -30,14 +31,12 @@ bits: [2, 4]
 scheduler: {name: halving, grace_period: 2, reduction_factor: 2}
 """
 RUNGS = RungConfig(epochs=3, trials=4, grace_period=2, reduction_factor=2)
-PATIENCE = 150.0
+PATIENCE = patient(50)
 """Seconds until a study that is to come to a certain point, or to its end, is taken for stuck."""
 TIMES = ("seconds", "images_per_s")
 """Curves that differ from run to run."""
 
 Results = dict[str, tuple[object, ...]]
-
-pytestmark = pytest.mark.timeout(400)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from study.control.controller import Controller
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
 from study.trial.events import Event
+from tests.patience import patient
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -51,7 +52,7 @@ TINY = {
 def _run(folder: Path, *arguments: str) -> Result:
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, str(SCRIPT), *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=patient(60))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from study.plan.resources import Resources
 from study.results.status import TrialStatus
 from study.run import main
 from study.trial.events import TrialEnded
+from tests.patience import patient
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -44,13 +45,12 @@ def of_kind(folder: Path, study: str, kind: str) -> list[MlflowRun]:
     return [run for run in found if run.data.tags["kdq.kind"] == kind]
 
 
-@pytest.mark.timeout(400)
 def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     arguments = ["--space", "space.yaml", "--name", "s", "--epochs", "2", "--set", "teacher_train.epochs=3"]
     command = [sys.executable, str(FAULTY), *arguments, "--gpus-per-trial", "0.5"]
     environment = {**os.environ, "PYTHONPATH": str(FAULTY.parents[2])}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=350)
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=patient(80))
     assert result.returncode == 1, result.stdout + result.stderr
     assert result.stderr == ""
     assert "Traceback" not in result.stdout
@@ -91,7 +91,6 @@ def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.timeout(400)
 def test_three_that_fail_alike_stop_the_study_and_mended_it_goes_on(
     finished: Finished, run: Run, small_study: list[str], tmp_path: Path
 ) -> None:

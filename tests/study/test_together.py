@@ -51,7 +51,6 @@ def look(client: MlflowClient, name: str) -> dict[str, Run]:
     return found
 
 
-@pytest.mark.timeout(600)
 def test_two_studies_and_an_onlooker(
     mlflow_server: Callable[[Path, str], AbstractContextManager[str]],
     tmp_path: Path,

@@ -25,6 +25,7 @@ from kdq.distill.teacher_logits import FILE, KIND, TeacherLogits, TeacherLogitsC
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.store.folder_store import StageStore
+from tests.patience import patient
 
 AUGMENT = AugmentConfig(crop_padding=1, flip=True)
 NORMALIZATION = Normalization((0.5,), (0.25,))
@@ -259,7 +260,7 @@ def test_processes_that_want_the_same_share_the_work(tmp_path: Path) -> None:
     workers = [context.Process(target=use, args=(tmp_path, counted)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    results = [counted.get(timeout=120) for _ in workers]
+    results = [counted.get(timeout=patient(30)) for _ in workers]
     for worker in workers:
         worker.join()
     assert sum(images for images, _ in results) == 4 * COUNT

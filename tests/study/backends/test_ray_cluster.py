@@ -18,9 +18,10 @@ from kdq.errors import UserError
 from study.backends.ray_cluster import Task, check, code_version, preflight
 from study.plan.resources import Machine, Resources
 from study.run import main
+from tests.patience import patient
 
 SCRIPT = Path(__file__).parents[3] / "study" / "run.py"
-PATIENCE = 240  # seconds: much more than anything takes
+PATIENCE = patient(80)
 SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
 SETTINGS = {
     "teacher": "train:resnet8",
@@ -124,7 +125,6 @@ def _driver(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-@pytest.mark.timeout(900)
 def test_a_study_loses_nothing_with_a_node(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serially: Callable[..., None]
 ) -> None:
@@ -157,7 +157,6 @@ def test_a_study_loses_nothing_with_a_node(
     assert _points(there / "store") == _points(here / "mlruns")
 
 
-@pytest.mark.timeout(600)
 def test_a_study_whose_head_dies_says_so(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "space.yaml").write_text(SPACE)

@@ -27,6 +27,7 @@ from study.backends.ray_internals import (
     stage_in,
 )
 from study.run import main
+from tests.patience import patient
 
 ROOT = Path(__file__).parents[3]
 TESTED = "pip install 'ray[tune]==2.60.*'"
@@ -136,7 +137,7 @@ assert ray.get(look.remote()) == [False, False, False, True]
 
 def test_flags_are_seen_by_workers_and_cleared_for_their_study_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-c", REAL]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patient(40))
     assert done.returncode == 0, done.stderr
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-import pytest
 from mlflow import MlflowClient
 
 from study.commands.options import parse
+from tests.patience import patient
 
 Result = subprocess.CompletedProcess[str]
 Finished = tuple[Path, Result]
@@ -52,7 +52,7 @@ def press(folder: Path, arguments: list[str], presses: int, number: int = signal
 
 def left(folder: Path) -> list[str]:
     """What still runs, after a while, of all that studies in this folder have started."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patient(15)
     while (found := [*filter(None, (_marked(one, folder) for one in psutil.process_iter()))]) and (
         time.monotonic() < deadline
     ):
@@ -82,7 +82,6 @@ def resumes(command: str, arguments: list[str]) -> bool:
     return (program, script) == (sys.executable, str(SCRIPT)) and parse(printed) == parse(arguments)
 
 
-@pytest.mark.timeout(600)
 def test_once_and_twice_and_the_command_that_is_printed_goes_on(
     finished: Finished, run: Callable[..., Result], small_study: list[str], tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from kdq.errors import UserError
 from study.tracking import uri
 from study.tracking.uri import require_store, shown, tracking_uri, without_password
+from tests.patience import patient
 
 
 @contextlib.contextmanager
@@ -28,7 +29,7 @@ def server(answer):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield listener.getsockname()[1], asked
-        thread.join(timeout=5)
+        thread.join(timeout=patient(1))
 
 
 @pytest.fixture(autouse=True)
