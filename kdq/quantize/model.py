@@ -106,7 +106,8 @@ class _Job:
         if solution.bias.abs().max() > torch.finfo(dtype).max:
             dtype = torch.float32  # as in a barely trained model; the larger size counts
         scale, bias = (t.flatten().to(dtype) for t in (solution.scale, solution.bias))
-        stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
+        zero_point = None if solution.zero_point is None else solution.zero_point.flatten()
+        stored = QuantizedLayer(alphabet, unmatrix(solution.codes, module), scale, bias, inputs, zero_point)
         assert module.bias is not None
         module.weight.data, module.bias.data = stored.weight(), stored.bias.float()
         if inputs is not None:

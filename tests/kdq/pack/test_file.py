@@ -53,15 +53,20 @@ def model(arch: str = "resnet8", classes: int = 7) -> Classifier:
 
 @pytest.fixture(scope="module")
 def made() -> list[Quantized]:
-    """Widths 1 to 8, float, and a mixture; quantized inputs, float32 scales, the papers' alphabets at all widths."""
+    """Widths 1 to 8, float, and a mixture; quantized inputs, float32 scales, the papers' alphabets at all widths.
+
+    Last, asymmetric grids at all widths, and beside quantized inputs.
+    """
     mixture = dict(zip(layer_names(model()), (8, 3, 32, 1, 5, 7, 2, 32), strict=True))
     configs = [QuantizeConfig(bits) for bits in (*range(1, 9), 32, mixture)]
     configs += [QuantizeConfig(mixture, activation_bits=bits, stored="float32") for bits in (4, 8)]
     configs += [QuantizeConfig(bits, method) for bits in range(1, 9) for method in ("gpfq_paper", "gpfq_l0")]
+    configs += [QuantizeConfig(bits, "rtn", {"asymmetric": 1}) for bits in range(1, 9)]
+    configs += [QuantizeConfig(mixture, "gptq", {"asymmetric": 1}, activation_bits=6)]
     return quantize_many(model(), images(), configs)
 
 
-@pytest.mark.parametrize("index", range(28))
+@pytest.mark.parametrize("index", range(37))
 def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     made: list[Quantized], index: int, tmp_path: Path
 ) -> None:
@@ -71,6 +76,16 @@ def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     assert 8 * payload_bytes(tmp_path / "model.safetensors") == total_bits(made[index])
     assert (loaded.arch, loaded.classes, loaded.normalization) == ("resnet8", 7, NORMALIZATION)
     assert not loaded.training
+
+
+def test_files_of_format_2_are_read(made: list[Quantized], tmp_path: Path) -> None:
+    """They are those of today without zero points."""
+    pack(made[1], tmp_path / "new")
+    with safe_open(tmp_path / "new", framework="pt") as file:
+        header = json.loads(file.metadata()["kdq"]) | {"format": 2}
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "old", metadata={"kdq": json.dumps(header)})
+    assert torch.equal(logits(load(tmp_path / "old"), images(20)), logits(made[1].model, images(20)))
 
 
 def test_an_architecture_without_a_name_is_refused(made: list[Quantized], tmp_path: Path) -> None:
@@ -175,6 +190,24 @@ HOSTILE_INPUTS = {
     "zero point type": _tensor("conv1.input_zero_point", lambda t: t.float()),
     "zero point missing": _tensor("conv1.input_zero_point", lambda t: None),
 }
+
+
+HOSTILE_ZERO_POINTS = {
+    "short": _tensor("conv1.zero_point", lambda t: t[:-1].clone()),
+    "long": _tensor("conv1.zero_point", lambda t: t.repeat(2)),
+    "type": _tensor("conv1.zero_point", lambda t: t.float()),
+    "of nothing": lambda header, tensors: tensors.update({"bn1.zero_point": torch.zeros(4, dtype=torch.uint8)}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_ZERO_POINTS)
+def test_hostile_zero_points_are_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
+    _refused(made[29], HOSTILE_ZERO_POINTS[name], tmp_path)
+
+
+def test_zero_points_at_a_larger_alphabet_are_refused(made: list[Quantized], tmp_path: Path) -> None:
+    points = torch.zeros(packed_bytes(16, 3), dtype=torch.uint8)
+    _refused(made[14], lambda header, tensors: tensors.update({"conv1.zero_point": points}), tmp_path)
 
 
 @pytest.mark.parametrize("name", HOSTILE_INPUTS)
