@@ -3,16 +3,18 @@
     python -m benchmarks.quantizers --data-dir DIR [--arch resnet20] [--bits 2,3,4] [--seeds 0,1,2]
 
 Every layer is quantized, the first and the last too; 512 calibration images of the training set (chosen anew for each
-seed), top-1 on all test images. A row for each variant and width: all QUANTIZERS with their defaults, then the
-default one with scales and biases in float32 instead of float16, and with activations of 8, 6 and 4 bits. `paper
-bits` is the study paper's own count, non-zero weights times nominal bits; `total bits` is the size of the packed
-file. The variants of a width run directly after each other, so that they find the machine in a similar state.
+seed), top-1 on all test images. A row for each variant and width: all QUANTIZERS with their defaults, then `gpfq`,
+`gptq` and `rtn` with the `quantizer.params` that the row names, then the default one with scales and biases in float32
+instead of float16, and with activations of 8, 6 and 4 bits. `paper bits` is the study paper's own count, non-zero
+weights times nominal bits; `total bits` is the size of the packed file. The variants of a width run directly after each
+other, so that they find the machine in a similar state.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,10 +34,22 @@ from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import choose_calibration, quantize
 from kdq.store.folder_store import StageStore
 
+BASELINES = ("gpfq", "gptq", "rtn")
+SWITCHES = (
+    ("bias_correction",),
+    ("brevitas_scale",),
+    ("brevitas_scale", "bias_correction"),
+    ("asymmetric",),
+    ("asymmetric", "bias_correction"),
+    ("asymmetric", "mse", "bias_correction"),
+)
+
 
 def variants(bits: int) -> dict[str, QuantizeConfig]:
     """Return the configurations compared at one width, by name."""
     named = {name: QuantizeConfig(bits, name) for name in QUANTIZERS}
+    for name, switched in product(BASELINES, SWITCHES):
+        named[", ".join((name, *switched))] = QuantizeConfig(bits, name, dict.fromkeys(switched, 1))
     named["least_squares, float32 scales"] = QuantizeConfig(bits, stored="float32")
     return named | {f"least_squares, activations {a}": QuantizeConfig(bits, activation_bits=a) for a in (8, 6, 4)}
 

@@ -1,11 +1,11 @@
 """The packed file: a safetensors file whose payload is exactly what `size.size_breakdown` counts.
 
 It holds, for each quantized layer, `NAME.codes` (uint8, a bit stream), `NAME.scale` and `NAME.bias` (float16 or
-float32) and, if its inputs are quantized, `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all
-other tensors under their names in float32. The header's metadata describes the network as JSON under `kdq`: format
-version, architecture, classes, normalisation, the alphabet of each quantized layer (bits, extra levels, gap), the
-width of its inputs, and the SHA-256 of all this and the tensors, by which `load` notices damage. Only the header's
-names, shapes and these few numbers are outside the payload.
+float32); on an asymmetric grid `NAME.zero_point` (uint8, a bit stream of codes); if its inputs are quantized,
+`NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all other tensors under their names in float32. The
+header's metadata describes the network as JSON under `kdq`: format version, architecture, classes, normalisation, the
+alphabet of each quantized layer (bits, extra levels, gap), the width of its inputs, and the SHA-256 of all this and the
+tensors, by which `load` notices damage. Only the header's names, shapes and these few numbers are outside the payload.
 
 Format 3; format 2 had no SHA-256 and is refused, since damage to it cannot be noticed.
 """
@@ -52,6 +52,8 @@ def pack(quantized: Quantized, path: Path | str) -> None:
         tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.alphabet.code_bits)
         tensors[f"{name}.scale"] = layer.scale
         tensors[f"{name}.bias"] = layer.bias
+        if layer.zero_point is not None:
+            tensors[f"{name}.zero_point"] = pack_codes(layer.zero_point, layer.alphabet.code_bits)
         if layer.inputs:
             tensors[f"{name}.input_scale"] = torch.tensor([layer.inputs.scale], dtype=torch.float32)
             tensors[f"{name}.input_zero_point"] = torch.tensor([layer.inputs.zero_point], dtype=torch.uint8)
@@ -141,15 +143,31 @@ def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Cla
         stored = scale.dtype in (torch.float16, torch.float32) and bias.dtype == scale.dtype
         if codes.dtype != torch.uint8 or not stored or scale.shape not in (shape[:1], (1,)):
             raise ValueError(f"layer {name!r} has {codes.dtype} codes, {bias.dtype} bias, {tuple(scale.shape)} scales")
-        count = shape.numel()
-        if codes.shape != (packed_bytes(count, alphabet.code_bits),):
-            raise ValueError(f"layer {name!r} has codes {tuple(codes.shape)}, must hold {count} of {bits} bits")
+        unpacked = _unpack(codes, alphabet, shape.numel(), f"layer {name!r} has codes")
         inputs = _inputs(tensors, name, header["activation_bits"])
-        unpacked = unpack_codes(codes, alphabet.code_bits, count).view(shape)
-        if int(unpacked.max()) >= alphabet.levels:
-            raise ValueError(f"layer {name!r} has codes beyond its {alphabet.levels} levels")
-        layers[name] = QuantizedLayer(alphabet, unpacked.to(alphabet.dtype), scale, bias, inputs)
+        zero_point = _zero_point(tensors, name, alphabet, shape[0])
+        layers[name] = QuantizedLayer(alphabet, unpacked.view(shape), scale, bias, inputs, zero_point)
     return layers
+
+
+def _unpack(packed: Tensor, alphabet: Alphabet, count: int, what: str) -> Tensor:
+    """Return `count` codes of the alphabet, of its dtype. Raises ValueError for others."""
+    if packed.shape != (packed_bytes(count, alphabet.code_bits),):
+        raise ValueError(f"{what} {tuple(packed.shape)}, must hold {count} of {alphabet.bits} bits")
+    unpacked = unpack_codes(packed, alphabet.code_bits, count)
+    if int(unpacked.max()) >= alphabet.levels:
+        raise ValueError(f"{what} beyond its {alphabet.levels} levels")
+    return unpacked.to(alphabet.dtype)
+
+
+def _zero_point(tensors: Mapping[str, Tensor], name: str, alphabet: Alphabet, channels: int) -> Tensor | None:
+    """Return the zero points of a layer on an asymmetric grid, None on a symmetric one."""
+    packed = tensors.get(f"{name}.zero_point")
+    if packed is None:
+        return None
+    if packed.dtype != torch.uint8 or alphabet.extra:
+        raise ValueError(f"layer {name!r} has {packed.dtype} zero points on {alphabet.levels} levels")
+    return _unpack(packed, alphabet, channels, f"layer {name!r} has zero points")
 
 
 def _inputs(tensors: Mapping[str, Tensor], name: str, bits: int | None) -> InputRange | None:
@@ -168,7 +186,9 @@ def _state(tensors: Mapping[str, Tensor], layers: Mapping[str, QuantizedLayer]) 
     """Return the tensors of the model's state, weights of quantized layers restored."""
     state = dict(tensors)  # what remains after the quantized layers must be in the network
     for name, layer in layers.items():
-        kinds = ("codes", "scale", "bias", *(("input_scale", "input_zero_point") if layer.inputs else ()))
+        kinds = ["codes", "scale", "bias"]
+        kinds += ["input_scale", "input_zero_point"] if layer.inputs else []
+        kinds += ["zero_point"] if layer.zero_point is not None else []
         for kind in kinds:
             del state[f"{name}.{kind}"]
         if f"{name}.weight" in state:

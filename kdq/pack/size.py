@@ -16,9 +16,10 @@ class Row:
     """Bits that one layer takes in the packed file.
 
     codes: the weights of a quantized layer, `code_bits` of the alphabet each, padded to whole bytes; scales: its
-    scales, of weights and inputs; zero_points: that of its inputs, if they are quantized (those of weights are the
-    same everywhere and take no bits); leftovers: everything else, that is its bias, or a float layer's weight and
-    bias. `bits` is 32 for a module left in float.
+    scales, of weights and inputs; zero_points: those of its weights on an asymmetric grid, as wide as a code each,
+    padded to whole bytes (those of a symmetric one are the same everywhere and take no bits), and that of its inputs,
+    if they are quantized; leftovers: everything else, that is its bias, or a float layer's weight and bias. `bits` is
+    32 for a module left in float.
     """
 
     layer: str
@@ -48,8 +49,10 @@ def size_breakdown(quantized: Quantized) -> tuple[Row, ...]:
     for name, layer in quantized.layers.items():
         codes = 8 * packed_bytes(layer.codes.numel(), layer.alphabet.code_bits)
         input_scale, input_zero_point = (32, 8) if layer.inputs else (0, 0)
-        scales = _bits(layer.scale) + input_scale
-        rows[name] = Row(name, layer.alphabet.bits, codes, scales, input_zero_point, _bits(layer.bias))
+        scales, zero_points = _bits(layer.scale) + input_scale, input_zero_point
+        if layer.zero_point is not None:
+            zero_points += 8 * packed_bytes(layer.zero_point.numel(), layer.alphabet.code_bits)
+        rows[name] = Row(name, layer.alphabet.bits, codes, scales, zero_points, _bits(layer.bias))
     order = [name.removeprefix(PREFIX) for name, _ in quantized.model.named_modules()]
     return tuple(sorted(rows.values(), key=lambda row: order.index(row.layer)))
 

@@ -7,9 +7,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from kdq.params import POSITIVE, Interval
+from kdq.params import POSITIVE, Interval, Switch
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.gram import ROUNDING, GramStatistics, damped
+from kdq.quantize.grid import GRID_PARAMS, Grid, find_grid, storable
 from kdq.quantize.solvers import Operator, descend, diffuse_errors, soft_threshold, solve, stochastic
 
 Params = Mapping[str, float]
@@ -34,11 +35,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """codes: [groups, m, d]; scale: storable, [groups, m], or [1, 1] if the layer has one; bias: [groups, m]."""
+    """codes: [groups, m, d]; scale: storable, [groups, m], or [1, 1] if the layer has one; bias: [groups, m].
+
+    zero_point: uint8 [groups, m] on an asymmetric grid, else None.
+    """
 
     codes: Tensor
     scale: Tensor
     bias: Tensor
+    zero_point: Tensor | None = None
 
 
 DAMPING = 0.01
@@ -47,12 +52,6 @@ DAMPING = 0.01
 SWEEPS = 4
 RATIOS = torch.logspace(-0.8, 0.05, 16, dtype=torch.float64)
 """Scales that are tried, in units of the one that spans a channel's largest weight."""
-
-
-def storable(scale: Tensor, stored: torch.dtype) -> Tensor:
-    """The scale as it will be stored: rounded to the dtype `stored`, in its own dtype."""
-    largest = torch.finfo(stored).max
-    return scale.clamp(-largest, largest).to(stored).to(scale.dtype)
 
 
 def least_squares(problem: Problem) -> Solution:
@@ -104,14 +103,15 @@ def squared_error(E: Tensor, G: Tensor) -> Tensor:
 
 
 def gpfq(problem: Problem) -> Solution:
-    """The GPFQ recursion (Lybrand and Saab 2021) on exactly 2^b levels.
+    """The GPFQ recursion (Lybrand and Saab 2021) on exactly 2^b levels, zero among them; grid and bias as asked.
 
-    One scale a channel from its largest weight, the bias as it was.
+    The step is that of their 2^b levels from −R to R, 2R / (2^b − 1), with R the largest weight of each channel; they
+    have one R for a layer, a multiple of the median, that is tuned by validation. `authors_gpfq` has the later papers'.
     """
-    scale = widest_scale(problem)
-    assert problem.statistics.H is not None
-    codes = solve(problem.W, problem.statistics.H, problem.statistics.G, problem.alphabet, scale)
-    return Solution(codes, scale, problem.bias)
+    grid, statistics = own_grid(problem), problem.statistics
+    assert statistics.H is not None
+    codes = solve(problem.W, statistics.H, statistics.G, problem.alphabet, grid.scale, zero_point=grid.zero_point)
+    return on_grid(problem, codes, grid)
 
 
 def authors_gpfq(problem: Problem, operator: Operator | None = None) -> Solution:
@@ -142,16 +142,16 @@ def soft_gpfq(problem: Problem) -> Solution:
 
 
 def gptq(problem: Problem) -> Solution:
-    """GPTQ (Frantar et al. 2023): error diffusion on the quantized stream's inputs, the strongest first.
+    """GPTQ (Frantar et al. 2023): error diffusion on the quantized stream's inputs, the strongest first (`act_order`).
 
-    Damped by 1 % of the mean diagonal; one scale a channel from its largest weight, the bias as it was.
+    Damped by 1 % of the mean diagonal; grid and bias as asked, by default those of its reference code.
     """
     damping = DAMPING * mean_diagonal(problem.statistics.G)
     G = problem.statistics.G + torch.where(damping > 0, damping, 1) * torch.eye(problem.W.shape[-1]).to(damping)
-    order = strongest_first(G)
-    scale = widest_scale(problem)
-    codes = diffuse_errors(problem.W.take_along_dim(order, -1), reordered(G, order), problem.alphabet, scale)
-    return Solution(codes.take_along_dim(order.argsort(-1), -1), scale, problem.bias)
+    order, grid = strongest_first(G), own_grid(problem)
+    W, G = problem.W.take_along_dim(order, -1), reordered(G, order)
+    codes = diffuse_errors(W, G, problem.alphabet, grid.scale, grid.zero_point)
+    return on_grid(problem, codes.take_along_dim(order.argsort(-1), -1), grid)
 
 
 def strongest_first(G: Tensor) -> Tensor:
@@ -165,15 +165,26 @@ def reordered(G: Tensor, order: Tensor) -> Tensor:
 
 
 def round_to_nearest(problem: Problem) -> Solution:
-    """Each weight to its nearest level, one scale a channel from its largest weight. Looks at no data."""
-    scale = widest_scale(problem)
-    return Solution(problem.alphabet.nearest(problem.W, scale.unsqueeze(-1)), scale, problem.bias)
+    """Each weight to its nearest level. Looks at no data, but for `bias_correction`."""
+    grid = own_grid(problem)
+    codes = problem.alphabet.nearest(problem.W, *grid.columns())
+    return on_grid(problem, codes, grid)
 
 
-def widest_scale(problem: Problem) -> Tensor:
-    """The scale at which the largest level of both signs is the channel's largest weight: [groups, m]."""
-    alphabet = problem.alphabet
-    return storable(problem.W.abs().amax(-1) / (alphabet.levels - 1 - alphabet.offset), problem.stored)
+def own_grid(problem: Problem) -> Grid:
+    """The grid that the quantizer's parameters ask for."""
+    return find_grid(problem.W, problem.alphabet, problem.params, problem.stored)
+
+
+def on_grid(problem: Problem, codes: Tensor, grid: Grid) -> Solution:
+    """The solution with these codes; the bias as it was, or, by `bias_correction`, keeping the mean of the outputs.
+
+    The correction is that of Nagel et al. (2019, section 4.2), measured on the calibration images.
+    """
+    bias = problem.bias
+    if problem.params["bias_correction"]:
+        bias = problem.statistics.bias(problem.alphabet.values(codes, *grid.columns()))
+    return Solution(codes, grid.scale, bias, grid.zero_point)
 
 
 def _exact(bits: int, params: Params) -> Alphabet:
@@ -198,19 +209,20 @@ class Quantizer:
 
     description: str
     solve: Callable[[Problem], Solution]
-    params: Mapping[str, tuple[float, Interval]] = field(default_factory=dict)
+    params: Mapping[str, tuple[float, Interval | Switch]] = field(default_factory=dict)
     alphabet: Callable[[int, Params], Alphabet] = _exact
     needs_float_inputs: bool = False
 
 
+BASELINE = GRID_PARAMS | {"bias_correction": (0.0, Switch())}
 RADIUS = {"scalar": (1.16, POSITIVE), "percentile": (1.0, Interval(0, 1))}
 THRESHOLD = {"threshold": (0.5, Interval(0, 0.9, above=True))}
 _authors = partial(Quantizer, needs_float_inputs=True)
 QUANTIZERS: dict[str, Quantizer] = {
     "least_squares": Quantizer("our own: least-squares target, scale search, error diffusion, descent", least_squares),
-    "gpfq": _authors("the GPFQ recursion with 2^b levels and one scale a channel", gpfq),
-    "gptq": Quantizer("error diffusion on the quantized inputs (Frantar et al. 2023)", gptq),
-    "rtn": Quantizer("each weight to its nearest level", round_to_nearest),
+    "gpfq": _authors("the GPFQ recursion with 2^b levels and one scale a channel", gpfq, BASELINE),
+    "gptq": Quantizer("error diffusion on the quantized inputs (Frantar et al. 2023)", gptq, BASELINE),
+    "rtn": Quantizer("each weight to its nearest level", round_to_nearest, BASELINE),
     "gpfq_paper": _authors("the recursion on its authors' alphabet, 2^b + 1 levels", authors_gpfq, RADIUS, _symmetric),
     "sgpfq": _authors("the same with stochastic rounding (Zhang and Saab 2023)", stochastic_gpfq, RADIUS, _symmetric),
     "gpfq_l1": _authors("sparse: soft thresholding", soft_gpfq, RADIUS | THRESHOLD, _symmetric),

@@ -65,13 +65,23 @@ class Alphabet:
         """The dtype of codes in memory."""
         return torch.uint8 if self.levels <= 256 else torch.int16
 
-    def nearest(self, values: Tensor, scale: Tensor) -> Tensor:
-        """Return codes, of `dtype`, of the levels nearest to `values`; `scale` broadcasts; a scale of 0 has one level.
+    def nearest(self, values: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+        """Return codes, of `dtype`, of the levels nearest to `values`; a scale of 0 has one level.
 
-        In a sparse alphabet, values within the gap become 0 (hard thresholding), even if ±gap is nearer.
+        scale, and zero_point (see `shift`), broadcast. In a sparse alphabet, values within the gap become 0 (hard
+        thresholding), even if ±gap is nearer.
         """
-        inverse = torch.where(scale == 0, 0, 1 / scale)
-        return self.encode_(values * inverse).to(self.dtype)
+        positions = values * torch.where(scale == 0, 0, 1 / scale)
+        if zero_point is not None:
+            positions += self.shift(zero_point)
+        return self.encode_(positions).to(self.dtype)
+
+    def shift(self, zero_point: Tensor) -> Tensor:
+        """Return what a zero point, the code of the value 0, adds to values in units of the scale.
+
+        With it the levels are code − zero_point; without, as everywhere but on asymmetric grids, code − offset.
+        """
+        return zero_point - self.offset
 
     def encode_(self, positions: Tensor) -> Tensor:
         """Return the codes of `positions`, values in units of the scale, in their dtype and memory."""
@@ -85,6 +95,7 @@ class Alphabet:
         codes.sub_(self.offset)
         return codes if self.gap == 1 else codes.sub_(codes.sign(), alpha=1 - self.gap)
 
-    def values(self, codes: Tensor, scale: Tensor) -> Tensor:
+    def values(self, codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
         """Return the levels of codes times the scale, in the dtype of `scale`."""
-        return self.decode_(codes.to(scale.dtype, copy=True)) * scale
+        levels = self.decode_(codes.to(scale.dtype, copy=True))
+        return (levels if zero_point is None else levels - self.shift(zero_point)) * scale

@@ -130,7 +130,9 @@ class _Job:
         module = layer(self.model, site.name)
         problem, solution = self._solve(site, bits, statistics)
         scale, bias = (t.flatten().to(problem.stored) for t in (solution.scale, solution.bias))
-        stored = QuantizedLayer(problem.alphabet, unmatrix(solution.codes, module), scale, bias, inputs)
+        zero_point = None if solution.zero_point is None else solution.zero_point.flatten()
+        codes = unmatrix(solution.codes, module)
+        stored = QuantizedLayer(problem.alphabet, codes, scale, bias, inputs, zero_point)
         assert module.bias is not None
         module.weight.data, module.bias.data = stored.weight(), stored.bias.float()
         if inputs is not None:

@@ -16,7 +16,8 @@ class QuantizedLayer:
     """A layer as it is stored: its weight is the levels of its codes times its scale.
 
     codes: of the alphabet's dtype, in the shape of the weight; scale: [output channels], or [1] for all of them;
-    bias: [output channels], both of the stored dtype; inputs: the levels of its inputs, None for float.
+    bias: [output channels], both of the stored dtype; inputs: the levels of its inputs, None for float; zero_point:
+    uint8 [output channels], the code of the weight 0 on an asymmetric grid, else None.
     """
 
     alphabet: Alphabet
@@ -24,11 +25,13 @@ class QuantizedLayer:
     scale: Tensor
     bias: Tensor
     inputs: InputRange | None = None
+    zero_point: Tensor | None = None
 
     def weight(self) -> Tensor:
         """Return the float32 weight that the model computes with."""
-        scale = self.scale.float().view(-1, *[1] * (self.codes.dim() - 1))
-        return self.alphabet.values(self.codes, scale)
+        by_channel = (-1, *[1] * (self.codes.dim() - 1))
+        zero_point = None if self.zero_point is None else self.zero_point.view(by_channel)
+        return self.alphabet.values(self.codes, self.scale.float().view(by_channel), zero_point)
 
 
 @dataclass(frozen=True, slots=True)

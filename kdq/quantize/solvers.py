@@ -13,7 +13,8 @@ so calibration data can be streamed, and the cost here does not depend on its am
 triangular recursion, `_recurse`, with different coefficients; it solves all neurons of a layer together.
 
 Shapes everywhere: W [groups, m, d], one row per neuron; H, G [groups, d, d]; scale [groups, m]; all of one
-floating dtype. Codes are [groups, m, d] of the alphabet's dtype. No function modifies its arguments.
+floating dtype. zero_point: [groups, m], of any dtype, or None (see `Alphabet.shift`). Codes are [groups, m, d] of the
+alphabet's dtype. No function modifies its arguments.
 """
 
 from collections.abc import Callable
@@ -41,7 +42,13 @@ def soft_threshold(threshold: float) -> Operator:
 
 
 def solve(
-    W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
+    W: Tensor,
+    H: Tensor,
+    G: Tensor,
+    alphabet: Alphabet,
+    scale: Tensor,
+    operator: Operator | None = None,
+    zero_point: Tensor | None = None,
 ) -> Tensor:
     """Return the codes of the GPFQ recursion. A weight whose input is always zero (G_tt = 0) is rounded.
 
@@ -49,7 +56,7 @@ def solve(
     """
     inverse = _inverse_diagonal(G)
     base = torch.where(inverse > 0, (W @ H.triu()).mT * inverse, W.mT)
-    return _recurse(base, torch.zeros_like(base), G * inverse, alphabet, scale, operator)
+    return _recurse(base, torch.zeros_like(base), G * inverse, alphabet, scale, operator, zero_point)
 
 
 def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, codes: Tensor) -> Tensor:
@@ -63,7 +70,7 @@ def descend(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, 
     return _recurse(base, Q.mT, G * inverse, alphabet, scale)
 
 
-def diffuse_errors(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
+def diffuse_errors(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
     """Return the codes of rounding with error diffusion (GPTQ, Frantar et al. 2023), for H = G.
 
     Where GPFQ corrects with the next weight alone, here each weight is rounded as if all later ones, real-valued,
@@ -73,11 +80,17 @@ def diffuse_errors(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> T
     """
     R = torch.linalg.cholesky(G.flip(-1, -2)).flip(-1, -2)
     A = (R / R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).mT
-    return _recurse(W.mT, W.mT, A.to(W.dtype), alphabet, scale)
+    return _recurse(W.mT, W.mT, A.to(W.dtype), alphabet, scale, zero_point=zero_point)
 
 
 def _recurse(
-    base: Tensor, origin: Tensor, A: Tensor, alphabet: Alphabet, scale: Tensor, operator: Operator | None = None
+    base: Tensor,
+    origin: Tensor,
+    A: Tensor,
+    alphabet: Alphabet,
+    scale: Tensor,
+    operator: Operator | None = None,
+    zero_point: Tensor | None = None,
 ) -> Tensor:
     """q_t = Q(base_t − Σ_{s<t} A_ts (q_s − origin_s)), column by column.
 
@@ -85,6 +98,9 @@ def _recurse(
     """
     steps = torch.where(scale == 0, 0, 1 / scale).unsqueeze(-2)
     wanted, origin = (base * steps).contiguous(), (origin * steps).contiguous()  # in units of the scales
+    if zero_point is not None:  # both are shifted, which leaves their differences as they are
+        shift = alphabet.shift(zero_point.unsqueeze(-2))
+        wanted, origin = wanted + shift, origin + shift
     change, codes = torch.empty_like(wanted), torch.empty_like(wanted, dtype=alphabet.dtype)
     for start in range(0, wanted.shape[-2], BLOCK):
         # Each pair of an earlier and a later block meets once, at the block between them with the largest span.

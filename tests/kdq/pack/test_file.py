@@ -58,15 +58,20 @@ def model(arch: str = "resnet8", classes: int = 7) -> Classifier:
 
 @pytest.fixture(scope="module")
 def made() -> list[Quantized]:
-    """Widths 1 to 8, float, and a mixture; quantized inputs, float32 scales, the papers' alphabets at all widths."""
+    """Widths 1 to 8, float, and a mixture; quantized inputs, float32 scales, the papers' alphabets at all widths.
+
+    Last, asymmetric grids at all widths, and beside quantized inputs.
+    """
     mixture = dict(zip(layer_names(model()), (8, 3, 32, 1, 5, 7, 2, 32), strict=True))
     configs = [QuantizeConfig(bits) for bits in (*range(1, 9), 32, mixture)]
     configs += [QuantizeConfig(mixture, activation_bits=bits, stored="float32") for bits in (4, 8)]
     configs += [QuantizeConfig(bits, method) for bits in range(1, 9) for method in ("gpfq_paper", "gpfq_l0")]
+    configs += [QuantizeConfig(bits, "rtn", {"asymmetric": 1}) for bits in range(1, 9)]
+    configs += [QuantizeConfig(mixture, "gptq", {"asymmetric": 1}, activation_bits=6)]
     return quantize_many(model(), images(), configs)
 
 
-@pytest.mark.parametrize("index", range(28))
+@pytest.mark.parametrize("index", range(37))
 def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     made: list[Quantized], index: int, tmp_path: Path
 ) -> None:
@@ -204,6 +209,24 @@ HOSTILE_INPUTS = {
     "zero point type": _tensor("conv1.input_zero_point", lambda t: t.float()),
     "zero point missing": _tensor("conv1.input_zero_point", lambda t: None),
 }
+
+
+HOSTILE_ZERO_POINTS = {
+    "short": _tensor("conv1.zero_point", lambda t: t[:-1].clone()),
+    "long": _tensor("conv1.zero_point", lambda t: t.repeat(2)),
+    "type": _tensor("conv1.zero_point", lambda t: t.float()),
+    "of nothing": lambda header, tensors: tensors.update({"bn1.zero_point": torch.zeros(4, dtype=torch.uint8)}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_ZERO_POINTS)
+def test_hostile_zero_points_are_refused(made: list[Quantized], name: str, tmp_path: Path) -> None:
+    _refused(made[29], HOSTILE_ZERO_POINTS[name], tmp_path)
+
+
+def test_zero_points_at_a_larger_alphabet_are_refused(made: list[Quantized], tmp_path: Path) -> None:
+    points = torch.zeros(packed_bytes(16, 3), dtype=torch.uint8)
+    _refused(made[14], lambda header, tensors: tensors.update({"conv1.zero_point": points}), tmp_path)
 
 
 @pytest.mark.parametrize("name", HOSTILE_INPUTS)

@@ -55,6 +55,14 @@ def test_size_breakdown_of_the_papers_alphabet_with_quantized_inputs_by_hand() -
     assert avg_bits(made) == (72 + 64 + 8 + 64 + 288) / 29
 
 
+def test_size_breakdown_of_an_asymmetric_grid_by_hand() -> None:
+    config = QuantizeConfig({"conv": 3, "out": 5}, "rtn", {"asymmetric": 1}, activation_bits=8)
+    conv, out = size_breakdown(quantize(tiny(), images(), config))
+    # Two zero points of 3 bits are 6, 1 byte; three of 5 bits are 15, 2 bytes; the inputs' own of 8 bits beside them.
+    assert asdict(conv) == {"layer": "conv", "bits": 3, "codes": 56, "scales": 64, "zero_points": 16, "leftovers": 32}
+    assert asdict(out) == {"layer": "out", "bits": 5, "codes": 32, "scales": 80, "zero_points": 24, "leftovers": 48}
+
+
 def test_float_model_has_32_bits_a_parameter() -> None:
     made = quantize(tiny(), images(), QuantizeConfig(32))
     assert avg_bits(made) == 32

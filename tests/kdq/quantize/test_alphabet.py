@@ -23,6 +23,17 @@ def test_levels_are_those_of_the_definition() -> None:
     assert levels(Alphabet(3), -0.5) == [2, 1.5, 1, 0.5, 0, -0.5, -1, -1.5]
 
 
+@given(bits=st.integers(1, 8), data=st.data(), scale=SCALES)
+def test_a_zero_point_is_the_code_of_zero(bits: int, data: st.DataObject, scale: float) -> None:
+    zero = data.draw(st.integers(0, 2**bits - 1))
+    alphabet, codes = Alphabet(bits), torch.arange(2**bits, dtype=torch.uint8)
+    s, z = torch.tensor(scale, dtype=torch.float64), torch.tensor(zero, dtype=torch.uint8)
+    values = alphabet.values(codes, s, z)
+    assert values.tolist() == [(code - zero) * scale for code in range(2**bits)]
+    assert torch.equal(alphabet.nearest(values, s, z), codes)
+    assert alphabet.nearest(torch.zeros(1), s, z).item() == zero
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_b_bits_are_2_to_the_b_levels(bits: int) -> None:
     assert len(set(levels(Alphabet(bits)))) == 2**bits

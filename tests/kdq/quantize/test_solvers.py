@@ -24,11 +24,13 @@ def naive_gpfq(
     alphabet: Alphabet,
     scale: Tensor,
     change: Callable[[Tensor], Tensor] = lambda position: position,
+    zero_point: Tensor | None = None,
 ) -> Tensor:
     """The paper's recursion, neuron by neuron, on the samples: X, Y (the paper's X̃) are [samples, d].
 
     change: of a value in units of the scale, before it is rounded.
     """
+    zero = [None] * len(W) if zero_point is None else list(zero_point)
     codes = torch.empty(W.shape, dtype=alphabet.dtype)
     for i, w in enumerate(W):
         u = torch.zeros(len(X), dtype=W.dtype)
@@ -36,8 +38,8 @@ def naive_gpfq(
             norm = Y[:, t] @ Y[:, t]
             u = u + w[t] * X[:, t]
             wanted = (Y[:, t] @ u) / norm if norm > 0 else w[t]
-            codes[i, t] = alphabet.nearest(change(wanted / scale[i]) * scale[i], scale[i])
-            u = u - alphabet.values(codes[i, t], scale[i]) * Y[:, t]
+            codes[i, t] = alphabet.nearest(change(wanted / scale[i]) * scale[i], scale[i], zero[i])
+            u = u - alphabet.values(codes[i, t], scale[i], zero[i]) * Y[:, t]
     return codes
 
 
@@ -51,14 +53,17 @@ def naive_sweep(W: Tensor, H: Tensor, G: Tensor, alphabet: Alphabet, scale: Tens
     return alphabet.nearest(Q, scale[:, None])
 
 
-def naive_diffusion(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor) -> Tensor:
+def naive_diffusion(
+    W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, zero_point: Tensor | None = None
+) -> Tensor:
     """Round a weight, solve for the best real values of all later ones, and on: no Cholesky anywhere."""
     codes = torch.empty(W.shape, dtype=torch.uint8)
+    zero = [None] * len(W) if zero_point is None else list(zero_point)
     for i, target in enumerate(W):
         q = target.clone()
         for t in range(len(target)):
-            codes[i, t] = alphabet.nearest(q[t], scale[i])
-            q[t] = alphabet.values(codes[i, t], scale[i])
+            codes[i, t] = alphabet.nearest(q[t], scale[i], zero[i])
+            q[t] = alphabet.values(codes[i, t], scale[i], zero[i])
             known, free = slice(0, t + 1), slice(t + 1, None)
             error = (target - q)[known]
             q[free] = target[free] + torch.linalg.solve(G[free, free], G[free, known] @ error)
@@ -94,6 +99,20 @@ def test_solve_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, s
     scale = scale_of(W, bits)
     codes = solve(W[None], (X.T @ Y)[None], (Y.T @ Y)[None], Alphabet(bits), scale[None])
     assert torch.equal(codes[0], naive_gpfq(W, X, Y, Alphabet(bits), scale))
+
+
+def zero_points(seed: int, m: int, bits: int) -> Tensor:
+    return torch.randint(0, 1 << bits, (m,), generator=torch.Generator().manual_seed(seed + 2)).to(torch.uint8)
+
+
+@settings(max_examples=40)
+@given(shape=SHAPES, bits=st.integers(1, 8), seed=st.integers(0, 10**6))
+def test_solve_with_zero_points_is_the_papers_recursion(shape: tuple[int, int, int], bits: int, seed: int) -> None:
+    samples, d, m = shape
+    (X, Y), W, alphabet = correlated(seed, samples, d), weights(seed, m, d), Alphabet(bits)
+    scale, zero = scale_of(W, bits), zero_points(seed, m, bits)
+    codes = solve(W[None], (X.T @ Y)[None], (Y.T @ Y)[None], alphabet, scale[None], zero_point=zero[None])
+    assert torch.equal(codes[0], naive_gpfq(W, X, Y, alphabet, scale, zero_point=zero))
 
 
 @settings(max_examples=40)
@@ -182,6 +201,9 @@ def test_error_diffusion_moves_all_later_weights_to_their_best(d: int, bits: int
     G, scale = Y.T @ Y + 0.1 * torch.eye(d), scale_of(weights(seed, 2, d), bits)
     codes = diffuse_errors(W[None], G[None], alphabet, scale[None])
     assert torch.equal(codes[0], naive_diffusion(W, G, alphabet, scale))
+    zero = zero_points(seed, 2, bits)
+    codes = diffuse_errors(W[None], G[None], alphabet, scale[None], zero[None])
+    assert torch.equal(codes[0], naive_diffusion(W, G, alphabet, scale, zero))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
