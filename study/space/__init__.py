@@ -1,1 +1,1 @@
-"""Spaces and workloads: the YAML documents that say what is searched, and on what."""
+"""Spaces and workloads: YAML documents that define what is searched, and on what."""

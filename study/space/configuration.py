@@ -12,7 +12,7 @@ from study.space.declaration import Widths, measured
 class Configuration:
     """A distillation method with its complete parameters, and the widths at which its student is quantized.
 
-    axis: the widths were searched, so a name without them would not tell two configurations apart.
+    axis: widths are searched, so a unique name must include them.
     """
 
     method: str
@@ -22,7 +22,7 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """For people: `dkd alpha=1 beta=8 temperature=4`; other parameters where they are not at their defaults."""
+        """A readable name, `dkd alpha=1 beta=8 temperature=4`: common parameters unless 0, options unless default."""
         common = {key: value for key, value in self.parameters.items() if key in COMMON and value}
         shown = common | options(self.method, self.parameters)
         bits = [f"bits={','.join(map(str, self.bits))}"] if self.axis else []
@@ -30,7 +30,7 @@ class Configuration:
 
     @property
     def student(self) -> str:
-        """What all configurations have in common that distill the same student, whatever their bits."""
+        """The identity of the student, the same for configurations that differ only in bits."""
         return canonical({"method": self.method, "parameters": dict(self.parameters)})
 
     @property

@@ -1,4 +1,4 @@
-"""What a space declares of one parameter."""
+"""The declaration of a parameter in a space."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from kdq.store.stage import Json
 from study.space.domains import Domain
 
 TEACHER = "teacher"
-"""The method of a trial that distills nothing: the teacher itself is quantized."""
+"""The method of a trial that quantizes the teacher itself, without distillation."""
 
 METHOD_NAMES = (*METHODS, TEACHER)
 METHOD = "method"
@@ -22,10 +22,10 @@ Widths = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a parameter is drawn from, under conditions.
+    """The domain of a parameter, and the conditions under which it applies.
 
-    label: the parameter's name, with the declaration's place if it has several (`alpha.1`): Optuna knows it by
-    this; path: where the domain stands in the document; when: the values that other parameters must have.
+    label: the name for Optuna: the parameter's, with the declaration's index if it has several (`alpha.1`); path: of
+    the domain in the document; when: the values that other parameters must have.
     """
 
     label: str
@@ -34,20 +34,20 @@ class Declaration:
     path: str = ""
 
     def holds(self, values: Mapping[str, Value]) -> bool:
-        """Whether its conditions do; a parameter that is not there has no value, and fulfils none."""
+        """Return whether its conditions hold; a condition on an absent parameter does not hold."""
         return all(values.get(name) in allowed for name, allowed in self.when.items())
 
     def document(self) -> Json:
-        """It as a file could say it."""
+        """Return the declaration as in a YAML file."""
         conditions = {WHEN: {name: list(allowed) for name, allowed in self.when.items()}} if self.when else {}
         return {**self.domain.document(), **conditions}
 
 
 def defaults(method: Value) -> dict[str, float]:
-    """The parameters that a method has, each with its default; the teacher itself has none."""
+    """Return the parameters of a method with their defaults; the method `teacher` has none."""
     return {name: default for name, (default, _) in METHODS[str(method)].params.items()} if method in METHODS else {}
 
 
 def measured(widths: Widths) -> Widths:
-    """What two trials must have in common to be one: the order does not count, and float is always measured."""
+    """Return the widths that are measured, sorted: float is always among them. Trials with equal ones are the same."""
     return tuple(sorted({*widths, BIT_WIDTHS[-1]}))

@@ -1,4 +1,4 @@
-"""YAML documents that say what to study: read, checked against a dataclass, every error reported at once."""
+"""YAML documents: read, checked against a dataclass, with all errors reported at once."""
 
 import json
 import re
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.1 does not) and refuses a key that stands twice."""
+    """SafeLoader that reads 1e-3 as a number (YAML 1.1 does not) and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := {repr(key) for key in keys if keys.count(key) > 1}:
+        if duplicates := {repr(key) for key in keys if keys.count(key) > 1}:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {', '.join(sorted(twice))} stands twice", node.start_mark
+                None, None, f"duplicate key {', '.join(sorted(duplicates))}", node.start_mark
             )
         return super().construct_mapping(node, deep)
 
@@ -33,7 +33,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_scalar(text: str) -> Any:
-    """The value of a command-line setting, by the rules of the documents (`1e-3` is a number, `[1, 2]` a list)."""
+    """Return the value of a command-line setting, parsed like the documents (`1e-3` is a number, `[1, 2]` a list)."""
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -41,9 +41,9 @@ def parse_scalar(text: str) -> Any:
 
 
 def locate(kind: str, name: str, folder: Path) -> Path:
-    """The file of a shipped document by its name, or a user's own file by its path.
+    """Return the file of a shipped document by name, or a user's own file by path.
 
-    Raises UserError when neither exists; the nearest shipped name comes first.
+    Raises UserError, suggesting the closest shipped name, if neither exists.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
@@ -56,7 +56,7 @@ def locate(kind: str, name: str, folder: Path) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError naming the file, the line and what is wrong."""
+    """Return the mapping in a YAML file. Raises UserError with the file, the line and the error."""
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
@@ -68,38 +68,38 @@ def read(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Problems:
-    """What is wrong with a document: collected while it is read, so that all of it is said at once."""
+    """The errors of a document, collected while it is read and reported all at once."""
 
     source: str
     lines: list[str] = field(default_factory=list)
 
     def add(self, path: str, rule: str) -> None:
-        """Something at `path`, a dotted key, breaks `rule`."""
+        """Add an error at `path`, a dotted key. rule: the rule that is broken."""
         self.lines.append(f"{self.source}: {path}: {rule}")
 
     def add_value(self, path: str, value: Any, rule: str) -> None:
-        """The value at `path` breaks `rule`."""
+        """Add an error of the value at `path`."""
         self.add(f"{path} = {_REPR.repr(value)}", rule)
 
     def add_unknown(self, path: str, document: Mapping[Any, Any], known: Iterable[str]) -> None:
-        """Each key of the mapping at `path` that is not among the known ones."""
+        """Add an error for each unknown key of the mapping at `path`."""
         known = tuple(known)
         for key in document:
             if key not in known:
                 self.add(f"{path}.{key}".removeprefix("."), str(unknown("key", str(key), known)))
 
     def raise_all(self) -> None:
-        """Raise UserError with a line for each problem, if there is any."""
+        """Raise UserError with a line for each error, if there are any."""
         if self.lines:
             raise UserError("\n".join(dict.fromkeys(self.lines)))
 
 
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 80  # a message quotes what was written, but no page of it
+_REPR.maxstring = _REPR.maxother = 80  # a message quotes the value, but not pages of it
 
 
 def validate(document: Mapping[str, Any], model: type[T], source: str) -> T:
-    """The document as an instance of the dataclass `model`.
+    """Return the document as an instance of the dataclass `model`.
 
     Raises UserError with a line for each error: source, key, value, rule.
     """
@@ -108,7 +108,9 @@ def validate(document: Mapping[str, Any], model: type[T], source: str) -> T:
     try:
         text = json.dumps(document, default=str)
     except (ValueError, RecursionError):
-        raise UserError(f"{source}: a value refers to itself, which no setting can") from None
+        raise UserError(
+            f"{source}: a value contains itself or is nested too deeply; write it out without aliases"
+        ) from None
     try:
         return TypeAdapter(model).validate_json(text, strict=True)
     except ValidationError as error:
@@ -116,7 +118,7 @@ def validate(document: Mapping[str, Any], model: type[T], source: str) -> T:
 
 
 def _line(source: str, model: type[Any], error: Any) -> str:
-    # A union's branches appear in pydantic's path as class names, which no user has written.
+    # In pydantic's path the branches of a union appear as class names, which are not in the document.
     path = ".".join(str(part) for part in error["loc"] if not str(part)[:1].isupper())
     rule = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
@@ -130,19 +132,19 @@ def _line(source: str, model: type[Any], error: Any) -> str:
 
 
 def _fields(model: type[Any], path: str) -> list[str]:
-    """The keys that a document of `model` may have at `path`."""
+    """Return the keys that a document of `model` may have at `path`."""
     for part in path.split(".") if path else []:
         model = _dataclass_in(get_type_hints(model).get(part)) or model
     return [field.name for field in fields(model)]
 
 
 def _dataclass_in(hint: Any) -> type[Any] | None:
-    """The dataclass that a type hint is, or has inside."""
+    """Return the dataclass that a type hint is or contains."""
     if isinstance(hint, type) and is_dataclass(hint):
         return hint
     return next((found for part in get_args(hint) if (found := _dataclass_in(part))), None)
 
 
 def descriptions(folder: Path) -> dict[str, str]:
-    """Name -> one-line description of every document in a folder."""
+    """Return the description of every document in a folder by name."""
     return {path.stem: str(read(path).get("description", "")) for path in sorted(folder.glob("*.yaml"))}

@@ -1,6 +1,7 @@
-"""What a value is drawn from: listed values, a range of real numbers, or a range of whole ones.
+"""Domains of values: listed values, a range of real numbers, or a range of whole numbers.
 
-Each domain knows its size, draws by a random number, and asks an Optuna trial; optuna itself is not imported.
+Each domain has a size, maps a random number to a value, and takes suggestions from an Optuna trial; optuna itself is
+not imported.
 """
 
 from collections.abc import Sequence
@@ -12,11 +13,11 @@ from kdq.store.stage import Json
 
 T = TypeVar("T")
 EXACT = 2**53
-"""Up to here a float holds every whole number."""
+"""A float represents every whole number up to this one exactly."""
 
 
 class Suggesting(Protocol):
-    """What is needed of an Optuna trial."""
+    """The methods of an Optuna trial that a domain uses."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
 
@@ -27,7 +28,7 @@ class Suggesting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[T]):
-    """One of these values, all different: a grid or a choice, or a fixed value."""
+    """Distinct values: a grid, a choice, or one fixed value."""
 
     values: tuple[T, ...]
 
@@ -37,15 +38,15 @@ class Listed(Generic[T]):
 
     @property
     def limits(self) -> tuple[T, ...]:
-        """The values that must be allowed for all to be allowed."""
+        """The values that must be valid for all to be valid."""
         return self.values
 
     def at(self, u: float) -> T:
-        """The value at share u of the list, 0 ≤ u < 1."""
+        """Return the value at fraction u of the list, 0 ≤ u < 1."""
         return self.values[int(u * self.size)]
 
     def suggest(self, trial: Suggesting, label: str) -> T:
-        """The trial's choice; one that there is no choice about is not asked for."""
+        """Return the trial's choice; a single value is returned without asking."""
         if self.size == 1:
             return self.values[0]
         choices = {_plain(value): value for value in self.values}
@@ -57,7 +58,7 @@ class Listed(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Reals:
-    """A real number from `low` to `high`, uniform, or with a uniform logarithm."""
+    """A real number from `low` to `high`, uniform or log-uniform."""
 
     low: float
     high: float
@@ -69,9 +70,9 @@ class Reals:
         return self.low, self.high
 
     def at(self, u: float) -> float:
-        """The number below which lies share u of the domain, 0 ≤ u < 1."""
+        """Return the quantile u of the domain, 0 ≤ u < 1."""
         if self.log:
-            # exp and log round: the ends are kept by hand.
+            # exp and log round: clip to the ends.
             return min(max(exp((1 - u) * log(self.low) + u * log(self.high)), self.low), self.high)
         return min(max((1 - u) * self.low + u * self.high, self.low), self.high)
 
@@ -102,7 +103,7 @@ class Integers:
         return self.low, self.high
 
     def at(self, u: float) -> int:
-        """The number at share u of the range, 0 ≤ u < 1."""
+        """Return the number at fraction u of the range, 0 ≤ u < 1."""
         return self.values[int(u * self.size)]
 
     def suggest(self, trial: Suggesting, label: str) -> int:
@@ -116,5 +117,5 @@ Domain = Listed[Any] | Reals | Integers
 
 
 def _plain(value: Any) -> Any:
-    """A value as Optuna can store it: several widths as their text."""
+    """Return a value that Optuna can store: a tuple of widths as text."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else value

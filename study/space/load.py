@@ -1,4 +1,4 @@
-"""A space from its YAML file."""
+"""Loads a space from its YAML file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +19,12 @@ SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler")
 
 
 def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
-    """A shipped space by name or a user's own by path.
+    """Load a shipped space by name or a user's own by path.
 
-    overrides: `bits`, `searcher`, `trials`, `scheduler`, or a parameter by its name, each as the file would have
-    it. An override may leave conditions that can no longer hold; the file alone may not. A grid asked for in the
-    place of another searcher is a whole one: the file's `trials` were for the other.
-    Raises UserError with a line for every mistake.
+    overrides: `bits`, `searcher`, `trials`, `scheduler`, or a parameter by name, each as in the file. Conditions may
+    become unsatisfiable by an override, but not in the file itself. Overriding the searcher by `grid` searches the
+    whole grid: the file's `trials` were meant for another searcher.
+    Raises UserError with a line for every error.
     """
     path = locate("space", name, FOLDER)
     document = read(path)
@@ -41,11 +41,11 @@ def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
 
 
 def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold: bool = True) -> Space:
-    """The space that a document describes. Raises UserError with a line for every mistake: source, path, rule."""
+    """Return the space that a document describes. Raises UserError with a line for every error: source, path, rule."""
     problems = Problems(source)
     problems.add_unknown("", document, KEYS)
     if not isinstance(document.get("description"), str):
-        problems.add("description", "is required, and must be a text that says what the space is for")
+        problems.add("description", "is required, and must be a text that describes the space")
     params = in_order(read_params(document.get("params"), problems), problems)
     space = Space(
         description=str(document.get("description")),

@@ -1,4 +1,4 @@
-"""Declarations: what a space says of one parameter, and how it is read from YAML, every mistake noted at its place."""
+"""Reads the declarations, bits and scheduler of a space from YAML; adds every error with its path to `Problems`."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ from study.units import show
 
 
 def read_scheduler(document: Any, problems: Problems) -> SchedulerConfig:
-    """A scheduler's name, or a mapping of its settings; every mistake is noted, and the default stands in for it."""
+    """Read a scheduler's name or a mapping of its settings; an invalid setting is replaced by its default."""
     if not isinstance(document, Mapping):
         document = {"name": document}
     elif "name" not in document:
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
-    """The declarations of every parameter that has no mistake, in the order of the file."""
+    """Return the declarations of every valid parameter, in the order of the file."""
     if not isinstance(document, Mapping):
         problems.add_value("params", document, "must be a mapping of parameters to values")
         return {}
@@ -61,7 +61,7 @@ def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaratio
 def _read_parameter(
     name: str, value: Any, declared: Collection[str], problems: Problems
 ) -> tuple[Declaration, ...] | None:
-    """All declarations of a parameter, or None if one of them has a mistake."""
+    """Return all declarations of a parameter, or None if one of them is invalid."""
     if not isinstance(value, list):
         one = _read_declaration(name, name, value, declared, problems)
         return (one,) if one else None
@@ -103,19 +103,19 @@ def _read_domain(name: str, kind: str, path: str, value: Any, problems: Problems
 
 
 def _read_list(name: str, path: str, values: Any, shown: Any, problems: Problems) -> Listed[Value] | None:
-    """One or several values of a parameter; shown: what the document has in their place."""
+    """Return the values of a parameter. shown: the document's value at `path`, for messages."""
     if not isinstance(values, list) or not values:
         problems.add_value(path, shown, "must be a list of at least one value, such as [1, 2]")
         return None
     found = [_read_value(name, path, value, problems) for value in values]
-    sound = [value for value in found if value is not None]
-    for value in _repeated(sound):
-        problems.add_value(path, shown, f"{show(value)} stands twice, and would be tried twice; leave one out")
-    return Listed(tuple(sound)) if len(set(sound)) == len(found) else None
+    valid = [value for value in found if value is not None]
+    for value in _repeated(valid):
+        problems.add_value(path, shown, f"{show(value)} is duplicated, and would be tried twice; remove one")
+    return Listed(tuple(valid)) if len(set(valid)) == len(found) else None
 
 
 def _read_value(name: str, path: str, value: Any, problems: Problems) -> Value | None:
-    """A parameter's value: the name of a method, or a number, which becomes a float."""
+    """Return a parameter's value: the name of a method, or a number as a float."""
     if name == METHOD:
         if isinstance(value, str) and value in METHOD_NAMES:
             return value
@@ -136,27 +136,27 @@ def _read_range(kind: str, path: str, value: Any, problems: Problems) -> Domain 
 
 
 def _range_rule(kind: str, value: Any) -> str | None:
-    """What a range breaks, and what to do; None if it is sound."""
+    """Return the rule that a range breaks, with the remedy; None if it is valid."""
     if not isinstance(value, list) or len(value) != 2:
         return "must be two numbers, the lowest and the highest, such as [1, 8]"
     if not all(is_number(end) for end in value):
         return "both ends must be finite numbers; write two numbers such as [1, 8]"
     low, high = value
     if kind == "int" and not all(isinstance(end, int) and abs(end) <= EXACT for end in value):
-        return "both ends must be whole numbers, at most 2^53; use whole ones, or uniform"
+        return "both ends must be whole numbers within ±2^53; use such numbers, or uniform"
     if float(low) >= float(high):
-        return "the first must be below the second; swap them, or write the one value by itself"
+        return "the first must be below the second; swap them, or give a single value"
     if kind == "loguniform" and low <= 0:
-        return "the first must be above 0, as only that has a logarithm; raise it, or use uniform"
+        return "the first must be above 0 to have a logarithm; raise it, or use uniform"
     return None
 
 
 def _read_when(
     name: str, path: str, value: Any, declared: Collection[str], problems: Problems
 ) -> dict[str, tuple[Value, ...]] | None:
-    """The conditions of a declaration, or None if one of them has a mistake."""
+    """Return the conditions of a declaration, or None if one of them is invalid."""
     if name == METHOD:
-        problems.add(path, "the method has no conditions, since which parameters there are depends on it; leave it out")
+        problems.add(path, "the method takes no conditions, since the other parameters depend on it; remove them")
         return None
     if not isinstance(value, Mapping) or not value:
         problems.add_value(path, value, "must map parameters to the values they must have, such as {method: dkd}")
@@ -178,7 +178,7 @@ def _read_condition(
 
 
 def read_bits(document: Any, problems: Problems) -> tuple[Widths, ...]:
-    """The widths at which a trial may be quantized: one entry for a sweep in every trial, several for an axis."""
+    """Return the widths at which trials are quantized: one entry for all trials, several if bits are searched."""
     if not isinstance(document, Mapping):
         widths = _read_widths("bits", document, problems)
         return (widths,) if widths else ()
@@ -189,26 +189,24 @@ def read_bits(document: Any, problems: Problems) -> tuple[Widths, ...]:
         return ()
     path, value = f"bits.{kinds[0]}", document[kinds[0]]
     if not isinstance(value, list) or not value:
-        problems.add_value(path, value, "must be a list of widths, or of lists of them, such as [2, 4, [2, 4]]")
+        problems.add_value(path, value, "must be a list of widths, or of lists of widths, such as [2, 4, [2, 4]]")
         return ()
     found = [widths for item in value if (widths := _read_widths(path, item, problems))]
     for widths in _repeated([measured(widths) for widths in found]):
-        problems.add_value(
-            path, value, f"two entries mean the same trial, with points at {show(widths)}; leave one out"
-        )
+        problems.add_value(path, value, f"two entries define the same trial, with points at {show(widths)}; remove one")
     return tuple(found)
 
 
 def _read_widths(path: str, value: Any, problems: Problems) -> Widths | None:
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not values:
-        problems.add(path, "at least one width is needed, such as [2, 4, 8]")
+        problems.add(path, "at least one width is required, such as [2, 4, 8]")
     for item in values:
         if isinstance(item, bool) or not isinstance(item, int) or item not in BIT_WIDTHS:
             problems.add_value(path, item, "must be 1 to 8, or 32 for float")
             return None
     for item in _repeated(values):
-        problems.add_value(path, values, f"{item} stands twice; leave one out")
+        problems.add_value(path, values, f"{item} is duplicated; remove one")
     return tuple(dict.fromkeys(values)) or None
 
 

@@ -1,8 +1,8 @@
-"""A space says what is searched: a method, its parameters and the bit widths, as data that every searcher reads.
+"""A space: the method, its parameters and the bit widths that a study searches, as data for every searcher.
 
-One walk through the parameters serves all searchers: each parameter is drawn from the first of its declarations
-whose conditions hold, given those before it. Without such a declaration it has the method's default, and one that
-the method does not have is left out, so two walks that differ anywhere end in different configurations.
+All searchers walk through the parameters in the same way. A parameter is drawn from the first of its declarations
+whose conditions hold, given the parameters before it; if none holds, it has the method's default. Parameters that the
+method does not have are left out, so walks that differ anywhere lead to different configurations.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,19 +23,19 @@ from study.space.domains import Listed, Reals, Suggesting
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 SEARCHERS = ("grid", "random", "tpe", "nsga2")
 ADAPTIVE = ("tpe", "nsga2")
-"""Searchers that decide what comes next by what came before."""
+"""Searchers that choose the next configuration by earlier results."""
 
-PATIENCE = 1000  # draws in a row that were all drawn before
-LISTABLE = 100_000  # configurations that are listed to find those not drawn yet
+PATIENCE = 1000  # draws in a row that yield nothing new
+LISTABLE = 100_000  # the most configurations that are enumerated to find those not drawn yet
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What a YAML file under search_spaces/ says, once `load_space` has found no mistake in it.
+    """The valid content of a YAML file under search_spaces/.
 
-    params: the declarations of each parameter, the method first and each parameter after those its conditions
-    look at; bits: what a trial may be quantized at: one entry, the sweep of every trial, unless bits are an axis of
-    the search; trials: how many configurations are drawn, of a grid at most so many.
+    params: the declarations of each parameter, the method first, and each parameter after those that its conditions
+    refer to; bits: the widths of a trial, several entries if bits are searched; trials: the number of configurations
+    to draw, for a grid the maximum.
     """
 
     description: str
@@ -46,7 +46,7 @@ class Space:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
     def declaration(self, name: str, values: Mapping[str, Value]) -> Declaration | None:
-        """What a parameter is drawn from, given the values before it; None if the method does not have it."""
+        """Return the declaration that applies, given the values before it; None if the method lacks the parameter."""
         if name != METHOD and name not in defaults(values[METHOD]):
             return None
         taken = next((one for one in self.params[name] if one.holds(values)), None)
@@ -54,16 +54,16 @@ class Space:
 
     @property
     def looked_at(self) -> tuple[str, ...]:
-        """The method and the parameters that conditions look at, in order."""
+        """The method and the parameters that conditions refer to, in order."""
         wanted = {METHOD, *(key for several in self.params.values() for one in several for key in one.when)}
         return tuple(name for name in self.params if name in wanted)
 
     def cases(self) -> Iterator[dict[str, Value]]:
-        """The values of what conditions look at, in every combination: in each, all conditions are decided."""
+        """Yield every combination of values that conditions refer to; each combination decides all conditions."""
         return self._assignments(self.looked_at, {})
 
     def _assignments(self, names: Sequence[str], values: dict[str, Value]) -> Iterator[dict[str, Value]]:
-        """Every way to go on from `values` by values for `names`, the last changing fastest."""
+        """Yield every extension of `values` by values for `names`, the last changing fastest."""
         if not names:
             yield values
         elif declaration := self.declaration(names[0], values):
@@ -75,19 +75,18 @@ class Space:
 
     @property
     def size(self) -> float:
-        """How many configurations there are: counted case by case, not listed; infinity if a range is drawn from."""
+        """The number of configurations, counted case by case, not enumerated; infinite if a range is drawn from."""
         return len(self.bits) * sum(self._ways(values) for values in self.cases())
 
     def _ways(self, values: Mapping[str, Value]) -> float:
-        """The number of configurations in one case."""
+        """Return the number of configurations in one case."""
         rest = [self.declaration(name, values) for name in self.params if name not in values]
         return prod(one.domain.size for one in rest if one)
 
     @property
     def too_many(self) -> str:
-        """What to say to who draws more configurations than there are."""
-        there_are = f"the space has {self.size} configurations"
-        return f"{there_are}; ask for at most so many, or for all of them by searcher: grid"
+        """The message for a draw of more configurations than exist."""
+        return f"the space has {self.size} configurations; ask for at most that many, or for all by searcher: grid"
 
     @property
     def is_finite(self) -> bool:
@@ -98,18 +97,18 @@ class Space:
         return int(self.size)
 
     def __iter__(self) -> Iterator[Configuration]:
-        """Every configuration once, in the order of the file, the last parameter changing fastest, then the bits."""
+        """Yield every configuration once in the order of the file; bits change fastest, then the last parameter."""
         assert self.is_finite
         for values in self._assignments(tuple(self.params), {}):
             for bits in self.bits:
                 yield self._configuration(values, bits)
 
     def sample(self, rng: Random) -> Configuration:
-        """One configuration at random: every parameter from its domain, given those before it."""
+        """Return a random configuration: every parameter from its domain, given those before it."""
         return self._walk(lambda declaration: declaration.domain.at(rng.random()))
 
     def suggest(self, trial: Suggesting) -> Configuration:
-        """The configuration that an Optuna trial chooses: it is asked for the parameters that exist, and no others."""
+        """Return the configuration that an Optuna trial suggests; only parameters that exist are suggested."""
         return self._walk(lambda declaration: declaration.domain.suggest(trial, declaration.label))
 
     def _walk(self, draw: Callable[[Declaration], Any]) -> Configuration:
@@ -127,16 +126,16 @@ class Space:
         return Configuration(config.name, config.params, bits, axis)
 
     def samples(self, seed: int, count: int) -> list[Configuration]:
-        """The first `count` different configurations of a random search; a longer one begins with the same.
+        """Return the first `count` distinct configurations of a random search; a longer search starts with the same.
 
-        Raises UserError if there are fewer.
+        Raises UserError if fewer exist.
         """
         if count > self.size:
             raise UserError(f"trials = {count}: {self.too_many}")
         return list(islice(self._draws(Random(seed)), count))
 
     def _draws(self, rng: Random) -> Iterator[Configuration]:
-        """Configurations at random, each once; what is left when nothing new turns up comes in random order."""
+        """Yield random configurations, each once; when draws yield nothing new, the rest follows in random order."""
         drawn: set[str] = set()
         repeats = 0
         while repeats < PATIENCE or self.size > LISTABLE:
@@ -149,7 +148,7 @@ class Space:
         yield from sorted(left, key=lambda _: rng.random())
 
     def document(self) -> dict[str, Json]:
-        """Everything that decides what is searched and how, as the YAML of a file could say it."""
+        """Return everything that determines the search, as in a YAML file."""
         bits = [list(widths) for widths in self.bits]
         return {
             "params": {name: [one.document() for one in several] for name, several in self.params.items()},

@@ -1,4 +1,4 @@
-"""A workload says on what a space is searched: data set, teacher, student, training recipe."""
+"""A workload: the data set, teacher, student and training recipe on which a space is searched."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ FOLDER = Path(__file__).parents[1] / "workloads"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What one trial works on.
+    """What the trials of a study work on.
 
     teacher: a teacher's specification (see kdq.distill.teachers); teacher_train: the recipe of a `train:ARCH` teacher;
-    train_images: how many training images are used, all of them if None; val_images: how many images are
-    held out of the training set to decide; quantizer: how students are quantized; calibration_images: how many
-    training images it sees; teacher_normalization: what weights that were not trained here expect where their
-    source does not say so itself, `dataset` (the data set's own mean and deviation) or `imagenet`; peer_init: where
-    the second of two students starts under a method that trains two (see kdq.distill.peers), at random weights if None.
+    train_images: the number of training images, all if None; val_images: the number of images held out of the
+    training set for validation; quantizer: how students are quantized; calibration_images: the number of training
+    images for it; teacher_normalization: the normalisation of pretrained weights whose source declares none, `dataset`
+    (the data set's own mean and deviation) or `imagenet`; peer_init: the initial weights of the second student in
+    methods that train two (see kdq.distill.peers), random if None.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -61,7 +61,7 @@ class Workload:
 
 
 def load_workload(name: str, overrides: Mapping[str, Any]) -> Workload:
-    """A shipped workload by name or a user's own by path, with dotted overrides such as `train.epochs`.
+    """Load a shipped workload by name or a user's own by path, with dotted overrides such as `train.epochs`.
 
     Raises UserError with every error of the document.
     """
@@ -73,6 +73,6 @@ def load_workload(name: str, overrides: Mapping[str, Any]) -> Workload:
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise UserError(f"--set {key}: {parent!r} is a single value in {path}, it has no parts")
+                raise UserError(f"--set {key}: {parent!r} is a single value in {path}, without keys of its own")
         target[last] = value
     return validate(document, Workload, f"{path}{' with the options given' if overrides else ''}")

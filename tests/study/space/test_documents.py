@@ -64,7 +64,7 @@ def test_settings_are_read_as_yaml_with_plain_exponents(text: str, value: object
         ("a: [1", "not readable as YAML"),
         ("- 1\n- 2", "must be a mapping"),
         ("", "must be a mapping"),
-        ("a: 1\na: 2", "'a' stands twice"),
+        ("a: 1\na: 2", "duplicate key 'a'"),
         ("a: !!python/object/apply:os.system ['true']", "not readable as YAML"),
     ],
 )

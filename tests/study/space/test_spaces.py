@@ -204,7 +204,7 @@ class TestSamples:
         assert sorted(c.identity for c in found) == sorted(c.identity for c in space)
 
     def test_more_than_there_are_is_refused(self) -> None:
-        with pytest.raises(UserError, match="trials = 10: the space has 9 configurations; ask for at most so many"):
+        with pytest.raises(UserError, match="trials = 10: the space has 9 configurations; ask for at most that many"):
             load_space("dkd_grid", {}).samples(0, 10)
 
     def test_a_rare_configuration_is_found_all_the_same(self) -> None:
