@@ -123,9 +123,9 @@ class _Study:
         if (before := tracker.document()) and before != document:
             self._extend(before["settings"], document, inputs, tracker, progress)
         write = partial(note, root / "studies" / self.name, document)
+        controller = self._controller(inputs, tracker, progress)
         write(StudyStatus.RUNNING)
         tracker.start_study(document, self.plan.params(), self._command())
-        controller = self._controller(inputs, tracker, progress)
         outcome = self._conclude(controller, metrics, write)
         close(outcome, self.site.tracking_uri, self.options.arguments(), progress.note)
         return outcome
