@@ -1,5 +1,6 @@
 """Errors that a user can cause, each reported in one message."""
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -11,6 +12,12 @@ class UserError(ValueError):
     """
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+quoted = _REPR.repr
+"""Function that returns a value as a message quotes it: as Python writes it, shortened if it is long."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -19,6 +26,6 @@ def first_line(error: BaseException) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that is not among the known ones; it suggests the closest of them first."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    near = get_close_matches(name[:80], names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
+    return UserError(f"unknown {kind} {quoted(name)}: {hint}known: {', '.join(names)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdq.errors import UserError
+from study.paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,10 @@ def root_folder(given: str | None) -> Path:
             f"--storage-path {given}: must be a folder, since trials lock what they make there, which object stores "
             f"cannot do; give one that all machines mount, such as NFS, EFS or Filestore"
         )
-    if not Path(given).is_dir():
+    folder = user_path(given)
+    if not folder.is_dir():
         raise UserError(f"--storage-path {given}: there is no such folder; make or mount it")
-    return Path(given).absolute()
+    return folder.absolute()
 
 
 def here() -> Machine:

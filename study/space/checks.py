@@ -15,6 +15,7 @@ from study.schedulers.registry import SCHEDULERS, Scheduler
 from study.space.declaration import METHOD, TEACHER, WHEN, Declaration, Value
 from study.space.documents import Problems
 from study.space.domains import Domain, Listed, Reals
+from study.space.space import LARGEST
 from study.units import show
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, tuple[Declaration, ...]]
 DECIDABLE = 100_000  # combinations of values that conditions may look at
+DECISIONS = 2_000_000  # such combinations times declarations
 
 
 def in_order(params: Params, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
@@ -46,10 +48,11 @@ def _decidable(params: Params, problems: Problems) -> bool:
     """Note if conditions look at so many values that working them out would take for ever; whether they do not."""
     looked_at = {key for several in params.values() for one in several for key in one.when}
     combinations = prod(sum(one.domain.size for one in params[name]) for name in looked_at)
-    if combinations > DECIDABLE:
-        rule = f"conditions look at {combinations} combinations of values, and at most {DECIDABLE} are worked out"
+    most = min(DECIDABLE, DECISIONS // max(1, sum(map(len, params.values()))))
+    if combinations > most:
+        rule = f"conditions look at {combinations} combinations of values, and at most {most} are worked out"
         problems.add("params", f"{rule}; list fewer values where they look: {', '.join(sorted(looked_at))}")
-    return combinations <= DECIDABLE
+    return combinations <= most
 
 
 def _looks_at(name: str, several: Iterable[Declaration]) -> set[str]:
@@ -177,6 +180,9 @@ def check_search(space: Space, found: Usage, problems: Problems) -> None:
         )
     if space.searcher == "random" and (space.trials or 0) > space.size and not problems.lines:
         problems.add(f"trials = {space.trials}", space.too_many)
+    if LARGEST < space.count < inf:
+        rule = f"the grid has {int(space.count):,} configurations, and a study at most {LARGEST:,} trials"
+        problems.add("params", f"{rule}; list fewer values, or set trials")
     if space.scheduler.kind.needs_epochs:
         _check_scheduler(space, found, problems)
 
