@@ -15,7 +15,6 @@ def user_path(text: str) -> Path:
         path = Path(text).expanduser()
         path.exists()
     except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"path {quoted(text)}: {getattr(error, 'strerror', None) or error}; give another path"
-        ) from None
+        reason = error.strerror if isinstance(error, OSError) else "there is no such user"
+        raise UserError(f"path {quoted(text)}: {reason}; give another path") from None
     return path
