@@ -26,6 +26,7 @@ from study.schedulers.scheduler import Decision, RungConfig, Scheduler
 if TYPE_CHECKING:
     import pandas
 
+MOST = 10_000  # orders, and trials at a time
 GRID, RANDOM = "grid", "random"
 EQUAL_BUDGET = 0.6  # of the epochs of the full grid: where all strategies are compared
 
@@ -41,8 +42,8 @@ class Setting:
 
     def __post_init__(self) -> None:
         for name in ("orders", "slots"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)}: must be at least 1")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise UserError(f"{name} = {getattr(self, name)}: must be at least 1 and at most {MOST:,}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Errors that a user can cause, each reported in one message."""
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -9,6 +10,12 @@ class UserError(ValueError):
 
     Command lines print the message alone and exit with status 2.
     """
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+quoted = _REPR.repr
+"""Function that returns a value as a message quotes it: as Python writes it, shortened if it is long."""
 
 
 def first_line(error: BaseException) -> str:
@@ -24,6 +31,6 @@ def printable(text: str) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that is not among the known ones; it suggests the closest of them first."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    near = get_close_matches(name[:80], names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names)}")
+    return UserError(f"unknown {kind} {quoted(name)}: {hint}known: {', '.join(names)}")

@@ -39,6 +39,13 @@ class AugmentConfig:
             if (pixels := getattr(self, name)) < 0:
                 raise UserError(f"{name} = {pixels}: must be at least 0 (pixels; 0 turns it off)")
 
+    def check(self, size: int) -> None:
+        """Raise UserError for images of `size` x `size` pixels that a view could hide entirely."""
+        if self.crop_padding >= size:
+            raise UserError(f"crop_padding = {self.crop_padding}: must be below {size}, the size of the images")
+        if self.cutout > size:
+            raise UserError(f"cutout = {self.cutout}: must be at most {size}, the size of the images")
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -92,6 +99,7 @@ class Views:
         fill: tuple[float, ...],
         mixup_alpha: float = 0.0,
     ) -> None:
+        config.check(min(images.shape[2:]))
         self.images = images
         self.labels = labels
         self.config = config

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdq.data.audit import check_duplicates
 from kdq.data.dataset import stratified
-from kdq.data.parquet import Layout, find_split, folders, read_split
-from kdq.errors import UserError, unknown
+from kdq.data.parquet import Layout, count_rows, find_split, folders, read_split
+from kdq.errors import UserError, first_line, unknown
 from kdq.models.classifier import Normalization
 from kdq.store.files import content_hash
 from kdq.store.folder_store import StageStore
@@ -94,10 +95,13 @@ def _digits(data_dir: Path | None, downloads: Path) -> Source:
 def _cifar_entry(name: str, class_names: tuple[str, ...], folder: str, label: str) -> Entry:
     """folder, label: where the Hub's repository has the files, and the labels in them."""
     shape = Shape(channels=3, size=32, classes=len(class_names), train=50_000, test=10_000)
-    return Entry(shape, partial(_cifar, name, class_names, Layout(folder, label, shape.classes, shape.size)))
+    layout = Layout(folder, label, shape.classes, shape.size)
+    return Entry(shape, partial(_cifar, name, class_names, shape, layout))
 
 
-def _cifar(name: str, class_names: tuple[str, ...], layout: Layout, data_dir: Path | None, downloads: Path) -> Source:
+def _cifar(
+    name: str, class_names: tuple[str, ...], shape: Shape, layout: Layout, data_dir: Path | None, downloads: Path
+) -> Source:
     """CIFAR (Krizhevsky 2009) from the Hub's parquet files in `data_dir`, or else downloaded by torchvision."""
     if data_dir is None:
         return _downloaded_cifar(name, class_names, layout, downloads)
@@ -105,8 +109,38 @@ def _cifar(name: str, class_names: tuple[str, ...], layout: Layout, data_dir: Pa
     if not (train and test):
         searched = ", ".join(str(folder) for folder in folders(data_dir, layout))
         raise _nowhere(name, layout, f"no train-*.parquet and test-*.parquet in any of {searched}")
-    identity = {"name": name, "train": [*map(content_hash, train)], "test": [*map(content_hash, test)]}
-    return Source(identity, class_names, lambda: (read_split(train, layout), read_split(test, layout)))
+    hashes = _distinct_hashes([*train, *test])
+    identity = {"name": name, "train": hashes[: len(train)], "test": hashes[len(train) :]}
+
+    def decode() -> tuple[Split, Split]:
+        _check_count(train, shape.train)
+        _check_count(test, shape.test)
+        return read_split(train, layout), read_split(test, layout)
+
+    return Source(identity, class_names, decode)
+
+
+def _distinct_hashes(files: list[Path]) -> list[str]:
+    """Return the content hash of each file. Raises UserError if two are equal, or one is unreadable."""
+    found: dict[str, Path] = {}
+    for file in files:
+        try:
+            key = content_hash(file)
+        except OSError as error:
+            raise UserError(f"{file}: unreadable ({first_line(error)}); copy or download it again") from error
+        if key in found:
+            raise UserError(f"{file}: is a copy of {found[key]}; replace the wrong one of the two")
+        found[key] = file
+    return list(found)
+
+
+def _check_count(files: list[Path], most: int) -> None:
+    """Raise UserError if the files of a split hold more images than the data set has in it."""
+    if (count := count_rows(files)) > most:
+        names = ", ".join(file.name for file in files)
+        raise UserError(
+            f"{files[0].parent}: {names}: {count:,} images, where the data set has {most:,}; copy or download it again"
+        )
 
 
 def _downloaded_cifar(name: str, class_names: tuple[str, ...], layout: Layout, downloads: Path) -> Source:
@@ -161,6 +195,8 @@ def find_source(name: str, data_dir: Path | None, store: StageStore) -> tuple[So
 
 def _write(folder: Path, name: str, source: Source) -> None:
     (train_images, train_labels), (test_images, test_labels) = source.decode()
+    check_duplicates(name, {"training": train_images, "test": test_images})
+    normalization = statistics(train_images)
     arrays = {
         "train_images": train_images,
         "train_labels": train_labels,
@@ -169,7 +205,6 @@ def _write(folder: Path, name: str, source: Source) -> None:
     }
     for key, array in arrays.items():
         np.save(folder / f"{key}.npy", np.ascontiguousarray(array))
-    normalization = statistics(train_images)
     description = {"name": name, "class_names": source.class_names, **dataclasses.asdict(normalization)}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
 
@@ -177,10 +212,13 @@ def _write(folder: Path, name: str, source: Source) -> None:
 def statistics(images: NDArray[np.uint8]) -> Normalization:
     """Return the mean and standard deviation of each channel of uint8 [N, C, H, W], scaled to [0, 1].
 
-    Exact up to one rounding: they are computed from the integer counts of the 256 values.
+    Exact up to one rounding: they are computed from the integer counts of the 256 values. Raises UserError for a
+    channel that has one value in all images: nothing can be learnt from it, and it has no scale.
     """
     values = np.arange(256) / 255
     counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
+    if constant := [channel for channel, count in enumerate(counts) if np.count_nonzero(count) == 1]:
+        raise UserError(f"channel {constant[0]} has the same value in all training images; is this the right data set?")
     means = [float(np.average(values, weights=count)) for count in counts]
     variances = [np.average((values - mean) ** 2, weights=n) for mean, n in zip(means, counts, strict=True)]
     return Normalization(tuple(means), tuple(float(np.sqrt(variance)) for variance in variances))

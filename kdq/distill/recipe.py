@@ -13,6 +13,7 @@ from kdq.data.augment import AugmentConfig
 from kdq.errors import UserError, unknown
 
 DIGITS = 9  # decimals of an epoch at which the learning rate drops, so that those from different shares compare equal
+MOST_EPOCHS = 1_000_000  # more would fill the memory with lists of epochs, and never end
 PRECISIONS = ("float32", "bf16")
 """Precisions of the forward passes in training, by autocast; weights, losses, updates and validation are float32."""
 
@@ -47,7 +48,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         rules = {
-            "epochs": (self.epochs >= 1, "at least 1"),
+            "epochs": (1 <= self.epochs <= MOST_EPOCHS, f"at least 1 and at most {MOST_EPOCHS:,}"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "lr": (0 < self.lr < math.inf, "a number above 0"),
             "momentum": (0 < self.momentum < 1, "above 0 and below 1"),

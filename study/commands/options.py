@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from kdq.errors import UserError
+from kdq.errors import UserError, quoted
 from study.console.program import program_name
+from study.paths import user_path
 from study.schedulers.registry import SCHEDULERS
-from study.space.documents import descriptions, parse_scalar
+from study.space.documents import WHOLE, descriptions, parse_scalar
 from study.tracking.uri import shown
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ class RunOptions:
         for text in self.set:
             key, equals, value = text.partition("=")
             if not equals or not key:
-                raise UserError(f"--set {text}: must be key=value, such as train.lr=0.05 or temperature=2")
+                raise UserError(f"--set {quoted(text)}: must be key=value, such as train.lr=0.05 or temperature=2")
             target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
             target[key] = parse_scalar(value)
         return _given(space, self.set), _given(workload, self.set)
@@ -145,7 +146,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--data-dir",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="folder with CIFAR as Hub-layout parquet, and checkpoints/",
     )
@@ -233,26 +234,38 @@ def _section(title: str, entries: Mapping[str, str]) -> list[str]:
     return [f"{title}:", *(f"  {name:<19}{text}" for name, text in entries.items()), ""]
 
 
+def _path(text: str) -> Path:
+    try:
+        return user_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
-    return int(text)
+    number = _whole(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be a whole number, at least 1 and below 2^63")
+    return number
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be comma-separated whole numbers, such as 0,1,2")
-    numbers = tuple(dict.fromkeys(int(part) for part in parts))
-    if max(numbers) >= 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be numbers below 2^63")
-    return numbers
+    numbers = [_whole(part.strip()) for part in text.split(",")]
+    if any(number is None for number in numbers):
+        rule = "must be comma-separated whole numbers below 2^63, such as 0,1,2"
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: {rule}")
+    return tuple(dict.fromkeys(number for number in numbers if number is not None))
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number from 0 to 2^63 - 1; None for any other text."""
+    number = int(text) if text.isdecimal() and len(text) < 20 else WHOLE
+    return number if number < WHOLE else None
 
 
 def _positive(text: str) -> float:
     value = _share(text)
     if value < 0.01:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be at least 0.01")
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be at least 0.01")
     return value
 
 
@@ -262,5 +275,5 @@ def _share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number, at least 0")
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be a number, at least 0")
     return value

@@ -134,9 +134,9 @@ class _Study:
         if (before := tracker.document()) and before != document:
             self._extend(before["settings"], document, inputs, tracker, live_table)
         write = partial(write_study_file, root / "studies" / self.name, document)
+        controller = self._controller(inputs, tracker, live_table)
         write(StudyStatus.RUNNING)
         tracker.start_study(document, self.plan.params(), self._command())
-        controller = self._controller(inputs, tracker, live_table)
         outcome = self._conclude(controller, metrics, write)
         close(outcome, self.site.tracking_uri, self.options.arguments(), live_table.print)
         return outcome

@@ -20,10 +20,11 @@ from study.schedulers.registry import make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER
-from study.space.space import ADAPTIVE, Space
+from study.space.space import ADAPTIVE, LARGEST, Space
 from study.space.workload import Workload
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST_NAME = 100
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Plan:
     space: Space
     workload: Workload
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if (trials := int(self.space.count) * len(self.seeds)) > LARGEST:
+            raise UserError(
+                f"seeds: {trials:,} trials, and a study has at most {LARGEST:,}; give fewer seeds or trials"
+            )
 
     @property
     def is_adaptive(self) -> bool:
@@ -151,7 +158,9 @@ class Plan:
     @property
     def default_name(self) -> str:
         """A name that is unique to the plan, and the same for the same command."""
-        return f"{self.space_name}-{self.workload_name}-{digest(self.document())[:6]}"
+        end = f"-{digest(self.document())[:6]}"
+        names = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{self.space_name}-{self.workload_name}").lstrip("._-")
+        return (names or "study")[: LONGEST_NAME - len(end)] + end
 
 
 def check_name(name: str) -> str:

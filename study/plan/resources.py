@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdq.errors import UserError
+from study.paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,10 @@ def root_folder(path: str | None) -> Path:
             f"--storage-path {path}: must be a folder, since trials lock their stages there, which object stores do "
             f"not support; use one that all machines mount, such as NFS, EFS or Filestore"
         )
-    if not Path(path).is_dir():
+    folder = user_path(path)
+    if not folder.is_dir():
         raise UserError(f"--storage-path {path}: there is no such folder; create or mount it")
-    return Path(path).absolute()
+    return folder.absolute()
 
 
 def here() -> Machine:

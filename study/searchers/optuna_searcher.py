@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kdq.store.stage import digest
 from study.results.status import TrialStatus
 from study.searchers.searcher import Objectives
 from study.space.configuration import Configuration
@@ -80,6 +81,7 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seed = sampler_seed(seed)
     sampler: optuna.samplers.BaseSampler
     if space.searcher == "tpe":
         # Running trials count as bad ones, so that the next suggestion is not a copy of them.
@@ -87,6 +89,11 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
     else:
         sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=population(space.trials or 0))
     return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def sampler_seed(seed: int) -> int:
+    """Return the seed of Optuna's sampler, which must be below 2^32: a larger one is replaced by its hash."""
+    return seed if seed < 2**32 else int(digest(seed)[:8], 16)
 
 
 def population(trials: int) -> int:

@@ -15,6 +15,7 @@ from study.schedulers.registry import SCHEDULERS, SchedulerKind
 from study.space.declaration import METHOD, TEACHER, WHEN, Declaration, Value
 from study.space.documents import Problems
 from study.space.domains import Domain, Listed, Reals
+from study.space.space import LARGEST
 from study.units import show
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, tuple[Declaration, ...]]
 DECIDABLE = 100_000  # combinations of values that conditions may depend on
+DECISIONS = 2_000_000  # such combinations times declarations
 
 
 def in_order(params: Params, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
@@ -46,10 +48,11 @@ def _decidable(params: Params, problems: Problems) -> bool:
     """Return whether conditions depend on few enough combinations of values to check all; report it if not."""
     keys = {key for several in params.values() for one in several for key in one.when}
     combinations = prod(sum(one.domain.size for one in params[name]) for name in keys)
-    if combinations > DECIDABLE:
-        rule = f"conditions depend on {combinations} combinations of values, and at most {DECIDABLE} are checked"
+    most = min(DECIDABLE, DECISIONS // max(1, sum(map(len, params.values()))))
+    if combinations > most:
+        rule = f"conditions depend on {combinations} combinations of values, and at most {most} are checked"
         problems.add("params", f"{rule}; list fewer values of {', '.join(sorted(keys))}")
-    return combinations <= DECIDABLE
+    return combinations <= most
 
 
 def _dependencies(name: str, several: Iterable[Declaration]) -> set[str]:
@@ -178,6 +181,9 @@ def check_search(space: Space, found: Usage, problems: Problems) -> None:
         )
     if space.searcher == "random" and (space.trials or 0) > space.size and not problems.lines:
         problems.add(f"trials = {space.trials}", space.too_many)
+    if LARGEST < space.count < inf:
+        rule = f"the grid has {int(space.count):,} configurations, and a study at most {LARGEST:,} trials"
+        problems.add("params", f"{rule}; list fewer values, or set trials")
     if space.scheduler.kind.needs_epochs:
         _check_scheduler(space, found, problems)
 

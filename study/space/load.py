@@ -11,7 +11,7 @@ from study.space.checks import check_conditions, check_search, check_values, in_
 from study.space.declaration import METHOD
 from study.space.documents import Problems, locate, read
 from study.space.read import read_bits, read_params, read_scheduler
-from study.space.space import DEFAULT_BITS, SEARCHERS, Space
+from study.space.space import DEFAULT_BITS, LARGEST, SEARCHERS, Space
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
 KEYS = ("description", "params", "bits", "searcher", "trials", "scheduler")
@@ -78,5 +78,8 @@ def _read_trials(document: Mapping[str, Any], problems: Problems) -> int | None:
     trials = document.get("trials")
     if "trials" in document and not is_count(trials):
         problems.add_value("trials", trials, "must be a whole number, at least 1")
+        return 1
+    if trials and trials > LARGEST:
+        problems.add_value("trials", trials, f"must be at most {LARGEST:,}, the most trials of a study")
         return 1
     return trials

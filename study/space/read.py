@@ -40,6 +40,7 @@ def read_scheduler(document: Any, problems: Problems) -> SchedulerConfig:
 
 
 T = TypeVar("T")
+DECLARATIONS = 100  # of a parameter
 
 
 def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
@@ -68,6 +69,9 @@ def _read_parameter(
     if not any(isinstance(item, Mapping) for item in value):
         rule = "must be a value, a declaration such as {grid: [1, 2]}, or a list of declarations with conditions"
         problems.add_value(f"params.{name}", value, rule)
+        return None
+    if len(value) > DECLARATIONS:
+        problems.add(f"params.{name}", f"has {len(value):,} declarations, at most {DECLARATIONS} are read; join some")
         return None
     found = [_read_declaration(name, f"{name}.{i}", item, declared, problems) for i, item in enumerate(value)]
     return tuple(one for one in found if one) if all(found) else None

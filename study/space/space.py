@@ -26,6 +26,7 @@ ADAPTIVE = ("tpe", "nsga2")
 """Searchers that choose the next configuration by earlier results."""
 
 PATIENCE = 1000  # draws in a row that yield nothing new
+LARGEST = 100_000  # trials of a study
 LISTABLE = 100_000  # the most configurations that are enumerated to find those not drawn yet
 
 
@@ -82,6 +83,11 @@ class Space:
         """Return the number of configurations in one case."""
         rest = [self.declaration(name, values) for name in self.params if name not in values]
         return prod(one.domain.size for one in rest if one)
+
+    @property
+    def count(self) -> float:
+        """The number of configurations that a search tries at most; infinity for a grid with a range."""
+        return min(self.size, self.trials or inf)
 
     @property
     def too_many(self) -> str:

@@ -46,6 +46,9 @@ class Workload:
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
             raise unknown("data set", self.dataset, DATASETS)
+        for recipe in (self.train, self.teacher_train):
+            if recipe:
+                recipe.augment.check(DATASETS[self.dataset].shape.size)
         check_architecture(self.student)
         if self.peer_init is not None:
             parse_peer(self.peer_init, self.student)

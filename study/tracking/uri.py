@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from kdq.errors import UserError
+from study.paths import user_path
 
 TIMEOUT_SECONDS = 5.0
 ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -76,7 +77,7 @@ def _sqlite_path(uri: str) -> Path:
     path = path.partition("?")[0]
     if not separator or path in ("", ":memory:"):
         raise UserError(f"tracking address {uri!r} names no file; use sqlite:///FILE")
-    return Path(path).absolute()
+    return user_path(path).absolute()
 
 
 def _probe(parts: SplitResult, host: str, port: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import load_source
 from kdq.distill.methods import MethodConfig
@@ -45,6 +46,8 @@ def prepare_data(workload: Workload, data_dir: Path | None, store: StageStore, l
     data = open_dataset(folder, train_images=workload.train_images, val_images=workload.val_images)
     counts = [len(labels) for labels in (data.train_labels, data.val_labels, data.test_labels)]
     log("data: {:,} training, {:,} validation, {:,} test images".format(*counts))
+    for remark in remarks(data):
+        log(f"data: {remark}")
     return DataRef(str(folder), data.fingerprint, counts[0], counts[1]), data
 
 

@@ -195,6 +195,7 @@ def test_a_replay_is_drawn(tmp_path):
     ("change", "message"),
     [
         ({"orders": 0}, "orders = 0: must be at least 1"),
+        ({"orders": 10**9}, "orders = 1000000000: must be at least 1 and at most 10,000"),
         ({"slots": 0}, "slots = 0: must be at least 1"),
         ({"grace_period": 9}, "must be below the number of epochs"),
         ({"reduction_factor": 1}, "reduction_factor = 1: must be"),

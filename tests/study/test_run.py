@@ -72,6 +72,21 @@ MISTAKES = [
     (["--space", "dkd_grid", "--set", "alpha={uniform: [1, 2]}"], "has infinitely many; use random, tpe or nsga2"),
     (["--space", "dkd_grid", "--set", "alpha={uniform: [2, 1]}"], "alpha.uniform = [2, 1]: the first must be below"),
     (["--space", "dkd_grid", "--trials", "0"], "must be a whole number, at least 1"),
+    (["--space", "dkd_grid", "--trials", "9" * 30], "must be a whole number, at least 1 and below 2^63"),
+    (["--space", "dkd_grid", "--trials", "1000000000000"], "must be at most 100,000, the most trials of a study"),
+    (["--space", "dkd_grid", "--set", f"trials=0x{'f' * 5000}"], "a number of 5,002 characters"),
+    (["--space", "dkd_grid", "--set", "alpha={int: [1, 1000000]}"], "3,000,000 configurations, and a study at most"),
+    (
+        ["--space", "dkd_grid", "--set", "train.epochs=1000000000000"],
+        "epochs = 1000000000000: must be at least 1 and at",
+    ),
+    (
+        ["--space", "dkd_grid", "--set", "train.augment.crop_padding=1000000000"],
+        "must be below 8, the size of the images",
+    ),
+    (["--space", "dkd_grid", "--set", "teacher_train.augment.cutout=9"], "cutout = 9: must be at most 8"),
+    (["--space", "dkd_grid", "--data-dir", "~nosuchuser/x"], "argument --data-dir: path '~nosuchuser/x': "),
+    (["--space", "dkd_grid", "--storage-path", "x" * 300], "File name too long"),
     (["--space", "dkd_grid", "--bits", "0"], "bits = 0: must be 1 to 8, or 32"),
     (["--space", "dkd_grid", "--bits", "2,x"], "must be comma-separated whole numbers"),
     (["--space", "dkd_grid", "--epochs", "0"], "must be a whole number, at least 1"),
@@ -113,3 +128,13 @@ def test_the_script_says_a_mistake_without_a_traceback(run: Run, tmp_path: Path)
     assert result.stderr.startswith("error: unknown space 'dkd_gird': did you mean 'dkd_grid'? known: ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_a_study_whose_search_cannot_begin_is_not_left_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("study.commands.run.TrialQueue", None)
+    with pytest.raises(TypeError):
+        main(["--space", "smoke", "--set", "method=ce", "--name", "mine"])
+    assert (tmp_path / "mlruns").exists()
+    assert not list(tmp_path.rglob("study.json"))

@@ -148,6 +148,20 @@ def test_crops_and_flips_are_uniform() -> None:
     assert abs(draws.flip.sum().item() - count / 2) < 5 * (count / 4) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (AugmentConfig(crop_padding=H), f"crop_padding = {H}: must be below {H}, the size of the images"),
+        (AugmentConfig(crop_padding=10**9), "crop_padding = 1000000000: must be below"),
+        (AugmentConfig(cutout=H + 1), f"cutout = {H + 1}: must be at most {H}, the size of the images"),
+    ],
+)
+def test_what_could_hide_an_image_entirely_is_refused(config: AugmentConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        views(config)
+    views(AugmentConfig(crop_padding=H - 1, cutout=H)).draw(0)
+
+
 @pytest.mark.parametrize("name", ["crop_padding", "cutout"])
 def test_negative_pixels_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} = -1: must be at least 0"):

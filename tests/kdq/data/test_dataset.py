@@ -1,7 +1,10 @@
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -16,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdq.data import sources
+from kdq.data.audit import check_duplicates, find_duplicates
 from kdq.data.dataset import open_dataset, stratified
 from kdq.data.parquet import Layout, find_split, read_split
 from kdq.data.sources import DATASETS, load_source, statistics
@@ -23,6 +27,9 @@ from kdq.errors import UserError
 from kdq.store.folder_store import StageStore
 
 TRAIN, TEST = 60, 20
+KNOWN_DUPLICATES = {
+    "cifar100": {("training", "training"): 14, ("test", "training"): 10, ("test", "test"): 2},
+}
 FOLDER = Path("cifar10/plain_text")
 LAYOUT = Layout("cifar10/plain_text", "label", 10, 32)
 
@@ -133,13 +140,26 @@ class TestSources:
         assert read_split([file], LAYOUT)[1].tolist() == [3]
 
     def test_cifar100_has_its_own_columns_and_folder(self, tmp_path, store):
-        for split in ("train", "test"):
+        for seed, split in enumerate(("train", "test")):
             file = tmp_path / f"cifar100/cifar100/{split}-00000-of-00001.parquet"
-            write_parquet(file, [encode(image) for image in pixels(4, 0)], [0, 99, 7, 8], label="fine_label")
+            write_parquet(file, [encode(image) for image in pixels(4, seed)], [0, 99, 7, 8], label="fine_label")
         stage = load_source("cifar100", tmp_path, store)
         dataset = open_dataset(store.path(stage), train_images=None, val_images=1)
         assert dataset.classes == 100
         assert dataset.test_labels.tolist() == [0, 99, 7, 8]
+
+    @pytest.mark.parametrize("kind", [pa.uint8(), pa.int32(), pa.uint64()])
+    def test_labels_are_integers_of_any_type(self, kind, tmp_path):
+        file = write_parquet(tmp_path / "train.parquet", good(), pa.array([0, 9, 3], kind))
+        assert read_split([file], LAYOUT)[1].tolist() == [0, 9, 3]
+
+    @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA"])
+    def test_any_opaque_image_of_8_bits_becomes_rgb(self, mode, tmp_path):
+        grey = Image.new("L", (32, 32), 255)
+        stream = BytesIO()
+        grey.convert(mode).save(stream, "PNG")
+        images, _ = read_split([write_parquet(tmp_path / "train.parquet", [stream.getvalue()], [3])], LAYOUT)
+        assert (images == 255).all()
 
     def test_class_names_are_in_the_published_alphabetical_order(self):
         for names in (sources.CIFAR10_CLASSES, sources.CIFAR100_CLASSES.split()):
@@ -162,6 +182,30 @@ def good(count: int = 3) -> list[bytes | None]:
     return [encode(image) for image in pixels(count, 0)]
 
 
+def encode_as(codec: str, mode: str, value: int | tuple[int, ...] = 200, **options: Any) -> bytes:
+    """A 32x32 image of one colour, in any of Pillow's codecs and modes."""
+    stream = BytesIO()
+    Image.new(mode, (32, 32), value).save(stream, codec, **options)
+    return stream.getvalue()
+
+
+def black_png(size: int, depth: int = 8) -> bytes:
+    """An RGB PNG of size x size pixels with `depth` bits a channel, as Pillow reads but does not write it."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", size, size, depth, 2, 0, 0, 0)
+    rows = bytes(min(size, 32) * (1 + size * 3 * depth // 8))
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def two_frames(codec: str) -> bytes:
+    other = Image.new("RGB", (32, 32), (0, 0, 9))
+    return encode_as(codec, "RGB", (9, 0, 0), save_all=True, append_images=[other])
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "not a valid parquet file .*again"),
     "empty": (lambda f: f.write_bytes(b""), "not a valid parquet file"),
@@ -178,9 +222,32 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "text labels": (rewrite(good(), ["a", "b", "c"]), "label is string, not an integer"),
     "label too large": (rewrite(good(), [0, 10, 2]), "row 1: label 10 must be 0 to 9"),
     "negative label": (rewrite(good(), [0, 1, -1]), "row 2: label -1 must be 0 to 9"),
+    "label beyond 64 bits": (
+        lambda f: write_parquet(f, good(), pa.array([0, 1, 2**64 - 1], pa.uint64())),
+        f"row 2: label {2**64 - 1} must be 0 to 9",
+    ),
+    "fractional labels": (rewrite(good(), [0.0, 1.0, 2.0]), "label is double, not an integer"),
+    "truth values as labels": (rewrite(good(), [True, False, True]), "label is bool, not an integer"),
+    "images of text": (
+        lambda f: pq.write_table(pa.table({"img": [{"bytes": "x"}], "label": [0]}), f),
+        "column img is struct<bytes: string>, but must be a struct with the image's bytes",
+    ),
     "no label": (rewrite(good(), [0, None, 2]), "row 1: label None must be 0 to 9"),
     "no image": (rewrite([good()[0], None], [0, 1]), "row 1: no image bytes"),
     "no image at all": (rewrite([good()[0], b""], [0, 1]), "row 1: cannot identify image"),
+    "PostScript": (rewrite([encode_as("EPS", "RGB")], [0]), "row 0: cannot identify image: .* not PNG or WEBP"),
+    "a codec that no data set has": (rewrite([encode_as("BMP", "RGB")], [0]), "row 0: cannot identify image"),
+    "16-bit grey": (
+        rewrite([good()[0], encode_as("PNG", "I;16", 300)], [0, 1]),
+        "row 1: .* 16 bits a channel, at most 8",
+    ),
+    "16-bit colour": (rewrite([good()[0], black_png(32, 16)], [0, 1]), "row 1: .* 16 bits a channel, at most 8"),
+    "transparent": (rewrite([encode_as("PNG", "RGBA", (9, 9, 9, 254))], [0]), "row 0: .* transparent pixels"),
+    "a transparent colour": (rewrite([encode_as("PNG", "L", 9, transparency=9)], [0]), "row 0: .* transparent pixels"),
+    "animated PNG": (rewrite([two_frames("PNG")], [0]), "row 0: .* animated"),
+    "animated WebP": (rewrite([two_frames("WEBP")], [0]), "row 0: .* animated"),
+    "large enough for a warning of Pillow": (rewrite([black_png(10_000)], [0]), "row 0: .* 10000x10000 pixels"),
+    "large enough for an error of Pillow": (rewrite([black_png(30_000)], [0]), "row 0: Image size"),
     "half an image": (rewrite([*good(2), encode(pixels(1, 0)[0])[:900]], [0, 1, 2]), "row 2: .*truncated"),
     "larger image": (
         rewrite([encode(np.zeros((3, 28, 64), np.uint8))], [0]),
@@ -218,6 +285,64 @@ class TestDamage:
         for shard in present:
             write_parquet(shards / f"train-0000{shard}-of-00003.parquet", good(), [0, 1, 2])
         with pytest.raises(UserError, match="incomplete" if present else "Either give --data-dir"):
+            load_source("cifar10", tmp_path, store)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "train-00000-of-00001 (1).parquet",
+            "train-00000-of-00001-b42c3b2db42c3b2d.parquet",
+            "train-00000-of-00001_old.parquet",
+            "train-00001-of-00002.parquet",
+            "train-000000-of-00001.parquet",
+            "train-copy.parquet",
+        ],
+    )
+    @pytest.mark.parametrize("split", ["train", "test"])
+    def test_another_file_beside_the_first_is_refused(self, split, name, tmp_path, store):
+        folder = write_cifar(tmp_path) / FOLDER
+        write_parquet(folder / name.replace("train", split), [encode(image) for image in pixels(3, 5)], [0, 1, 2])
+        with pytest.raises(UserError, match=rf"incomplete or mixed parquet files \({split}-.*copies"):
+            load_source("cifar10", tmp_path, store)
+
+    def test_the_message_does_not_name_hundreds_of_files(self, tmp_path):
+        for number in range(300):
+            (tmp_path / f"train-{number:05}-of-00400.parquet").touch()
+        with pytest.raises(UserError, match=r"00005-of-00400\.parquet, …") as raised:
+            find_split(tmp_path, LAYOUT, "train")
+        assert len(str(raised.value)) < 600
+
+    @pytest.mark.parametrize("names", [["00000-of-00002", "00001-of-00002"], ["00000-of-00001"], ["all"]])
+    @pytest.mark.parametrize("suffix", ["", "-b42c3b2db42c3b2d"])
+    def test_one_file_or_consistent_numbers_are_accepted(self, names, suffix, tmp_path):
+        files = [tmp_path / f"train-{name}{suffix}.parquet" for name in names]
+        for file in files:
+            file.touch()
+        assert find_split(tmp_path, LAYOUT, "train") == files
+
+    @pytest.mark.parametrize("copied", ["train-00000-of-00002", "train-00001-of-00002"])
+    def test_a_copy_under_a_right_name_is_refused(self, copied, tmp_path, store):
+        folder = write_cifar(tmp_path) / FOLDER
+        content = (folder / "test-00000-of-00001.parquet").read_bytes()
+        (folder / "train-00000-of-00001.parquet").rename(folder / "train-00000-of-00002.parquet")
+        write_parquet(folder / "train-00001-of-00002.parquet", [encode(image) for image in pixels(3, 5)], [0, 1, 2])
+        (folder / f"{copied}.parquet").write_bytes(content)
+        with pytest.raises(UserError, match=r"test-00000-of-00001.parquet: is a copy of .*/train-0000"):
+            load_source("cifar10", tmp_path, store)
+
+    def test_more_images_than_the_data_set_has_are_refused(self, tmp_path, store):
+        folder = write_cifar(tmp_path) / FOLDER
+        table = pa.table({"img": pa.array([{"bytes": b"x"}] * 10_001), "label": pa.array([0] * 10_001)})
+        pq.write_table(table, folder / "test-00000-of-00001.parquet")
+        with pytest.raises(UserError, match=r"test-00000-of-00001.parquet: 10,001 images, .* has 10,000"):
+            load_source("cifar10", tmp_path, store)
+
+    @pytest.mark.parametrize("broken", ["a folder", "a broken link"])
+    def test_what_is_no_file_is_refused(self, broken, tmp_path, store):
+        file = write_cifar(tmp_path) / FOLDER / "train-00000-of-00001.parquet"
+        file.unlink()
+        file.mkdir() if broken == "a folder" else file.symlink_to("nowhere")
+        with pytest.raises(UserError, match=f"^{file}: unreadable"):
             load_source("cifar10", tmp_path, store)
 
     @pytest.mark.parametrize("folder", [".", "nowhere"])
@@ -377,6 +502,12 @@ class TestOpen:
 
 
 class TestStatistics:
+    def test_a_channel_without_contrast_is_refused(self):
+        images = pixels(3, 0)
+        images[:, 1] = 77
+        with pytest.raises(UserError, match="channel 1 has the same value in all training images"):
+            statistics(images)
+
     @given(st.integers(1, 3), st.integers(1, 6), st.integers(0, 999))
     def test_equal_to_the_naive_formula(self, channels, count, seed):
         images = np.random.default_rng(seed).integers(0, 256, (count, channels, 4, 4), dtype=np.uint8)
@@ -397,9 +528,12 @@ def test_a_data_set_holds_what_its_entry_declares(name, store, request):
     source = entry.find(None if entry.is_embedded else request.getfixturevalue("shared_data"), store.root)
     shape = entry.shape
     assert len(source.class_names) == shape.classes
-    for (images, labels), count in zip(source.decode(), (shape.train, shape.test), strict=True):
+    splits = source.decode()
+    for (images, labels), count in zip(splits, (shape.train, shape.test), strict=True):
         assert images.shape == (count, shape.channels, shape.size, shape.size)
         assert set(labels) == set(range(shape.classes))
+    assert find_duplicates({"training": splits[0][0], "test": splits[1][0]}) == KNOWN_DUPLICATES.get(name, {})
+    check_duplicates(name, {"training": splits[0][0], "test": splits[1][0]})
 
 
 @pytest.mark.parametrize(

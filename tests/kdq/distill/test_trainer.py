@@ -533,6 +533,7 @@ def test_a_method_that_needs_a_teacher_says_so(name: str) -> None:
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs = 0: must be at least 1"),
+        ({"epochs": 10**18}, "epochs = 1000000000000000000: must be at least 1 and at most 1,000,000"),
         ({"batch_size": 0}, "batch_size = 0: must be at least 1"),
         ({"lr": 0.0}, "lr = 0.0: must be a number above 0"),
         ({"lr": math.nan}, "lr = nan: must be a number above 0"),

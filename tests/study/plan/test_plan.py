@@ -67,6 +67,29 @@ def test_the_same_settings_have_the_same_default_name_and_others_another() -> No
     assert all(check_name(name) for name in names)
 
 
+@pytest.mark.parametrize(
+    ("space", "name"),
+    [
+        ("my space", "my-space-digits-"),
+        ("_x", "x-digits-"),
+        ("日本", "digits-"),
+        ("a/../b", "a-..-b-digits-"),
+        ("x" * 250, "x" * 93 + "-"),
+        ("x" * 83 + ".2", "x" * 83 + ".2-digits-"),
+    ],
+)
+def test_a_default_name_is_a_name_whatever_the_file_is_called(space: str, name: str) -> None:
+    default = replace(plan(), space_name=space).default_name
+    assert check_name(default) == name + default[-6:]
+    assert default[-6:] == plan().default_name[-6:]
+
+
+def test_more_trials_than_a_study_has_are_refused() -> None:
+    assert plan(seeds=tuple(range(11_111))).trial_count == 99_999
+    with pytest.raises(UserError, match=r"seeds: 100,008 trials, and a study has at most 100,000"):
+        plan(seeds=tuple(range(11_112)))
+
+
 def test_the_document_is_plain_json() -> None:
     assert json.loads(json.dumps(plan().document())) == plan().document()
     assert json.loads(json.dumps(plan("joint_asha").document())) == plan("joint_asha").document()

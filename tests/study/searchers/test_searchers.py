@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from study.plan.plan import Plan
 from study.results.status import TrialStatus
-from study.searchers.optuna_searcher import OptunaSearcher
+from study.searchers.optuna_searcher import OptunaSearcher, sampler_seed
 from study.searchers.registry import make_searcher
 from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
@@ -51,6 +51,21 @@ def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
     everything = {c.identity for c in list(space(searcher))}
     assert set(asked) <= everything
     assert set(asked) == everything
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 5_000_000_000, 2**63 - 1])
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_a_seed_may_be_large(searcher: str, seed: int) -> None:
+    first = [search(searcher, space(searcher), seed).ask() for _ in range(2)]
+    assert first[0] == first[1]
+    assert first[0]
+
+
+def test_optunas_seeds_below_its_limit_are_the_studys() -> None:
+    assert [sampler_seed(seed) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    derived = {sampler_seed(seed) for seed in (2**32, 2**32 + 7, 5_000_000_000, 2**63 - 1)}
+    assert len(derived) == 4
+    assert all(0 <= seed < 2**32 for seed in derived)
 
 
 @pytest.mark.parametrize("searcher", ADAPTIVE)

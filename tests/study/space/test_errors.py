@@ -140,6 +140,18 @@ MISTAKES: list[tuple[Document, str]] = [
         params(alpha={"int": [0, 1000]}, beta={"int": [0, 1000]}, warmup={"value": 1, "when": {"alpha": 1, "beta": 1}}),
         "params: conditions depend on 1002001 combinations of values, and at most 100000 are checked; list fewer",
     ),
+    (
+        params(
+            alpha={"int": [1, 200]},
+            beta={"int": [1, 200]},
+            warmup=[{"value": 1, "when": {"alpha": i + 1, "beta": 1}} for i in range(100)],
+        ),
+        "params: conditions look at 40000 combinations of values, and at most 19417 are worked out",
+    ),
+    (
+        params(alpha={"int": [1, 200]}, beta=[{"value": i, "when": {"alpha": i}} for i in range(1, 102)]),
+        "params.beta: has 101 declarations, at most 100 are read",
+    ),
     ({"bits": [9]}, "bits = 9: must be 1 to 8, or 32 for float"),
     ({"bits": [0]}, "bits = 0: must be 1 to 8, or 32 for float"),
     ({"bits": [True]}, "bits = True: must be 1 to 8"),
@@ -169,6 +181,16 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"trials": 0}, "trials = 0: must be a whole number, at least 1"),
     ({"trials": None}, "trials = None: must be a whole number"),
     ({"trials": 2.0}, "trials = 2.0: must be a whole number"),
+    ({"trials": 10**12}, "trials = 1000000000000: must be at most 100,000, the most trials of a study"),
+    ({"trials": 100_001, "searcher": "tpe"}, "trials = 100001: must be at most 100,000"),
+    (
+        params(alpha={"int": [0, 2**53]}),
+        "params: the grid has 9,007,199,254,740,993 configurations, and a study at most 100,000 trials; list fewer",
+    ),
+    (
+        params(alpha={"int": [1, 1000]}, beta={"int": [1, 1000]}, temperature={"int": [1, 1000]}),
+        "params: the grid has 1,000,000,000 configurations",
+    ),
     ({"trials": True}, "trials = True: must be a whole number"),
     ({"scheduler": "asah"}, "scheduler.name: unknown scheduler 'asah': did you mean 'asha'"),
     ({"scheduler": None}, "scheduler.name: unknown scheduler 'None'"),
@@ -230,6 +252,13 @@ def test_a_message_quotes_no_page() -> None:
     assert all(len(line) < 400 for line in messages({**BASE, **params(alpha="a" * 100_000)}))
 
 
+def test_a_large_grid_may_be_searched_in_part() -> None:
+    document = {**BASE, **params(alpha={"int": [0, 2**53]})}
+    assert read_space({**document, "trials": 100_000}, "f").count == 100_000
+    assert read_space({**document, "trials": 100_000, "searcher": "random"}, "f").count == 100_000
+    assert read_space({**BASE, "trials": 100_000}, "f").count == 1
+
+
 def test_the_settings_of_a_scheduler() -> None:
     for name in SCHEDULERS:
         assert read_space({**BASE, "scheduler": name}, "f").scheduler == SchedulerConfig(name)
@@ -242,8 +271,11 @@ def test_the_settings_of_a_scheduler() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("description: x\nparams: {method: dkd, alpha: &a {grid: [*a]}}", "params.alpha.grid = "),
-        ("description: x\nparams: &p {method: dkd, alpha: {value: 1, when: *p}}", "params.alpha.when"),
+        (
+            "description: x\nparams: {method: dkd, alpha: &a {grid: [*a]}}",
+            "line 2, column 41: an alias contains itself",
+        ),
+        ("description: x\nparams: &p {method: dkd, alpha: {value: 1, when: *p}}", "an alias contains itself"),
         ("description: x\nparams: {method: dkd, alpha: 2020-01-01}", "params.alpha = datetime.date(2020, 1, 1)"),
         ("description: x\nparams: {method: dkd, 1: 2}", "params.1: unknown parameter '1'"),
         ("description: x\nparams: {method: dkd, alpha: {1: 2}}", "params.alpha.1: unknown key '1'"),

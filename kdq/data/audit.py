@@ -1,0 +1,70 @@
+"""Audit of a data set: duplicated images, and classes without images."""
+
+from collections import Counter
+from collections.abc import Mapping
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdq.data.dataset import Dataset
+from kdq.errors import UserError
+
+LARGEST_SHARE = 0.01
+"""Of a split's images that may be duplicates. In CIFAR-100, 0.03 % of the training images repeat others, and 0.1 %
+of the test images are training images too; CIFAR-10 has no duplicate."""
+
+NAMED = 5  # classes that a message names
+
+
+def find_duplicates(splits: Mapping[str, NDArray[np.uint8]]) -> dict[tuple[str, str], int]:
+    """Return how many images of a split equal one before them, by the split and the first split with that image.
+
+    splits: uint8 [N, C, H, W] by name. Images are equal if all their pixels are, whatever their labels. An image is
+    counted at most once.
+    """
+    first: dict[bytes, str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for split, images in splits.items():
+        for image in images:
+            key = blake2b(image.tobytes(), digest_size=16).digest()
+            if key in first:
+                counts[split, first[key]] += 1
+            else:
+                first[key] = split
+    return dict(counts)
+
+
+def check_duplicates(name: str, splits: Mapping[str, NDArray[np.uint8]]) -> None:
+    """Raise UserError if a large share of a split's images are duplicates, as when a file is a copy of another."""
+    for (split, earlier), count in find_duplicates(splits).items():
+        total = len(splits[split])
+        if count > LARGEST_SHARE * total:
+            raise UserError(
+                f"{name}: {_duplicated(count, split, earlier)}, of {total:,}: at most {LARGEST_SHARE:.0%} may be "
+                f"duplicates; remove copies of files, or copy or download the data set again"
+            )
+
+
+def _duplicated(count: int, split: str, earlier: str) -> str:
+    if split == earlier:
+        return f"{count:,} {split} image{'s repeat others' if count > 1 else ' repeats another'}"
+    return f"{count:,} {split} image{f's are also {earlier} images' if count > 1 else f' is also a {earlier} image'}"
+
+
+def remarks(data: Dataset) -> list[str]:
+    """Return what a user should know of a data set before training on it, a line each; none if nothing is odd."""
+    splits = {
+        "training": (data.train_images, data.train_labels),
+        "validation": (data.val_images, data.val_labels),
+        "test": (data.test_images, data.test_labels),
+    }
+    found = find_duplicates({split: images.numpy() for split, (images, _) in splits.items()})
+    parts = [_duplicated(count, split, earlier) for (split, earlier), count in found.items()]
+    lines = [f"duplicates: {'; '.join(parts)}"] if parts else []
+    for split, (_, labels) in splits.items():
+        counts = np.bincount(labels.numpy(), minlength=data.classes)
+        if missing := [name for name, count in zip(data.class_names, counts, strict=True) if not count]:
+            names = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
+            lines.append(f"warning: {len(missing)} of {data.classes} classes have no {split} images ({names})")
+    return lines

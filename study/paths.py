@@ -1,0 +1,20 @@
+"""Paths that a user gives."""
+
+from pathlib import Path
+
+from kdq.errors import UserError, quoted
+
+
+def user_path(text: str) -> Path:
+    """Return the path that `text` names, with `~` and `~USER` as home folders; it need not exist.
+
+    Raises UserError for an unknown user and for a path that the system refuses, such as one with a name that is too
+    long.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is no such user"
+        raise UserError(f"path {quoted(text)}: {reason}; give another path") from None
+    return path
