@@ -56,7 +56,7 @@ def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 5_000_000_000, 2**63 - 1])
 @pytest.mark.parametrize("searcher", SEARCHERS)
 def test_a_seed_may_be_large(searcher: str, seed: int) -> None:
-    first = [search(searcher, space(searcher), seed).ask() for _ in range(2)]
+    first = [search(space(searcher), seed).ask() for _ in range(2)]
     assert first[0] == first[1]
     assert first[0]
 

@@ -146,7 +146,7 @@ MISTAKES: list[tuple[Document, str]] = [
             beta={"int": [1, 200]},
             warmup=[{"value": 1, "when": {"alpha": i + 1, "beta": 1}} for i in range(100)],
         ),
-        "params: conditions look at 40000 combinations of values, and at most 19417 are worked out",
+        "params: conditions depend on 40000 combinations of values, and at most 19417 are checked",
     ),
     (
         params(alpha={"int": [1, 200]}, beta=[{"value": i, "when": {"alpha": i}} for i in range(1, 102)]),
