@@ -108,13 +108,13 @@ def test_list_in_both_formats(run):
     lines = run("list").splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["fresh", "running", "0", "0", "0"],
-        ["grid", "completed", "5", "4", "12", "88.00"],
+        ["grid", "completed", "5", "4", "12", "87.50"],
         ["mixed", "completed", "1", "1", "2", "85.00"],
         ["recorded", "completed", "2", "1", "2", "81.00"],
     ]
     rows = json.loads(run("list", "--format", "json"))
     assert rows[0]["best_val_top1"] is None
-    assert rows[1]["best_val_top1"] == 88.0
+    assert rows[1]["best_val_top1"] == 87.5
 
 
 def test_a_study_without_points(run, tmp_path):

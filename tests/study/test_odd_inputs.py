@@ -79,7 +79,7 @@ def plan(options: RunOptions) -> Plan:
     loaded = workload.load_workload(options.workload, workload_changes)
     made = Plan(Path(options.space).stem, Path(options.workload).stem, space, loaded, options.seeds)
     check_name(options.name or made.default_name)
-    made.rule()
+    made.make_scheduler()
     return made
 
 
