@@ -65,11 +65,11 @@ def refusals(space: Space, searcher: str, scheduler: str) -> list[str]:
     """What is said of a combination that cannot be; nothing of one that can."""
     said = []
     if searcher == "grid" and not space.is_finite:
-        said.append("has infinitely many; use random, tpe or nsga2")
+        said.append("use random, tpe or nsga2 with a number of trials")
     if SCHEDULERS[scheduler].needs_epochs and {case[METHOD] for case in space.cases()} == {TEACHER}:
         said.append("method 'teacher' trains nothing; use none")
     if searcher in ADAPTIVE and SCHEDULERS[scheduler].promotion == "synchronous":
-        said.append(f"none would end before {searcher} has chosen the last; use asha")
+        said.append("use asha, or the searcher grid or random")
     return said
 
 
