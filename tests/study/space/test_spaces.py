@@ -120,9 +120,11 @@ def test_joint_asha_is_the_joint_space_with_a_scheduler() -> None:
 
 
 @pytest.mark.parametrize("name", ["paper_cifar10", "paper_cifar100"])
-def test_the_papers_tables_row_by_row(name: str) -> None:
-    rows = {(model, bits) for model in (TEACHER, "vkd", "mixup", "dml", "dkd") for bits in (*range(2, 9), FLOAT_BITS)}
-    found = [(one.method, bits) for one in load_space(name, {}) for bits in (FLOAT_BITS, *one.bits)]
+def test_the_papers_tables_row_by_row_and_two_rows_more(name: str) -> None:
+    models = [(TEACHER, 0), ("vkd", 0), ("mixup", 1), ("dml", 0), ("dkd", 0), ("ce", 0), ("dkd", 1)]
+    rows = {(*model, bits) for model in models for bits in (*range(2, 9), FLOAT_BITS)}
+    space = load_space(name, {})
+    found = [(c.method, c.parameters.get("mixup_alpha", 0), bits) for c in space for bits in (FLOAT_BITS, *c.bits)]
     assert Counter(found) == Counter(rows)
 
 
