@@ -44,7 +44,7 @@ class Queue(Protocol):
         """Take note that a trial starts, or resumes."""
 
     def report(self, trial_id: str, event: Event) -> Decision:
-        """Take an event of a trial. Returns whether the trial goes on."""
+        """Take an event of a trial. Returns whether the trial continues."""
 
 
 class Backend(Protocol):

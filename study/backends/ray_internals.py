@@ -168,7 +168,7 @@ def core_processes() -> Mapping[str, psutil.Process]:
 
 @dataclass(frozen=True, slots=True)
 class StopFlags:
-    """The trials, by Ray's ids, that do not go on; kept by Ray's own process, so every node sees them at once.
+    """The trials, by Ray's ids, that do not continue; kept by Ray's own process, so every node sees them at once.
 
     A worker looks at each of its reports, in 0.4 ms. The public alternative, a named actor, takes 1 ms, 60 MB and one
     more process, which can be lost with the flags. (A file may be seen a minute late on a network's folder.)

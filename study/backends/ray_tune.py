@@ -35,7 +35,7 @@ from study.trial.worker import run_trial
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 SECONDS_BETWEEN_KNOCKS = 5.0  # at the head of a cluster
-WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
+WORKER_RETRIES = 2  # a trial whose worker died resumes from its stages this many times
 
 
 def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> None:
@@ -121,10 +121,10 @@ def trainable(config: Mapping[str, Any]) -> None:
 
 
 def report_to_ray(config: Mapping[str, Any], event: Event) -> bool:
-    """Report an event, and return, when the driver has decided, whether the trial goes on.
+    """Report an event, and return, when the driver has decided, whether the trial continues.
 
     Ray's own way to stop a trial leaves the function of a reused worker suspended in here, where it would hold the
-    lock of its student for ever. So for Ray the trial goes on, and ends by itself.
+    lock of its student for ever. So for Ray the trial continues, and ends by itself.
     """
     tune.report({"event": event})
     return not StopFlags(config["stop_flags"]).is_set(tune.get_context().get_trial_id())
@@ -197,7 +197,7 @@ class InterruptStopper(Stateless, tune.Stopper):  # type: ignore[misc]
 class QueueScheduler(Stateless, FIFOScheduler):  # type: ignore[misc]
     """Passes every event of every trial to the queue, and the decision back.
 
-    A trial that does not go on finds its stop flag, and ends by itself. A trial that pauses ends, too: when it may
+    A trial that does not continue finds its stop flag, and ends by itself. A trial that pauses ends, too: when it may
     resume, the queue gives it again, and its stages are there.
     """
 

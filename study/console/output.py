@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TextIO, cast
 
-GONE = "standard output is closed: the study goes on without; MLflow has its results"
+GONE = "standard output is closed: the study continues without it; MLflow has its results"
 
 
 class LastingOutput:

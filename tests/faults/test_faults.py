@@ -1,6 +1,7 @@
 """What may be killed in a study is killed: the same command ends as the study that nobody disturbed, bit for bit."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,10 @@ from study.schedulers.registry import make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from tests.patience import patient
 
-SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
+ROOT = Path(__file__).parents[2]
+ON_RAY = ROOT / "study" / "run.py"
+INLINE = ROOT / "tests" / "study" / "inline_study.py"
+"""The same study in one process, for faults that are none of Ray's: it must end with the same points."""
 SPACE = """
 description: four students, two of which survive the rung after the second of three epochs
 params:
@@ -41,19 +45,21 @@ Results = dict[str, tuple[object, ...]]
 
 @dataclass
 class Study:
-    """A study in a folder of its own, run as a user runs it, again and again."""
+    """A study in a folder of its own, run as a user runs it, again and again; `script`: on Ray, or in one process."""
 
     folder: Path
     store: str
     name: str = "study"
+    script: Path = ON_RAY
     driver: "subprocess.Popen[bytes] | None" = None
 
     def start(self) -> "subprocess.Popen[bytes]":
         (self.folder / "space.yaml").write_text(SPACE)
         options = f"--space space.yaml --name {self.name} --epochs 3 --set teacher_train.epochs=3".split()
-        command = [sys.executable, str(SCRIPT), *options, "--tracking-uri", self.store]
+        command = [sys.executable, str(self.script), *options, "--tracking-uri", self.store]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with self.output.open("ab") as output:
-            self.driver = subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
+            self.driver = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=output, stderr=output)
         return self.driver
 
     def finish(self) -> None:
@@ -143,7 +149,7 @@ class Study:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("undisturbed")
-    study = Study(folder, f"sqlite:///{folder}/mlflow.db", "undisturbed")
+    study = Study(folder, f"sqlite:///{folder}/mlflow.db", "undisturbed", INLINE)
     study.start()
     study.finish()
     return study
@@ -208,6 +214,7 @@ def test_ray_itself_killed(study: Study, undisturbed: Study) -> None:
     assert driver.wait(PATIENCE) == 2
     last = study.output.read_text().splitlines()[-1]
     assert last.startswith("error: the study stopped, since Ray's process raylet died")
+    study.script = INLINE
     study.start()
     study.finish()
     check_same(study, undisturbed)
@@ -229,6 +236,7 @@ def test_the_driver_killed_in_mid_epoch_and_in_mid_rung(study: Study, undisturbe
 
 def test_the_power_fails_between_the_student_and_its_points(study: Study, undisturbed: Study) -> None:
     """The driver is killed; the journal's last line is torn and a stage half written, as a crash leaves them."""
+    study.script = INLINE
     study.start()
     study.reach(lambda: study.journal.exists() and bool(study.students()))
     study.kill()
@@ -251,7 +259,7 @@ def test_the_power_fails_between_the_student_and_its_points(study: Study, undist
 def test_the_mlflow_server_gone_for_ten_seconds(
     study: Study, undisturbed: Study, mlflow_server: Callable[..., AbstractContextManager[str]]
 ) -> None:
-    store = study.store
+    store, study.script = study.store, INLINE
     with mlflow_server(study.folder, store) as address:
         study.store = address
         study.start()

@@ -1,21 +1,24 @@
 """What the tests of the study share: a command line run as a user runs it, and one real study."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from study.backends import ray_tune
-from study.backends.inline import run_inline
 from study.control.controller import Controller
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
 from study.trial.events import Event
 from tests.patience import patient
+from tests.study.inline_study import call, inline_main, run_here
+from tests.study.prepared import TEACHER, made_once, make_prepared
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -32,8 +35,7 @@ SMALL = [
     "2,4",
     "--name",
     "small",
-    "--set",
-    "teacher_train.epochs=3",
+    *TEACHER,
 ]
 """A whole study of seconds: two students, six points."""
 
@@ -62,6 +64,26 @@ def run() -> Run:
 
 
 @pytest.fixture(scope="session")
+def run_inline() -> Run:
+    """As `run`, without Ray and in this process: for what is not about Ray or the process."""
+
+    return partial(call, inline_main)
+
+
+@pytest.fixture(scope="session")
+def prepare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Function of a folder: puts digits, the teacher of TEACHER and an empty database there, and returns it."""
+    prepared = made_once(tmp_path_factory, "prepared", make_prepared)
+    return lambda folder: Path(shutil.copytree(prepared, folder, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def prepared(prepare: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A test's own folder, prepared."""
+    return prepare(tmp_path)
+
+
+@pytest.fixture(scope="session")
 def small_study() -> list[str]:
     """The arguments of a whole study that takes seconds: two students, six points."""
     return SMALL
@@ -75,11 +97,15 @@ def tiny() -> dict[str, str | int]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The folder of that study, run to its end, and what its command printed."""
-    folder = tmp_path_factory.mktemp("finished")
-    result = _run(folder, *SMALL)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder, result
+    """The folder of that study, run on Ray from nothing to its end, and what its command printed; only to be read."""
+
+    def make(folder: Path) -> None:
+        result = _run(folder, *SMALL)
+        assert result.returncode == 0, result.stdout + result.stderr
+        (folder / "result.json").write_text(json.dumps([result.args, 0, result.stdout, result.stderr]))
+
+    folder = made_once(tmp_path_factory, "finished", make)
+    return folder, Result(*json.loads((folder / "result.json").read_text()))
 
 
 @pytest.fixture
@@ -105,8 +131,7 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
             monkeypatch.setattr(queue, "started", started)
             monkeypatch.setattr(queue, "report", looked_at)
-            on_cpu = replace(resources, gpus=0.0)  # as on a cluster of the tests, whose points must be the same
-            run_inline(queue, on_cpu, slots, folder)
+            run_here(queue, resources, slots, folder)
 
         monkeypatch.setattr(ray_tune, "run_on_ray", run)
 

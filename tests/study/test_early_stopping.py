@@ -1,4 +1,4 @@
-"""Real studies on Ray whose trials share students, stop and pause."""
+"""Real studies whose trials share students, stop and pause: on Ray, two at a time, where that matters."""
 
 import json
 import subprocess
@@ -13,10 +13,12 @@ AXIS = ["--space", "smoke", "--set", "bits={grid: [2, 4]}", "--epochs", "4", "--
 
 
 @pytest.mark.parametrize("scheduler", ["asha_pareto", "halving_pareto", "none"])
-def test_trials_that_share_a_student_stop_pause_and_end(run: Run, tmp_path: Path, scheduler: str) -> None:
+def test_trials_that_share_a_student_stop_pause_and_end(
+    run: Run, run_inline: Run, prepared: Path, scheduler: str
+) -> None:
     """The second of two trials waits for the student of the first, which may be stopped meanwhile."""
-    arguments = [*AXIS, "--scheduler", scheduler, "--name", "shared"]
-    first = run(tmp_path, *arguments)
+    tmp_path, arguments = prepared, [*AXIS, "--scheduler", scheduler, "--name", "shared"]
+    first = (run_inline if scheduler == "none" else run)(tmp_path, *arguments)
     assert first.returncode == 0, first.stdout + first.stderr
     lines = (tmp_path / "mlruns" / "studies" / "shared" / "journal.jsonl").read_text().splitlines()
     ends = {record["trial"]: record for record in map(json.loads, lines) if record["event"] == "end"}
@@ -29,7 +31,7 @@ def test_trials_that_share_a_student_stop_pause_and_end(run: Run, tmp_path: Path
     assert len(finished) <= 4  # the teacher is a student too, and three students serve six trials
     assert scheduler != "none" or (len(finished) == 4 and "is reused" in first.stdout)
 
-    again = run(tmp_path, *arguments)
+    again = run_inline(tmp_path, *arguments)
     assert again.returncode == 0, again.stdout + again.stderr
     assert (tmp_path / "mlruns" / "studies" / "shared" / "journal.jsonl").read_text().splitlines() == lines
     client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
@@ -45,13 +47,13 @@ def test_trials_that_share_a_student_stop_pause_and_end(run: Run, tmp_path: Path
     assert all("epoch" in r.data.tags["kdq.reason"] for r in trials.values() if r.data.tags["kdq.status"] == "stopped")
 
 
-def test_trials_that_diverged_keep_their_end(run: Run, tmp_path: Path) -> None:
+def test_trials_that_diverged_keep_their_end(run_inline: Run, prepared: Path) -> None:
     arguments = ["--space", "smoke", "--epochs", "2", "--set", "teacher_train.epochs=3", "--set", "train.lr=1e30"]
     for _ in range(2):
-        result = run(tmp_path, *arguments, "--name", "diverged")
+        result = run_inline(prepared, *arguments, "--name", "diverged")
         assert result.returncode == 1, result.stdout + result.stderr
         assert "error: every trial diverged; likely cause: the learning rate is too high" in result.stderr
-        client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+        client = MlflowClient(f"sqlite:///{prepared}/mlruns/mlflow.db")
         experiment = client.get_experiment_by_name("diverged")
         assert experiment is not None
         found = [

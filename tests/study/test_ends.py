@@ -24,7 +24,6 @@ from tests.patience import patient
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
-Finished = tuple[Path, Result]
 
 FAULTY = Path(__file__).with_name("faulty.py")
 SPACE = "description: of some betas\nparams: {method: dkd, beta: {grid: [6, 4, 7, 8, 1.0e38]}}\nbits: [4]\n"
@@ -45,7 +44,8 @@ def of_kind(folder: Path, study: str, kind: str) -> list[MlflowRun]:
     return [run for run in found if run.data.tags["kdq.kind"] == kind]
 
 
-def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
+def test_every_end_has_its_word_reason_and_log(prepared: Path) -> None:
+    tmp_path = prepared
     (tmp_path / "space.yaml").write_text(SPACE)
     arguments = ["--space", "space.yaml", "--name", "s", "--epochs", "2", "--set", "teacher_train.epochs=3"]
     command = [sys.executable, str(FAULTY), *arguments, "--gpus-per-trial", "0.5"]
@@ -92,11 +92,10 @@ def test_every_end_has_its_word_reason_and_log(tmp_path: Path) -> None:
 
 
 def test_three_that_fail_alike_stop_the_study_and_mended_it_goes_on(
-    finished: Finished, run: Run, small_study: list[str], tmp_path: Path
+    run_inline: Run, small_study: list[str], prepared: Path
 ) -> None:
-    """The teacher's weights are lost; the views of another seed are such that nobody has asked it about."""
-    stages = tmp_path / "mlruns" / "stages"
-    shutil.copytree(finished[0] / "mlruns" / "stages", stages)
+    """The teacher's weights are lost, and nobody has asked it about a view."""
+    tmp_path, run, stages = prepared, run_inline, prepared / "mlruns" / "stages"
     (teacher,) = [file for file in stages.glob("student/*/stage.json") if '"teacher": null' in file.read_text()]
     (teacher.parent / "model.safetensors").unlink()
     arguments = [*small_study, "--trials", "3", "--bits", "2", "--seeds", "1"]

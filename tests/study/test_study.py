@@ -3,15 +3,18 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
+from analysis.__main__ import main
 from study.results.point import COLUMNS
+from tests.study.inline_study import call
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -36,8 +39,9 @@ def ended(folder: Path) -> dict[str, tuple[int, dict[str, float]]]:
 
 
 def analysis(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "analysis", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    result = call(main, folder, *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_what_it_prints(finished: Finished) -> None:
@@ -117,8 +121,13 @@ def test_the_best_under_a_budget_fits_it(finished: Finished) -> None:
     assert best["val_top1"] == max(fitting)
 
 
-def test_a_second_run_does_nothing_again(finished: Finished, run: Run, small_study: list[str]) -> None:
-    folder, _ = finished
+@pytest.fixture
+def folder(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the study, for other commands to change."""
+    return Path(shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True))
+
+
+def test_a_second_run_does_nothing_again(folder: Path, run: Run, small_study: list[str]) -> None:
     before = ended(folder)
     stages = {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")}
     result = run(folder, *small_study)
@@ -128,19 +137,18 @@ def test_a_second_run_does_nothing_again(finished: Finished, run: Run, small_stu
     assert len(runs(folder)) == 9
 
 
-def test_other_settings_under_the_same_name_are_refused(finished: Finished, run: Run, small_study: list[str]) -> None:
-    result = run(finished[0], *small_study, "--seeds", "1")
+def test_other_settings_under_the_same_name_are_refused(folder: Path, run_inline: Run, small_study: list[str]) -> None:
+    result = run_inline(folder, *small_study, "--seeds", "1")
     assert result.returncode == 2
     assert "seeds was [0], is now [1]" in result.stderr
-    assert len(runs(finished[0])) == 9
+    assert len(runs(folder)) == 9
 
 
-def test_the_teacher_itself_is_quantized(finished: Finished, run: Run) -> None:
-    folder, _ = finished
+def test_the_teacher_itself_is_quantized(prepared: Path, run_inline: Run) -> None:
     arguments = ["--space", "teacher_ptq", "--bits", "4", "--name", "rows", "--set", "teacher_train.epochs=3"]
-    result = run(folder, *arguments)
+    result = run_inline(prepared, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
-    rows = list(csv.DictReader(io.StringIO(analysis(folder, "points", "--study", "rows", "--format", "csv"))))
+    rows = list(csv.DictReader(io.StringIO(analysis(prepared, "points", "--study", "rows", "--format", "csv"))))
     assert [(row["method"], row["student"], row["bits"], row["alpha"]) for row in rows] == [
         ("teacher", "resnet20", "4", ""),
         ("teacher", "resnet20", "32", ""),

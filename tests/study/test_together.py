@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-SCRIPT = Path(__file__).parents[2] / "study" / "run.py"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "study" / "inline_study.py"
 COMMON = ["--space", "dkd_grid", "--epochs", "2", "--set", "teacher_train.epochs=3"]
 STUDIES = {"ada": ["--trials", "3", "--bits", "2"], "bob": ["--trials", "2", "--bits", "2,4"]}
 """They share their teacher, two students, the float points and those at 2 bits."""
@@ -33,6 +34,7 @@ def started(folder: Path) -> Iterator[dict[str, "subprocess.Popen[str]"]]:
 def start(folder: Path, name: str) -> "subprocess.Popen[str]":
     command = [sys.executable, str(SCRIPT), *COMMON, "--name", name, *STUDIES[name]]
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment["PYTHONPATH"] = str(ROOT)
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 

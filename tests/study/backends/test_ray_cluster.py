@@ -74,10 +74,15 @@ class Cluster:
         return next((node for node in self.nodes if node.is_training(store)), None)
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else those who have a token of Ray's could not join
-    with tempfile.TemporaryDirectory(prefix="kdq-ray-") as folder, ExitStack() as started:  # sockets need a short path
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One for all tests: the first that kills a node leaves another, the last kills the head."""
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        tempfile.TemporaryDirectory(prefix="kdq-ray-") as folder,  # sockets need a short path
+        ExitStack() as started,
+    ):
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # else those who have a token of Ray's could not join
         head = _start(
             started, "--head", "--port=0", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"
         )

@@ -43,26 +43,26 @@ def renote(folder: Path, name: str, **changes: Any) -> None:
 
 
 def test_a_pruned_study_has_its_results_and_its_command_does_nothing(
-    folder: Path, run: Callable[..., Result], small_study: list[str], finished: tuple[Path, Result]
+    folder: Path, run_inline: Callable[..., Result], small_study: list[str], finished: tuple[Path, Result]
 ) -> None:
     assert stages(folder) == {"accuracy": 1, "data": 1, "logits": 2, "point": 6, "student": 3}
-    listed = run(folder, "--prune", "small")
+    listed = run_inline(folder, "--prune", "small")
     assert listed.returncode == 2
     assert "give --yes" in listed.stderr
     assert stages(folder)["student"] == 3
-    done = run(folder, "--prune", "small", "--yes")
+    done = run_inline(folder, "--prune", "small", "--yes")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(listed.stdout)
     assert "2 students: 6" in done.stdout
     assert "2 parts of the teacher's logits: " in done.stdout
     left = {"accuracy": 1, "data": 1, "point": 6, "student": 1}  # the teacher was trained here, as a student is
     assert stages(folder) == left
-    again = run(folder, *small_study)
+    again = run_inline(folder, *small_study)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "2 completed" in again.stdout
     assert front(again) == front(finished[1])
     assert stages(folder) == left
-    assert run(folder, "--prune", "small").stdout == "study small: nothing to remove\n"
+    assert run_inline(folder, "--prune", "small").stdout == "study small: nothing to remove\n"
 
 
 def front(result: Result) -> list[str]:

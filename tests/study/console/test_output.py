@@ -29,7 +29,7 @@ def test_it_goes_on_and_says_so_once(tmp_path: Path) -> None:
         errors = program.stderr.read()
     assert program.returncode == 0
     assert (tmp_path / "done").read_text() == "finished"
-    assert errors == "standard output is closed: the study goes on without; MLflow has its results\n"
+    assert errors == "standard output is closed: the study continues without it; MLflow has its results\n"
 
 
 def test_it_goes_on_without_any_reader(tmp_path: Path) -> None:

@@ -83,8 +83,9 @@ def resumes(command: str, arguments: list[str]) -> bool:
 
 
 def test_once_and_twice_and_the_command_that_is_printed_goes_on(
-    finished: Finished, run: Callable[..., Result], small_study: list[str], tmp_path: Path
+    finished: Finished, run_inline: Callable[..., Result], small_study: list[str], prepared: Path
 ) -> None:
+    tmp_path = prepared
     arguments = [*small_study, "--trials", "4"]
     for number, ends in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         status, lines = press(tmp_path, arguments, presses=1, number=number)
@@ -107,7 +108,7 @@ def test_once_and_twice_and_the_command_that_is_printed_goes_on(
     assert not any("study small:" in line for line in lines), "it waited for its end"
     assert left(tmp_path) == []
 
-    result = run(tmp_path, *arguments)
+    result = run_inline(tmp_path, *arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     assert rows(tmp_path, "small") >= rows(finished[0], "small")
     assert len(rows(tmp_path, "small")) == 12
