@@ -58,6 +58,8 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
+    if plan.space.shortage:
+        print(plan.space.shortage)
     plan.make_scheduler()  # raises before anything is created if the scheduler does not suit the plan
     if options.dry_run:
         from study.commands.dry_run import describe
@@ -256,6 +258,7 @@ class _Study:
             failure=failure,
             signal=self.interrupts.received,
             leaves_rest=controller.queue.retry and not controller.is_complete,
+            shortage=self.plan.space.shortage if controller.is_complete else "",
         )
 
     def _run_trials(self, controller: "Controller") -> StudyStatus:

@@ -21,7 +21,8 @@ SCRIPT = Path(__file__).parents[1] / "run.py"
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a study's command ended. figure: the path of the front's figure; failure: the error that stopped the study,
-    if any; leaves_rest: only failed trials were retried, and other trials are unfinished."""
+    if any; leaves_rest: only failed trials were retried, and other trials are unfinished; shortage: why the search
+    ended before its number of trials, if it did."""
 
     study: str
     status: StudyStatus
@@ -32,6 +33,7 @@ class Outcome:
     failure: str
     signal: int
     leaves_rest: bool
+    shortage: str
 
     @property
     def exit_status(self) -> int:
@@ -51,6 +53,8 @@ def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[s
     log(
         f"\nstudy {outcome.study}: {outcome.status} after {duration(outcome.seconds)}; trials: {counts or 'none ended'}"
     )
+    if outcome.shortage:
+        log(outcome.shortage)
     if outcome.points:
         log("\nPareto front (chosen on validation; test beside it):")
         print("\n".join(filter(None, [as_text(front_table(outcome.points)), missing_seeds(outcome.points)])))

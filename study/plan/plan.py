@@ -66,10 +66,8 @@ class Plan:
 
     @property
     def trial_count(self) -> int:
-        """The number of trials, the maximum if the searcher is adaptive."""
-        tried = self.space.trials if self.is_adaptive else len(self.expected)
-        assert tried is not None
-        return tried * len(self.seeds)
+        """The number of trials."""
+        return int(self.space.count) * len(self.seeds)
 
     @property
     def runs(self) -> list[tuple[Configuration, int]]:

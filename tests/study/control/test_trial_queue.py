@@ -117,8 +117,11 @@ def finish(made: TrialQueue, workers: int, rng: random.Random, failing: float = 
 def test_every_trial_ends_once(scheduler: str | None, searcher: str, tmp_path: Path) -> None:
     for number, (workers, failing) in enumerate([(1, 0.0), (3, 0.0), (2, 0.4)]):
         path = tmp_path / f"{number}.jsonl"
-        ends = finish(queue(path, scheduler, searcher), workers, random.Random(number), failing)
+        made = queue(path, scheduler, searcher)
+        ends = finish(made, workers, random.Random(number), failing)
         assert len(ends) == TRIALS * len(SEEDS)
+        if isinstance(made.searcher, OptunaSearcher):
+            assert all(trial.state.is_finished() for trial in made.searcher._study.trials)
         assert all(end.has_ended for end in ends.values())
         assert failing or "completed" in ends.values()
         told = [record.trial for record in Journal(path).read() if isinstance(record, Ended)]

@@ -75,6 +75,7 @@ MISTAKES: list[tuple[Document, str]] = [
     (params(alpha={"uniform": [-1, 1]}), "params.alpha.uniform = [-1, 1]: for method 'dkd' it must be a number at"),
     (params(warmup={"uniform": [0, 2]}), "params.warmup.uniform = [0, 2]: for method 'dkd' it must be a number at"),
     (params(temperature={"uniform": [0, 2]}), "params.temperature.uniform = [0, 2]: for method 'dkd' it must be"),
+    (params(alpha={"uniform": [0.5, 0.5 + 1e-15]}), "000000000001]: the two are equal to 9 digits, with few numbers"),
     (params(alpha={"loguniform": [0, 1]}), "params.alpha.loguniform = [0, 1]: the first must be above 0"),
     (params(alpha={"loguniform": [2, 1]}), "params.alpha.loguniform = [2, 1]: the first must be below"),
     (params(alpha={"int": [1, 2.5]}), "params.alpha.int = [1, 2.5]: both ends must be whole numbers"),
