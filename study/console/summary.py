@@ -15,6 +15,7 @@ from study.results.tables import as_text, front_table
 from study.tracking.uri import shown
 from study.units import duration
 
+SHOWN_STOPS = 10  # stopped trials that the summary lists
 SCRIPT = Path(__file__).parents[1] / "run.py"
 
 
@@ -22,7 +23,7 @@ SCRIPT = Path(__file__).parents[1] / "run.py"
 class Outcome:
     """How a study's command ended. figure: the path of the front's figure; failure: the error that stopped the study,
     if any; leaves_rest: only failed trials were retried, and other trials are unfinished; shortage: why the search
-    ended before its number of trials, if it did."""
+    ended before its number of trials, if it did; stopped: the names of stopped trials, each with the reason."""
 
     study: str
     status: StudyStatus
@@ -34,6 +35,7 @@ class Outcome:
     signal: int
     leaves_rest: bool
     shortage: str
+    stopped: Mapping[str, str]
 
     @property
     def exit_status(self) -> int:
@@ -55,6 +57,11 @@ def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[s
     )
     if outcome.shortage:
         log(outcome.shortage)
+    for name, reason in list(outcome.stopped.items())[:SHOWN_STOPS]:
+        log(f"stopped: {name}: {reason}")
+    if len(outcome.stopped) > SHOWN_STOPS:
+        more = len(outcome.stopped) - SHOWN_STOPS
+        log(f"stopped: {more} more; python -m analysis trials --study {outcome.study} lists all with their reasons")
     if outcome.points:
         log("\nPareto front (chosen on validation; test beside it):")
         print("\n".join(filter(None, [as_text(front_table(outcome.points)), missing_seeds(outcome.points)])))

@@ -174,6 +174,10 @@ class TrialQueue:
         idle = (TrialStatus.PAUSED, TrialStatus.WAITING)
         return {key: epoch for key, epoch in lost.items() if self.entries[key].status in idle}
 
+    def why_stopped(self, trial_id: str) -> str:
+        """Return the value with which a trial lost at a rung, and the cut."""
+        return (self.scheduler and self.scheduler.reasons.get(trial_id)) or "its value is not finite"
+
     def requeue(self, trial_id: str) -> None:
         """Queue a trial again that ran without ending."""
         self.entries[trial_id].status = TrialStatus.WAITING

@@ -119,7 +119,8 @@ class Plan:
         if scheduler.kind.promotion is None:
             return None
         epochs = self.workload.train.epochs
-        config = RungConfig(epochs, self.trial_count, scheduler.grace_period, scheduler.reduction_factor)
+        first = scheduler.first_rung(epochs)
+        config = RungConfig(epochs, self.trial_count, first, scheduler.reduction_factor)
         return make_scheduler(scheduler.name, config)
 
     def document(self) -> dict[str, Json]:

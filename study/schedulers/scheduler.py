@@ -75,6 +75,7 @@ class Scheduler(ABC):
     stops: dict[str, int] = field(init=False, default_factory=dict)  # trial -> the rung that stopped it
     diverged: set[str] = field(init=False, default_factory=set)
     left: set[str] = field(init=False, default_factory=set)
+    reasons: dict[str, str] = field(init=False, default_factory=dict)  # trial -> its value and the cut of that rung
 
     def __post_init__(self) -> None:
         self.rungs = {level: {} for level in self.levels}
@@ -124,6 +125,17 @@ class Scheduler(ABC):
     def _diverge(self, trial: str) -> None:
         self.diverged.add(trial)
 
+    def _stop(self, trial: str, level: int, reason: str) -> None:
+        self.stops[trial], self.reasons[trial] = level, reason
+
     @abstractmethod
     def _judge(self, trial: str, epoch: int, values: Values) -> Decision:
         """Decide on a trial that still competes and reported finite values."""
+
+
+def below(score: float, cut: float) -> str:
+    """Return two accuracies in percent as text, with the digits that tell them apart."""
+    if score == cut:
+        return f"{score:.2f} % ties with the cut"
+    digits = next((n for n in (2, 4, 8) if f"{score:.{n}f}" != f"{cut:.{n}f}"), 17)
+    return f"{score:.{digits}f} % below the cut {cut:.{digits}f} %"

@@ -38,7 +38,8 @@ class Space:
 
     params: the declarations of each parameter, the method first, and each parameter after those that its conditions
     refer to; bits: the widths of a trial, several entries if bits are searched; trials: the number of configurations
-    to draw, for a grid the maximum.
+    to draw, for a grid the maximum; ema_epochs: the epochs over which weights are averaged, None for the workload's
+    own `train.ema`.
     """
 
     description: str
@@ -47,6 +48,7 @@ class Space:
     searcher: str = "grid"
     trials: int | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    ema_epochs: float | None = None
 
     def declaration(self, name: str, values: Mapping[str, Value]) -> Declaration | None:
         """Return the declaration that applies, given the values before it; None if the method lacks the parameter."""
@@ -177,7 +179,7 @@ class Space:
         yield from sorted(left, key=lambda _: rng.random())
 
     def document(self) -> dict[str, Json]:
-        """Return everything that determines the search, as in a YAML file."""
+        """Return everything that determines the search, as in a YAML file; `ema_epochs` determines the recipe."""
         bits = [list(widths) for widths in self.bits]
         return {
             "params": {name: [one.document() for one in several] for name, several in self.params.items()},

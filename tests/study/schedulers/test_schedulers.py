@@ -16,7 +16,7 @@ from study.control.journal import Left, Reported, decode, encode, replay
 from study.schedulers.halving import survivors
 from study.schedulers.priorities import PRIORITIES, dominates
 from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
-from study.schedulers.scheduler import Decision, RungConfig
+from study.schedulers.scheduler import Decision, RungConfig, below
 
 CONTINUE, STOP, PAUSE = Decision
 NAMES = sorted(STOPPING)
@@ -429,6 +429,48 @@ def test_where_all_failed_nobody_goes_on(name):
 def test_no_trial_is_ever_paused(name, race, random):
     journal = run(make_scheduler(name, race.config), race, random)
     assert all(record.decision is not Decision.PAUSE for record in reports(journal))
+
+
+# reasons -----
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders)
+def test_what_was_stopped_has_a_reason_and_nothing_else_does(name, race, random):
+    scheduler = make_scheduler(name, race.config)
+    run(scheduler, race, random, failing={"t0"})
+    assert scheduler.reasons.keys() == scheduler.stops.keys()
+    assert all(scheduler.reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("asha", "61.20 % below the cut 64.85 %"),
+        ("asha_quantized", "60.20 % below the cut 63.85 %"),
+        ("asha_pareto", "place 3 of 3, and one in 2 continues"),
+        ("halving", "61.20 % below the cut 65.10 %"),
+        ("halving_quantized", "60.20 % below the cut 64.10 %"),
+        ("halving_pareto", "place 3 of 3, and 1 continue"),
+    ],
+)
+def test_a_reason_has_the_value_and_the_cut(name, reason):
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=3, reduction_factor=2))
+    for trial, accuracy in {"a": 64.60, "b": 65.10, "c": 61.20}.items():
+        scheduler.report(trial, 1, ((accuracy, 1e6), (accuracy - 1, 1e5)))
+    assert scheduler.reasons["c"] == reason
+
+
+@pytest.mark.parametrize(
+    ("score", "cut", "text"),
+    [
+        (61.2, 64.85, "61.20 % below the cut 64.85 %"),
+        (61.201, 61.202, "61.2010 % below the cut 61.2020 %"),
+        (61.2, 61.2, "61.20 % ties with the cut"),
+    ],
+)
+def test_a_value_and_its_cut_differ_as_printed(score, cut, text):
+    assert below(score, cut) == text
 
 
 # settings -----------------------------------------------------------------------------------------------------
