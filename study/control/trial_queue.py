@@ -1,7 +1,8 @@
 """The trials of a study: a searcher proposes them, a scheduler stops or promotes them, a journal records both.
 
 The queue's state is a function of its journal, and a record is on disk before it takes effect. After its driver is
-killed, a study replays the journal and continues as if undisturbed.
+killed, a study replays the journal and keeps every decision made. (A kill delays trials, so where decisions depend on
+the order of arrival, later ones may differ from those of an undisturbed study.)
 """
 
 from collections.abc import Callable, Sequence
