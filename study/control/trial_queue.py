@@ -139,9 +139,11 @@ class TrialQueue:
         return configuration
 
     def _add(self, configuration: Configuration) -> None:
-        for seed in self.seeds:
-            trial = self.make(configuration, seed)
+        trials = [self.make(configuration, seed) for seed in self.seeds]
+        for trial in trials:
             self.entries.setdefault(trial.id, Entry(trial, configuration))
+        if self.scheduler:
+            self.scheduler.group([trial.id for trial in trials])
 
     def report(self, trial_id: str, epoch: int, values: Values | None) -> Decision:
         """Decide whether a trial continues after an epoch.

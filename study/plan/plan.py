@@ -16,7 +16,7 @@ from kdq.errors import UserError
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.stage import Json, canonical, digest
-from study.schedulers.registry import make_scheduler
+from study.schedulers.registry import by_configuration, make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER
@@ -119,9 +119,11 @@ class Plan:
         if scheduler.kind.promotion is None:
             return None
         epochs = self.workload.train.epochs
-        first = scheduler.first_rung(epochs)
-        config = RungConfig(epochs, self.trial_count, first, scheduler.reduction_factor)
-        return make_scheduler(scheduler.name, config)
+        first, factor = scheduler.first_rung(epochs), scheduler.reduction_factor
+        if scheduler.by == "trial":
+            return make_scheduler(scheduler.name, RungConfig(epochs, self.trial_count, first, factor))
+        config = RungConfig(epochs, int(self.space.count), first, factor)
+        return by_configuration(make_scheduler(scheduler.name, config))
 
     def document(self) -> dict[str, Json]:
         """Return everything that determines what the study does, as JSON, without descriptions."""

@@ -12,7 +12,7 @@ AVERAGE = 3.0
 
 def remarks(plan: Plan) -> list[str]:
     """Return one line for each remark."""
-    return [line for line in (plan.space.shortage, _early_rung(plan), _single_weights(plan)) if line]
+    return [line for line in (plan.space.shortage, _early_rung(plan), _single_weights(plan), _seeds(plan)) if line]
 
 
 def _early_rung(plan: Plan) -> str:
@@ -35,4 +35,14 @@ def _single_weights(plan: Plan) -> str:
         f"warning: {scheduler.name} compares the weights of single epochs, which are mostly noise while the learning "
         f"rate is high (docs/search.md); average them over about {AVERAGE:g} epochs, with --set "
         f"train.ema={decay(plan.workload, AVERAGE)}"
+    )
+
+
+def _seeds(plan: Plan) -> str:
+    scheduler = plan.space.scheduler
+    if scheduler.kind.promotion is None or len(plan.seeds) == 1 or scheduler.by == "configuration":
+        return ""
+    return (
+        f"warning: {scheduler.name} stops the {len(plan.seeds)} seeds of a configuration one by one, and the front has "
+        f"only configurations with all seeds; scheduler.by=configuration stops or promotes them together, by their mean"
     )

@@ -8,16 +8,22 @@ from kdq.errors import UserError, unknown
 from kdq.params import is_count, is_number
 from study.schedulers.registry import SCHEDULERS, SchedulerKind
 
+BY = ("trial", "configuration")
+"""What a scheduler compares."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
     """A scheduler by name. Its rungs are the epochs grace_period · reduction_factor^k; of n trials at a rung,
     n / reduction_factor continue. A grace_period below 1 is a share of the training. Raises UserError for an unknown
-    name or an invalid value."""
+    name or an invalid value.
+
+    by: what is compared, single trials or whole configurations by the mean over their seeds."""
 
     name: str = "none"
     grace_period: float = 1
     reduction_factor: float = 3
+    by: str = "trial"
 
     def __post_init__(self) -> None:
         if broken := [rule for key in KEYS if (rule := broken_rule(key, getattr(self, key)))]:
@@ -41,6 +47,9 @@ def broken_rule(key: str, value: Any) -> str | None:
     if key == "name":
         valid = isinstance(value, str) and value in SCHEDULERS
         return None if valid else f"name: {unknown('scheduler', str(value), SCHEDULERS)}"
+    if key == "by":
+        valid = isinstance(value, str) and value in BY
+        return None if valid else f"by: {unknown('unit of comparison', str(value), BY)}"
     if key == "grace_period":
         valid = is_count(value) or (is_number(value) and 0 < value < 1)
         rule = "must be a whole number of epochs, at least 1, or a share of the training, such as 0.5"

@@ -7,6 +7,7 @@ scheduler is a function of the reports that it got, so `study.control.journal` r
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count, takewhile
@@ -94,6 +95,9 @@ class Scheduler(ABC):
         pairs = tuple((float(accuracy), float(bits)) for accuracy, bits in values)
         self.decisions[trial, epoch] = decision = self._decide(trial, epoch, pairs)
         return decision
+
+    def group(self, trials: Sequence[str]) -> None:  # noqa: B027 (a scheduler that compares trials needs no groups)
+        """Announce the trials of one configuration, one for each seed, before their first reports."""
 
     def leave(self, trial: str) -> None:
         """Remove a trial that failed or will never start: no rung waits for it.

@@ -21,26 +21,36 @@ KEYS = ("description", "params", *SEARCH_KEYS)
 def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
     """Load a shipped space by name or a user's own by path.
 
-    overrides: one of SEARCH_KEYS, or a parameter by name, each as in the file. Conditions may become unsatisfiable by
-    an override, but not in the file itself. Overriding the searcher by `grid` searches the whole grid: the file's
-    `trials` were meant for another searcher. A scheduler's name alone keeps the file's rungs.
+    overrides: one of SEARCH_KEYS, `scheduler.` and one of its keys, or a parameter by name, each as in the file.
+    Conditions may become unsatisfiable by an override, but not in the file itself. Overriding the searcher by `grid`
+    searches the whole grid: the file's `trials` were meant for another searcher. A scheduler's name alone keeps the
+    file's rungs.
     Raises UserError with a line for every error.
     """
     path = locate("space", name, FOLDER)
     document = read(path)
     if overrides.get("searcher") == "grid":
         document.pop("trials", None)
-    params = {key: value for key, value in overrides.items() if key not in SEARCH_KEYS}
+    params = {key: value for key, value in overrides.items() if key.partition(".")[0] not in SEARCH_KEYS}
     if params and not isinstance(document.get("params"), dict):
         raise UserError(f"{path}: params: must be a mapping of parameters to values")
-    before = document.get("scheduler")
-    document |= {key: value for key, value in overrides.items() if key in SEARCH_KEYS}
-    if isinstance(before, dict) and isinstance(overrides.get("scheduler"), str):
-        document["scheduler"] = before | {"name": overrides["scheduler"]}
+    scheduler = _scheduler(document.get("scheduler"), overrides)
+    document |= {key: value for key, value in overrides.items() if key in SEARCH_KEYS} | scheduler
     if params:
         document["params"] = document["params"] | params
     source = f"{path}{' with the options given' if overrides else ''}"
     return read_space(document, source, conditions_must_hold=not params)
+
+
+def _scheduler(before: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scheduler with its overrides, as an entry of the document; none without overrides."""
+    given = {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith("scheduler.")}
+    chosen = overrides.get("scheduler", before)
+    if isinstance(before, dict) and isinstance(chosen, str):
+        chosen = before | {"name": chosen}
+    if given:
+        chosen = (chosen if isinstance(chosen, dict) else {"name": chosen or "none"}) | given
+    return {"scheduler": chosen} if "scheduler" in overrides or given else {}
 
 
 def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold: bool = True) -> Space:

@@ -181,11 +181,14 @@ class Space:
     def document(self) -> dict[str, Json]:
         """Return everything that determines the search, as in a YAML file; `ema_epochs` determines the recipe."""
         bits = [list(widths) for widths in self.bits]
+        scheduler = asdict(self.scheduler)
+        if scheduler["by"] == "trial":
+            del scheduler["by"]
         return {
             "params": {name: [one.document() for one in several] for name, several in self.params.items()},
             "order": list(self.params),
             "bits": bits[0] if len(bits) == 1 else {"grid": bits},
             "searcher": self.searcher,
             "trials": self.trials,
-            "scheduler": asdict(self.scheduler),
+            "scheduler": scheduler,
         }
