@@ -1,5 +1,6 @@
 """Remarks on early stopping, and the average of the weights that a space asks for."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,3 +56,30 @@ def test_nothing_is_remarked_where_nothing_is_stopped(scheduler: str) -> None:
 def test_a_schedulers_name_alone_keeps_the_rungs_of_the_file() -> None:
     chosen = load_space("joint_asha", {"scheduler": "halving_pareto"}).scheduler
     assert (chosen.name, chosen.grace_period, chosen.reduction_factor) == ("halving_pareto", 0.5, 8)
+
+
+def test_seeds_that_are_stopped_one_by_one_are_remarked() -> None:
+    single = plan("joint_asha")
+    several = replace(single, seeds=(0, 1, 2))
+    together = replace(plan("joint_asha", changes={"scheduler.by": "configuration"}), seeds=(0, 1, 2))
+    assert [line.partition(";")[0] for line in remarks(several)] == [
+        "warning: asha stops the 3 seeds of a configuration one by one, and the front has only configurations with all "
+        "seeds"
+    ]
+    assert remarks(single) == remarks(together) == []
+    assert "by" not in single.document()["space"]["scheduler"]
+    assert together.document()["space"]["scheduler"]["by"] == "configuration"
+
+
+@pytest.mark.parametrize(
+    ("space", "changes", "settings"),
+    [
+        ("joint_asha", {"scheduler.by": "configuration"}, ("asha", 0.5, "configuration")),
+        ("joint_asha", {"scheduler.name": "halving", "scheduler.grace_period": 3}, ("halving", 3, "trial")),
+        ("joint", {"scheduler": "halving", "scheduler.by": "configuration"}, ("halving", 1, "configuration")),
+        ("joint", {"scheduler.grace_period": 3}, ("none", 3, "trial")),
+    ],
+)
+def test_single_settings_of_a_scheduler_can_be_given(space: str, changes: dict[str, Any], settings: tuple[Any]) -> None:
+    chosen = load_space(space, changes).scheduler
+    assert (chosen.name, chosen.grace_period, chosen.by) == settings

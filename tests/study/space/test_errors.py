@@ -196,7 +196,11 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"scheduler": "asah"}, "scheduler.name: unknown scheduler 'asah': did you mean 'asha'"),
     ({"scheduler": None}, "scheduler.name: unknown scheduler 'None'"),
     ({"scheduler": {"grace_period": 2}}, "scheduler.name: is required but missing; known: none"),
-    ({"scheduler": {"name": "asha", "max_t": 2}}, "scheduler.max_t: unknown key 'max_t': known: grace_period"),
+    ({"scheduler": {"name": "asha", "max_t": 2}}, "scheduler.max_t: unknown key 'max_t': known: by, grace_period"),
+    (
+        {"scheduler": {"name": "asha", "by": "seed"}},
+        "scheduler.by: unknown unit of comparison 'seed': known: configuration",
+    ),
     ({"scheduler": {"name": "asha", "grace_period": 0}}, "scheduler.grace_period = 0: must be a whole number"),
     ({"scheduler": {"name": "asha", "grace_period": 1.5}}, "scheduler.grace_period = 1.5: must be a whole number"),
     (
