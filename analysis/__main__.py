@@ -1,4 +1,4 @@
-"""The command line: `python -m analysis points|best|front|list|record|replay`."""
+"""The command line: `python -m analysis points|best|front|trials|list|record|replay`."""
 
 import argparse
 import math
@@ -43,6 +43,8 @@ def _run(options: argparse.Namespace) -> str:
     study = store.study(options.study)
     if options.command == "best":
         return report.best_report(store, study, options.max_bits, options.format)
+    if options.command == "trials":
+        return report.trials_report(store, study, options.format)
     if options.command == "record":
         from analysis.record import to_csv
 
@@ -126,7 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     best.add_argument("--max-bits", type=_budget, required=True, metavar="BITS", help="total bits, such as 2e6")
     front = _command(commands, "front", "print the Pareto front and its hypervolume", ("table", "csv", "json"))
     front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front in this PNG file")
-    for command in (points, best, front):
+    trials = _command(commands, "trials", "print how every trial ended, and why", ("table", "csv", "json"))
+    for command in (points, best, front, trials):
         command.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")
     record = _command(commands, "record", "print every trial's accuracy at every width after every epoch", ("csv",))
     record.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")

@@ -109,6 +109,19 @@ def studies_report(store: Store, form: str) -> str:
     return pandas.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.2f}".format)
 
 
+def trials_report(store: Store, study: Study, form: str) -> str:
+    """Return one line per trial: how it ended, and why. form: csv, json or table."""
+    import pandas
+
+    rows = store.trials(study)
+    if form == "json":
+        return _json(rows)
+    if not rows:
+        return "no trials yet"
+    table = pandas.DataFrame(rows)
+    return table.to_csv(index=False) if form == "csv" else table.to_string(index=False)
+
+
 def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: Path | None) -> str:
     """Return what every strategy spent, found and lost on a record. form: csv, json or table."""
     if form == "csv":

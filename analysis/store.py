@@ -79,6 +79,18 @@ class Store:
         """Return the number of trials by status."""
         return Counter(_status(run) for run in self._runs([study.experiment_id], RunKind.TRIAL))
 
+    def trials(self, study: Study) -> list[dict[str, str]]:
+        """Return every trial's id, name, status and the reason of its end, in the order in which they started."""
+        return [
+            {
+                "trial_id": _trial_id(run),
+                "trial": run.info.run_name or "",
+                "status": _status(run),
+                "reason": run.data.tags.get(schema.REASON, ""),
+            }
+            for run in self._runs([study.experiment_id], RunKind.TRIAL)
+        ]
+
     def record(self, study: Study) -> list[Row]:
         """Return the accuracy of every trial at every width after every epoch, sorted by trial, epoch and bits.
 

@@ -50,6 +50,8 @@ def _obstacle(before: Mapping[str, Any], now: Plan, changed: Collection[str]) ->
         return (
             f"it cannot be extended, since {scheduler} decides each rung once, and would stop later trials uncompared"
         )
+    if now.space.scheduler.by == "configuration" and "seeds" in changed:
+        return f"it cannot be extended to other seeds, since {scheduler} compares configurations by all their seeds"
     return _obstacle_of_searcher(before["space"], now, changed) if now.is_adaptive else ""
 
 

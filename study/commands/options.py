@@ -68,7 +68,8 @@ class RunOptions:
             key, equals, value = text.partition("=")
             if not equals or not key:
                 raise UserError(f"--set {quoted(text)}: must be key=value, such as train.lr=0.05 or temperature=2")
-            target = space if key in (*PARAMETERS, "method", *SEARCH_KEYS) else workload
+            is_of_space = key in (*PARAMETERS, "method", *SEARCH_KEYS) or key.startswith("scheduler.")
+            target = space if is_of_space else workload
             target[key] = parse_scalar(value)
         return _given(space, self.set), _given(workload, self.set)
 

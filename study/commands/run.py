@@ -20,7 +20,9 @@ from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
 from study.control.lock import study_lock
 from study.control.trial_queue import TrialQueue
+from study.plan.averaging import averaged
 from study.plan.plan import Plan, check_name
+from study.plan.remarks import remarks
 from study.results.status import StudyStatus
 from study.searchers.registry import make_searcher
 from study.space.space import Space
@@ -53,12 +55,14 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
         space_name=Path(options.space).stem,
         workload_name=Path(options.workload).stem,
         space=space,
-        workload=load_workload(options.workload, workload_changes),
+        workload=averaged(load_workload(options.workload, workload_changes), space, workload_changes),
         seeds=options.seeds,
     )
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)
+    for remark in remarks(plan):
+        print(remark)
     plan.make_scheduler()  # raises before anything is created if the scheduler does not suit the plan
     if options.dry_run:
         from study.commands.dry_run import describe
@@ -257,6 +261,8 @@ class _Study:
             failure=failure,
             signal=self.interrupts.received,
             leaves_rest=controller.queue.retry and not controller.is_complete,
+            shortage=self.plan.space.shortage if controller.is_complete else "",
+            stopped=controller.stopped,
         )
 
     def _run_trials(self, controller: "Controller") -> StudyStatus:

@@ -15,13 +15,15 @@ from study.results.tables import as_text, front_table
 from study.tracking.uri import shown
 from study.units import duration
 
+SHOWN_STOPS = 10  # stopped trials that the summary lists
 SCRIPT = Path(__file__).parents[1] / "run.py"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a study's command ended. figure: the path of the front's figure; failure: the error that stopped the study,
-    if any; leaves_rest: only failed trials were retried, and other trials are unfinished."""
+    if any; leaves_rest: only failed trials were retried, and other trials are unfinished; shortage: why the search
+    ended before its number of trials, if it did; stopped: the names of stopped trials, each with the reason."""
 
     study: str
     status: StudyStatus
@@ -32,6 +34,8 @@ class Outcome:
     failure: str
     signal: int
     leaves_rest: bool
+    shortage: str
+    stopped: Mapping[str, str]
 
     @property
     def exit_status(self) -> int:
@@ -51,6 +55,13 @@ def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[s
     log(
         f"\nstudy {outcome.study}: {outcome.status} after {duration(outcome.seconds)}; trials: {counts or 'none ended'}"
     )
+    if outcome.shortage:
+        log(outcome.shortage)
+    for name, reason in list(outcome.stopped.items())[:SHOWN_STOPS]:
+        log(f"stopped: {name}: {reason}")
+    if len(outcome.stopped) > SHOWN_STOPS:
+        more = len(outcome.stopped) - SHOWN_STOPS
+        log(f"stopped: {more} more; python -m analysis trials --study {outcome.study} lists all with their reasons")
     if outcome.points:
         log("\nPareto front (chosen on validation; test beside it):")
         print("\n".join(filter(None, [as_text(front_table(outcome.points)), missing_seeds(outcome.points)])))

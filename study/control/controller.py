@@ -66,6 +66,12 @@ class Controller:
     def statuses(self) -> dict[str, TrialStatus]:
         return {key: entry.status for key, entry in self.queue.entries.items()}
 
+    @property
+    def stopped(self) -> dict[str, str]:
+        """The names of the stopped trials, each with the reason."""
+        ended = self.queue.entries.values()
+        return {entry.trial.name: entry.reason for entry in ended if entry.status is TrialStatus.STOPPED}
+
     @cached_property
     def probing(self) -> Probing:
         """When students are measured quantized: at all widths of the study, so that trials share probes."""
@@ -192,7 +198,8 @@ class Controller:
         return decision
 
     def _stop(self, trial: Trial, epoch: int) -> None:
-        reason = f"by {self.plan.space.scheduler.name}, at the rung of epoch {epoch} of {trial.epochs}"
+        lack = self.queue.why_stopped(trial.id)
+        reason = f"by {self.plan.space.scheduler.name} at epoch {epoch} of {trial.epochs}: {lack}"
         self._end(trial.id, TrialEnded(TrialStatus.STOPPED, reason))
 
     def _end_losers(self) -> None:

@@ -1,7 +1,8 @@
 """The trials of a study: a searcher proposes them, a scheduler stops or promotes them, a journal records both.
 
 The queue's state is a function of its journal, and a record is on disk before it takes effect. After its driver is
-killed, a study replays the journal and continues as if undisturbed.
+killed, a study replays the journal and keeps every decision made. (A kill delays trials, so where decisions depend on
+the order of arrival, later ones may differ from those of an undisturbed study.)
 """
 
 from collections.abc import Callable, Sequence
@@ -138,9 +139,11 @@ class TrialQueue:
         return configuration
 
     def _add(self, configuration: Configuration) -> None:
-        for seed in self.seeds:
-            trial = self.make(configuration, seed)
+        trials = [self.make(configuration, seed) for seed in self.seeds]
+        for trial in trials:
             self.entries.setdefault(trial.id, Entry(trial, configuration))
+        if self.scheduler:
+            self.scheduler.group([trial.id for trial in trials])
 
     def report(self, trial_id: str, epoch: int, values: Values | None) -> Decision:
         """Decide whether a trial continues after an epoch.
@@ -173,6 +176,10 @@ class TrialQueue:
         lost = self.scheduler.stopped() if self.scheduler else {}
         idle = (TrialStatus.PAUSED, TrialStatus.WAITING)
         return {key: epoch for key, epoch in lost.items() if self.entries[key].status in idle}
+
+    def why_stopped(self, trial_id: str) -> str:
+        """Return the value with which a trial lost at a rung, and the cut."""
+        return (self.scheduler and self.scheduler.reasons.get(trial_id)) or "its value is not finite"
 
     def requeue(self, trial_id: str) -> None:
         """Queue a trial again that ran without ending."""

@@ -73,9 +73,11 @@ def live(plan: Plan, slots: int) -> int:
     """Return the most checkpoints at a time.
 
     A slot has two while one replaces the other, and that of a trial just stopped. Where all trials of a rung wait for
-    each other, each has one more.
+    each other, each has one more; where the seeds of a configuration do, those of the configurations in the slots.
     """
-    return 3 * slots + (plan.trial_count if plan.space.scheduler.kind.promotion == "synchronous" else 0)
+    if plan.space.scheduler.kind.promotion == "synchronous":
+        return 3 * slots + plan.trial_count
+    return 3 * slots + (slots * len(plan.seeds) if plan.space.scheduler.by == "configuration" else 0)
 
 
 def _data(shape: Shape) -> int:

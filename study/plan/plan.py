@@ -16,7 +16,7 @@ from kdq.errors import UserError
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.stage import Json, canonical, digest
-from study.schedulers.registry import make_scheduler
+from study.schedulers.registry import by_configuration, make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER
@@ -66,10 +66,8 @@ class Plan:
 
     @property
     def trial_count(self) -> int:
-        """The number of trials, the maximum if the searcher is adaptive."""
-        tried = self.space.trials if self.is_adaptive else len(self.expected)
-        assert tried is not None
-        return tried * len(self.seeds)
+        """The number of trials."""
+        return int(self.space.count) * len(self.seeds)
 
     @property
     def runs(self) -> list[tuple[Configuration, int]]:
@@ -121,8 +119,11 @@ class Plan:
         if scheduler.kind.promotion is None:
             return None
         epochs = self.workload.train.epochs
-        config = RungConfig(epochs, self.trial_count, scheduler.grace_period, scheduler.reduction_factor)
-        return make_scheduler(scheduler.name, config)
+        first, factor = scheduler.first_rung(epochs), scheduler.reduction_factor
+        if scheduler.by == "trial":
+            return make_scheduler(scheduler.name, RungConfig(epochs, self.trial_count, first, factor))
+        config = RungConfig(epochs, int(self.space.count), first, factor)
+        return by_configuration(make_scheduler(scheduler.name, config))
 
     def document(self) -> dict[str, Json]:
         """Return everything that determines what the study does, as JSON, without descriptions."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from study.schedulers.priorities import Priority, Rung, Values
-from study.schedulers.scheduler import Decision, Scheduler
+from study.schedulers.scheduler import Decision, Scheduler, below
 
 
 @dataclass
@@ -44,9 +44,8 @@ class Halving(Scheduler):
         if decision is Decision.PAUSE:
             self.paused[trial] = epoch
         elif decision is Decision.STOP and trial not in self.stops:  # it reached a rung that was decided without it
-            self.stops[trial] = next(
-                n for n, best in zip(self.levels, self.promoted, strict=False) if trial not in best
-            )
+            level = next(n for n, best in zip(self.levels, self.promoted, strict=False) if trial not in best)
+            self._stop(trial, level, "reached the rung after its decision")
         return decision
 
     def _standing(self, trial: str, epoch: int) -> Decision:
@@ -67,8 +66,19 @@ class Halving(Scheduler):
             present = {trial: values for trial, values in self._open_rung().items() if trial not in absent}
             expected = len(self.promoted[-1]) if self.promoted else self.trials
             best = survivors(self.priority, present, self.reduction_factor, expected)
-            self.stops |= dict.fromkeys(sorted(self._open_rung().keys() - best - self.diverged), level)
+            for trial in sorted(self._open_rung().keys() - best - self.diverged):
+                self._stop(trial, level, self._lack(trial, present, best))
             self.promoted.append(best)
+
+    def _lack(self, trial: str, rung: Rung, best: frozenset[str]) -> str:
+        """Return why a trial is not among the best of a rung."""
+        if trial not in rung:
+            return "failed before the rung was decided"
+        scores = self.priority.scores(rung)
+        own, cut = scores[trial], min(scores[one] for one in best)
+        if not self.priority.ordinal:
+            return below(own, cut)
+        return f"place {sum(score > own for score in scores.values()) + 1} of {len(rung)}, and {len(best)} continue"
 
     def _is_full(self) -> bool:
         arrived = self._open_rung().keys() | self.left | self.diverged

@@ -73,3 +73,10 @@ def make_scheduler(name: str, config: "RungConfig") -> "Scheduler":
     if kind.promotion == "synchronous":
         return Halving(priority, config.levels, config.reduction_factor, config.trials)
     return Asha(priority, config.levels, config.reduction_factor)
+
+
+def by_configuration(scheduler: "Scheduler") -> "Scheduler":
+    """Return the scheduler that compares configurations by all their seeds, as the given one compares trials."""
+    from study.schedulers.by_configuration import ByConfiguration
+
+    return ByConfiguration(scheduler.priority, scheduler.levels, scheduler.reduction_factor, scheduler)

@@ -7,6 +7,7 @@ scheduler is a function of the reports that it got, so `study.control.journal` r
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count, takewhile
@@ -75,6 +76,7 @@ class Scheduler(ABC):
     stops: dict[str, int] = field(init=False, default_factory=dict)  # trial -> the rung that stopped it
     diverged: set[str] = field(init=False, default_factory=set)
     left: set[str] = field(init=False, default_factory=set)
+    reasons: dict[str, str] = field(init=False, default_factory=dict)  # trial -> its value and the cut of that rung
 
     def __post_init__(self) -> None:
         self.rungs = {level: {} for level in self.levels}
@@ -93,6 +95,9 @@ class Scheduler(ABC):
         pairs = tuple((float(accuracy), float(bits)) for accuracy, bits in values)
         self.decisions[trial, epoch] = decision = self._decide(trial, epoch, pairs)
         return decision
+
+    def group(self, trials: Sequence[str]) -> None:  # noqa: B027 (a scheduler that compares trials needs no groups)
+        """Announce the trials of one configuration, one for each seed, before their first reports."""
 
     def leave(self, trial: str) -> None:
         """Remove a trial that failed or will never start: no rung waits for it.
@@ -124,6 +129,17 @@ class Scheduler(ABC):
     def _diverge(self, trial: str) -> None:
         self.diverged.add(trial)
 
+    def _stop(self, trial: str, level: int, reason: str) -> None:
+        self.stops[trial], self.reasons[trial] = level, reason
+
     @abstractmethod
     def _judge(self, trial: str, epoch: int, values: Values) -> Decision:
         """Decide on a trial that still competes and reported finite values."""
+
+
+def below(score: float, cut: float) -> str:
+    """Return two accuracies in percent as text, with the digits that tell them apart."""
+    if score == cut:
+        return f"{score:.2f} % ties with the cut"
+    digits = next((n for n in (2, 4, 8) if f"{score:.{n}f}" != f"{cut:.{n}f}"), 17)
+    return f"{score:.{digits}f} % below the cut {cut:.{digits}f} %"

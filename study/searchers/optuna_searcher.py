@@ -21,7 +21,9 @@ class OptunaSearcher:
 
     Optuna records a configuration as failed if a trial failed or diverged, else as pruned if one was stopped; it
     is never complete with made-up values. A configuration that a sampler proposes again, as in discrete spaces,
-    is not tried again: Optuna gets the results of the first time.
+    is not tried again: Optuna gets the results of the first time, at once or when they are known. A converged
+    sampler, which proposes nothing new, gets a random configuration enqueued. So every configuration tried is a
+    trial of Optuna, and once all are told, none is left running.
     """
 
     def __init__(self, space: Space, seed: int) -> None:
@@ -34,28 +36,32 @@ class OptunaSearcher:
         if len(self._trials) >= min(self.space.trials or 0, self.space.size):
             return None
         for _ in range(REPEATS):
-            trial = self._study.ask()
-            configuration = self.space.suggest(trial)
-            identity = configuration.identity
-            self._trials.setdefault(identity, []).append(trial)
-            if len(self._trials[identity]) == 1:
+            if configuration := self._suggested():
                 return configuration
-            if identity in self._known:
-                self._tell(trial, *self._known[identity])
-        return self._untried()
+        self._study.enqueue_trial(self.space.choices(self._untried()))
+        configuration = self._suggested()
+        assert configuration, "the configuration enqueued was tried before"
+        return configuration
+
+    def _suggested(self) -> Configuration | None:
+        """Return the configuration of Optuna's next trial; None if it is not new."""
+        trial = self._study.ask()
+        configuration = self.space.suggest(trial)
+        identity = configuration.identity
+        is_new = identity not in self._trials
+        self._trials.setdefault(identity, []).append(trial)
+        if identity in self._known:
+            self._tell(trial, *self._known[identity])
+        return configuration if is_new else None
 
     def replay(self, identity: str) -> Configuration | None:
         configuration = self.ask()
         return configuration if configuration and configuration.identity == identity else None
 
-    def _untried(self) -> Configuration | None:
-        """Return a random configuration not yet tried, for a converged sampler; Optuna has no trial for it."""
-        count = int(min(len(self._trials) + 1, self.space.size))
-        drawn = self.space.samples(self.seed, count)
-        left = next((one for one in drawn if one.identity not in self._trials), None)
-        if left:
-            self._trials[left.identity] = []
-        return left
+    def _untried(self) -> Configuration:
+        """Return a random configuration not yet tried."""
+        drawn = self.space.samples(self.seed, len(self._trials) + 1)
+        return next(one for one in drawn if one.identity not in self._trials)
 
     def tell(self, configuration: Configuration, ends: Sequence[TrialStatus], objectives: Objectives | None) -> None:
         identity = configuration.identity

@@ -49,7 +49,7 @@ class Listed(Generic[T]):
         """Return the trial's choice; a single value is returned without asking."""
         if self.size == 1:
             return self.values[0]
-        choices = {_plain(value): value for value in self.values}
+        choices = {plain(value): value for value in self.values}
         return choices[trial.suggest_categorical(label, list(choices))]
 
     def document(self) -> Json:
@@ -116,6 +116,6 @@ class Integers:
 Domain = Listed[Any] | Reals | Integers
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value that Optuna can store: a tuple of widths as text."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else value

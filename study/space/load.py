@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kdq.errors import UserError, unknown
-from kdq.params import is_count
+from kdq.params import is_count, is_number
 from study.schedulers.config import SchedulerConfig
 from study.space.checks import check_conditions, check_search, check_values, in_order, usage
 from study.space.declaration import METHOD
@@ -14,30 +14,43 @@ from study.space.read import read_bits, read_params, read_scheduler
 from study.space.space import DEFAULT_BITS, LARGEST, SEARCHERS, Space
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
-KEYS = ("description", "params", "bits", "searcher", "trials", "scheduler")
-SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler")
+SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler", "ema_epochs")
+KEYS = ("description", "params", *SEARCH_KEYS)
 
 
 def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
     """Load a shipped space by name or a user's own by path.
 
-    overrides: `bits`, `searcher`, `trials`, `scheduler`, or a parameter by name, each as in the file. Conditions may
-    become unsatisfiable by an override, but not in the file itself. Overriding the searcher by `grid` searches the
-    whole grid: the file's `trials` were meant for another searcher.
+    overrides: one of SEARCH_KEYS, `scheduler.` and one of its keys, or a parameter by name, each as in the file.
+    Conditions may become unsatisfiable by an override, but not in the file itself. Overriding the searcher by `grid`
+    searches the whole grid: the file's `trials` were meant for another searcher. A scheduler's name alone keeps the
+    file's rungs.
     Raises UserError with a line for every error.
     """
     path = locate("space", name, FOLDER)
     document = read(path)
     if overrides.get("searcher") == "grid":
         document.pop("trials", None)
-    params = {key: value for key, value in overrides.items() if key not in SEARCH_KEYS}
+    params = {key: value for key, value in overrides.items() if key.partition(".")[0] not in SEARCH_KEYS}
     if params and not isinstance(document.get("params"), dict):
         raise UserError(f"{path}: params: must be a mapping of parameters to values")
-    document |= {key: value for key, value in overrides.items() if key in SEARCH_KEYS}
+    scheduler = _scheduler(document.get("scheduler"), overrides)
+    document |= {key: value for key, value in overrides.items() if key in SEARCH_KEYS} | scheduler
     if params:
         document["params"] = document["params"] | params
     source = f"{path}{' with the options given' if overrides else ''}"
     return read_space(document, source, conditions_must_hold=not params)
+
+
+def _scheduler(before: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scheduler with its overrides, as an entry of the document; none without overrides."""
+    given = {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith("scheduler.")}
+    chosen = overrides.get("scheduler", before)
+    if isinstance(before, dict) and isinstance(chosen, str):
+        chosen = before | {"name": chosen}
+    if given:
+        chosen = (chosen if isinstance(chosen, dict) else {"name": chosen or "none"}) | given
+    return {"scheduler": chosen} if "scheduler" in overrides or given else {}
 
 
 def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold: bool = True) -> Space:
@@ -54,6 +67,7 @@ def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold
         searcher=_read_searcher(document, problems),
         trials=_read_trials(document, problems),
         scheduler=read_scheduler(document["scheduler"], problems) if "scheduler" in document else SchedulerConfig(),
+        ema_epochs=_read_ema(document, problems),
     )
     if METHOD in params:
         found = usage(space)
@@ -72,6 +86,14 @@ def _read_searcher(document: Mapping[str, Any], problems: Problems) -> str:
         problems.add("searcher", str(unknown("searcher", str(searcher), SEARCHERS)))
         return ""
     return searcher
+
+
+def _read_ema(document: Mapping[str, Any], problems: Problems) -> float | None:
+    epochs = document.get("ema_epochs")
+    if epochs is None or (is_number(epochs) and epochs > 0):
+        return epochs
+    problems.add_value("ema_epochs", epochs, "must be a number of epochs, above 0, over which weights are averaged")
+    return None
 
 
 def _read_trials(document: Mapping[str, Any], problems: Problems) -> int | None:

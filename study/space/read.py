@@ -41,6 +41,7 @@ def read_scheduler(document: Any, problems: Problems) -> SchedulerConfig:
 
 T = TypeVar("T")
 DECLARATIONS = 100  # of a parameter
+CLOSEST = 1e-9  # the relative width of a range; fewer floats than trials may be in a narrower one
 
 
 def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaration, ...]]:
@@ -150,6 +151,8 @@ def _range_rule(kind: str, value: Any) -> str | None:
         return "both ends must be whole numbers within ±2^53; use such numbers, or uniform"
     if float(low) >= float(high):
         return "the first must be below the second; swap them, or give a single value"
+    if kind != "int" and float(high) - float(low) < CLOSEST * max(abs(low), abs(high)):
+        return "the two are equal to 9 digits, with few numbers between them to draw; give a single value or a grid"
     if kind == "loguniform" and low <= 0:
         return "the first must be above 0 to have a logarithm; raise it, or use uniform"
     return None

@@ -18,12 +18,14 @@ from kdq.store.stage import Json
 from study.schedulers.config import SchedulerConfig
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER, Declaration, Value, Widths, defaults
-from study.space.domains import Listed, Reals, Suggesting
+from study.space.domains import Listed, Reals, Suggesting, plain
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 SEARCHERS = ("grid", "random", "tpe", "nsga2")
 ADAPTIVE = ("tpe", "nsga2")
 """Searchers that choose the next configuration by earlier results."""
+
+BITS = "bits"  # Optuna's name for the widths
 
 PATIENCE = 1000  # draws in a row that yield nothing new
 LARGEST = 100_000  # trials of a study
@@ -36,7 +38,8 @@ class Space:
 
     params: the declarations of each parameter, the method first, and each parameter after those that its conditions
     refer to; bits: the widths of a trial, several entries if bits are searched; trials: the number of configurations
-    to draw, for a grid the maximum.
+    to draw, for a grid the maximum; ema_epochs: the epochs over which weights are averaged, None for the workload's
+    own `train.ema`.
     """
 
     description: str
@@ -45,6 +48,7 @@ class Space:
     searcher: str = "grid"
     trials: int | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    ema_epochs: float | None = None
 
     def declaration(self, name: str, values: Mapping[str, Value]) -> Declaration | None:
         """Return the declaration that applies, given the values before it; None if the method lacks the parameter."""
@@ -90,6 +94,13 @@ class Space:
         return min(self.size, self.trials or inf)
 
     @property
+    def shortage(self) -> str:
+        """The message for a search that ends since every configuration was tried, before its number of trials."""
+        if (self.trials or 0) <= self.size:
+            return ""
+        return f"the space has {self.size} configurations in all, each tried once, fewer than trials = {self.trials}"
+
+    @property
     def too_many(self) -> str:
         """The message for a draw of more configurations than exist."""
         return f"the space has {self.size} configurations; ask for at most that many, or for all by searcher: grid"
@@ -111,18 +122,32 @@ class Space:
 
     def sample(self, rng: Random) -> Configuration:
         """Return a random configuration: every parameter from its domain, given those before it."""
-        return self._walk(lambda declaration: declaration.domain.at(rng.random()))
+        return self._walk(lambda _, declaration: declaration.domain.at(rng.random()))
 
     def suggest(self, trial: Suggesting) -> Configuration:
         """Return the configuration that an Optuna trial suggests; only parameters that exist are suggested."""
-        return self._walk(lambda declaration: declaration.domain.suggest(trial, declaration.label))
+        return self._walk(lambda _, declaration: declaration.domain.suggest(trial, declaration.label))
 
-    def _walk(self, draw: Callable[[Declaration], Any]) -> Configuration:
+    def choices(self, configuration: Configuration) -> dict[str, Any]:
+        """Return the suggestions that lead to a configuration of this space, by Optuna's names."""
+        values = {METHOD: configuration.method, **configuration.parameters, BITS: configuration.bits}
+        found: dict[str, Any] = {}
+
+        def draw(name: str, declaration: Declaration) -> Any:
+            if declaration.domain.size > 1:
+                found[declaration.label] = plain(values[name])
+            return values[name]
+
+        self._walk(draw)
+        return found
+
+    def _walk(self, draw: Callable[[str, Declaration], Any]) -> Configuration:
+        """Return the configuration of the values that `draw` returns for the name and declaration of each."""
         values: dict[str, Value] = {}
         for name in self.params:
             if declaration := self.declaration(name, values):
-                values[name] = draw(declaration)
-        return self._configuration(values, draw(Declaration("bits", Listed(self.bits))))
+                values[name] = draw(name, declaration)
+        return self._configuration(values, draw(BITS, Declaration(BITS, Listed(self.bits))))
 
     def _configuration(self, values: Mapping[str, Value], bits: Widths) -> Configuration:
         axis = len(self.bits) > 1
@@ -154,13 +179,16 @@ class Space:
         yield from sorted(left, key=lambda _: rng.random())
 
     def document(self) -> dict[str, Json]:
-        """Return everything that determines the search, as in a YAML file."""
+        """Return everything that determines the search, as in a YAML file; `ema_epochs` determines the recipe."""
         bits = [list(widths) for widths in self.bits]
+        scheduler = asdict(self.scheduler)
+        if scheduler["by"] == "trial":
+            del scheduler["by"]
         return {
             "params": {name: [one.document() for one in several] for name, several in self.params.items()},
             "order": list(self.params),
             "bits": bits[0] if len(bits) == 1 else {"grid": bits},
             "searcher": self.searcher,
             "trials": self.trials,
-            "scheduler": asdict(self.scheduler),
+            "scheduler": scheduler,
         }

@@ -59,6 +59,7 @@ def log_mixed(writer):
 
 
 MIXED = "mixed-0123abcd"
+BAD = {"kdq.status": "diverged", "kdq.reason": "loss is nan"}
 SIZES = {2: 560_000, 32: 8_600_000}
 STUDENTS = {trial: digest({"student": "resnet20", "seed": seed})[:16] for trial, seed in {"a": "0", "b": "1"}.items()}
 
@@ -135,7 +136,7 @@ def logged(tmp_path_factory):
     for trial_id in dict.fromkeys(point.trial_id for point in points):
         trials[trial_id] = grid.run("trial", {"kdq.trial_id": trial_id, "kdq.status": "completed"}, study)
     run_ids = {(p.trial_id, p.bits): grid.point(p, trials[p.trial_id]) for p in points}
-    diverged = grid.run("trial", {"kdq.trial_id": "bad", "kdq.status": "diverged"}, study, "FAILED")
+    diverged = grid.run("trial", {**BAD, "kdq.trial_id": "bad"}, study, "FAILED")
     for status in ("RUNNING", "FAILED", "KILLED"):
         unfinished = Point(**{**asdict(points[0]), "trial_id": status, "val_top1": 100.0})
         grid.point(unfinished, diverged, status)

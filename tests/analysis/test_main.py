@@ -117,6 +117,18 @@ def test_list_in_both_formats(run):
     assert rows[1]["best_val_top1"] == 87.5
 
 
+def test_trials_with_their_ends_and_reasons(run):
+    rows = json.loads(run("trials", "--study", "grid", "--format", "json"))
+    ends = [(row["trial_id"], row["status"], row["reason"]) for row in rows]
+    assert len(ends) == 5
+    assert ends[-1] == ("bad", "diverged", "loss is nan")
+    assert {end[1:] for end in ends[:-1]} == {("completed", "")}
+    table = run("trials", "--study", "grid").splitlines()
+    assert (len(table), table[-1].split()[-4:]) == (6, ["diverged", "loss", "is", "nan"])
+    assert run("trials", "--study", "grid", "--format", "csv").splitlines()[0] == "trial_id,trial,status,reason"
+    assert run("trials", "--study", "fresh") == "no trials yet\n"
+
+
 def test_a_study_without_points(run, tmp_path):
     assert run("points", "--study", "fresh", "--format", "csv") == ",".join(COLUMNS) + "\n"
     assert json.loads(run("points", "--study", "fresh", "--format", "json")) == []

@@ -101,3 +101,19 @@ def test_it_runs_to_its_end_or_is_refused(
         assert Counter(ends.values()) == {"completed": 1 + untrained, "stopped": trials - 1 - untrained}
     else:
         assert set(ends.values()) <= {"completed", "stopped"}
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "halving"])
+def test_the_seeds_of_a_configuration_end_together(scheduler: str, tracker: Mock) -> None:
+    options = f"--scheduler {scheduler} --set scheduler.by=configuration --seeds 0,1 --epochs 2 --bits 2".split()
+    options += [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+    assert main(["--space", "smoke", "--name", f"together-{scheduler}", *options]) == 0
+    names = {call.args[0]: call.args[2].rpartition(" seed=")[0] for call in tracker.start_trial.call_args_list}
+    ends: dict[str, list[str]] = {name: [] for name in names.values()}
+    for call in tracker.end_trial.call_args_list:
+        ends[names[call.args[0]]].append(call.args[1])
+        assert call.args[1] == "completed" or "at epoch 1 of 2: mean of 2 seeds: " in call.args[2]
+    assert len(ends) == 3
+    assert all(len(each) == 2 and len(set(each)) == 1 for each in ends.values())
+    completed = sum(each == ["completed"] * 2 for each in ends.values())
+    assert completed == 1 if scheduler == "halving" else completed >= 1

@@ -45,6 +45,10 @@ REFUSED = {
     r"an extension cannot change workload\.train\.lr: choose another": (plan(), plan(train={"train.lr": 0.3})),
     "another scheduler decided which": (plan(), plan(scheduler="asha")),
     "decides each rung once": (plan(scheduler="halving"), plan(scheduler="halving", seeds=(0, 1))),
+    "compares configurations by all their seeds": (
+        plan(scheduler={"name": "asha", "by": "configuration"}),
+        plan(scheduler={"name": "asha", "by": "configuration"}, seeds=(0, 1)),
+    ),
     "tpe would have proposed other trials with another space.bits": (tpe(10), tpe(10, bits=(2,))),
     "tpe would have proposed other trials with another space.searcher": (plan(), plan(searcher="tpe", trials=5)),
     "fewer trials, since tpe may already have proposed 10": (tpe(10), tpe(9)),

@@ -17,8 +17,8 @@ from study.control.journal import Asked, Ended, Extended, Journal, Reported, Ret
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan
 from study.results.status import TrialStatus
-from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
-from study.schedulers.scheduler import Decision, RungConfig
+from study.schedulers.registry import SCHEDULERS, STOPPING, by_configuration, make_scheduler
+from study.schedulers.scheduler import Decision, RungConfig, Scheduler
 from study.searchers.optuna_searcher import OptunaSearcher
 from study.searchers.registry import make_searcher
 from study.searchers.searcher import ListSearcher, Searcher
@@ -42,6 +42,11 @@ COMBINATIONS = [
     for searcher in SEARCHERS
     if not (searcher in ADAPTIVE and scheduler in SYNCHRONOUS)
 ]
+BY_CONFIGURATION = " by configuration"
+COMBINATIONS += [
+    (scheduler + BY_CONFIGURATION, searcher)
+    for scheduler, searcher in (("asha", "grid"), ("asha_pareto", "tpe"), ("halving", "random"))
+]
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,16 @@ def stub(configuration: Configuration, seed: int) -> Trial:
     return cast(Trial, Stub(digest([configuration.identity, seed])[:8]))
 
 
+def schedule(name: str | None, configurations: int) -> Scheduler | None:
+    """The scheduler of a name that may end in ` by configuration`."""
+    if name and name.endswith(BY_CONFIGURATION):
+        single = name.removesuffix(BY_CONFIGURATION)
+        return by_configuration(make_scheduler(single, RungConfig(EPOCHS, configurations, 1, 3)))
+    return make_scheduler(name, RungConfig(EPOCHS, configurations * len(SEEDS), 1, 3)) if name else None
+
+
 def queue(path: Path, scheduler: str | None, searcher: str, retry: bool = False) -> TrialQueue:
-    config = RungConfig(EPOCHS, TRIALS * len(SEEDS), 1, 3)
-    return TrialQueue(
-        search(searcher), SEEDS, stub, make_scheduler(scheduler, config) if scheduler else None, Journal(path), retry
-    )
+    return TrialQueue(search(searcher), SEEDS, stub, schedule(scheduler, TRIALS), Journal(path), retry)
 
 
 def values(trial: str, epoch: int) -> list[tuple[float, float]]:
@@ -117,8 +127,11 @@ def finish(made: TrialQueue, workers: int, rng: random.Random, failing: float = 
 def test_every_trial_ends_once(scheduler: str | None, searcher: str, tmp_path: Path) -> None:
     for number, (workers, failing) in enumerate([(1, 0.0), (3, 0.0), (2, 0.4)]):
         path = tmp_path / f"{number}.jsonl"
-        ends = finish(queue(path, scheduler, searcher), workers, random.Random(number), failing)
+        made = queue(path, scheduler, searcher)
+        ends = finish(made, workers, random.Random(number), failing)
         assert len(ends) == TRIALS * len(SEEDS)
+        if isinstance(made.searcher, OptunaSearcher):
+            assert all(trial.state.is_finished() for trial in made.searcher._study.trials)
         assert all(end.has_ended for end in ends.values())
         assert failing or "completed" in ends.values()
         told = [record.trial for record in Journal(path).read() if isinstance(record, Ended)]
@@ -228,18 +241,17 @@ def extended(path: Path, scheduler: str | None, searcher: str, alphas: list[floa
     document = {**DOCUMENT, "searcher": searcher, "trials": trials}
     document["params"] = document["params"] | {"alpha": {"grid": alphas}}
     own = read_space(document, "here")
-    config = RungConfig(EPOCHS, trials * len(SEEDS), 1, 3)
     found = (
         OptunaSearcher(own, seed=0)
         if searcher in ADAPTIVE
         else ListSearcher(own if searcher == "grid" else own.samples(0, trials))
     )
-    return TrialQueue(found, SEEDS, stub, make_scheduler(scheduler, config) if scheduler else None, Journal(path))
+    return TrialQueue(found, SEEDS, stub, schedule(scheduler, trials), Journal(path))
 
 
 @pytest.mark.parametrize(
     ("scheduler", "searcher"),
-    [(scheduler, searcher) for scheduler, searcher in COMBINATIONS if scheduler not in SYNCHRONOUS],
+    [(scheduler, searcher) for scheduler, searcher in COMBINATIONS if not (scheduler or "").startswith("halving")],
 )
 def test_a_larger_space_keeps_every_end_and_the_rungs(scheduler: str | None, searcher: str, tmp_path: Path) -> None:
     """Cut off somewhere or finished; the order of a grid may be another. An adaptive searcher goes on as it was."""
@@ -300,3 +312,21 @@ def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> No
             trial.id, TrialStatus.COMPLETED if done else TrialStatus.STOPPED, "", (accuracy, 1000.0) if done else None
         )
     assert ear.heard == [(("completed", "completed"), (85.0, 1000.0)), (("completed", "stopped"), None)]
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "halving"])
+@pytest.mark.parametrize("failing", [0.0, 0.3])
+def test_by_configuration_the_seeds_of_one_end_alike(scheduler: str, failing: float, tmp_path: Path) -> None:
+    """Unless one fails or diverges. A retry of a failed one ends as its configuration did."""
+    path, name = tmp_path / "journal.jsonl", scheduler + BY_CONFIGURATION
+    finish(queue(path, name, "grid"), 3, random.Random(1), failing)
+    finish(queue(path, name, "grid", retry=True), 3, random.Random(2))
+    made = queue(path, name, "grid")
+    finish(made, 3, random.Random(2))
+    ends: dict[str, set[str]] = {}
+    for entry in made.entries.values():
+        ends.setdefault(entry.configuration.identity, set()).add(entry.status)
+    assert all(len(statuses) == 1 for statuses in ends.values())
+    completed = sum(statuses == {"completed"} for statuses in ends.values())
+    assert 0 < completed < TRIALS
+    assert scheduler == "asha" or completed == 1, "of six configurations two pass the first rung, one the second"

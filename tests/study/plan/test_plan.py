@@ -47,7 +47,9 @@ def test_random_draws_follow_the_first_seed() -> None:
 def test_a_search_of_more_trials_than_there_are_configurations_is_reckoned_with_all() -> None:
     space = load_space("dkd_grid", {"searcher": "tpe", "trials": 20})
     plan = Plan("dkd_grid", "digits", space, load_workload("digits", {}), (0,))
-    assert (plan.trial_count, len(plan.expected)) == (20, 9)
+    assert (plan.trial_count, len(plan.expected)) == (9, 9)
+    assert space.shortage == "the space has 9 configurations in all, each tried once, fewer than trials = 20"
+    assert not load_space("dkd_grid", {"searcher": "tpe", "trials": 9}).shortage
 
 
 def test_float_comes_first_and_once() -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
@@ -15,8 +15,8 @@ from kdq.store.stage import canonical
 from study.control.journal import Left, Reported, decode, encode, replay
 from study.schedulers.halving import survivors
 from study.schedulers.priorities import PRIORITIES, dominates
-from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
-from study.schedulers.scheduler import Decision, RungConfig
+from study.schedulers.registry import SCHEDULERS, STOPPING, by_configuration, make_scheduler
+from study.schedulers.scheduler import Decision, RungConfig, below
 
 CONTINUE, STOP, PAUSE = Decision
 NAMES = sorted(STOPPING)
@@ -429,6 +429,155 @@ def test_where_all_failed_nobody_goes_on(name):
 def test_no_trial_is_ever_paused(name, race, random):
     journal = run(make_scheduler(name, race.config), race, random)
     assert all(record.decision is not Decision.PAUSE for record in reports(journal))
+
+
+# by configuration -----
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), st.integers())
+def test_configurations_of_one_trial_are_compared_as_trials_are(name, race, seed):
+    plain, grouped = make_scheduler(name, race.config), by_configuration(make_scheduler(name, race.config))
+    for trial in race.curves:
+        grouped.group([trial])
+    journals = [run(each, race, Random(seed), failing={"t0"}) for each in (plain, grouped)]
+    assert journals[0] == journals[1]
+    assert (plain.stopped(), plain.diverged, plain.left) == (grouped.stopped(), grouped.diverged, grouped.left)
+    assert plain.reasons == grouped.reasons
+
+
+SEEDS = 3
+
+
+def grouped_race(name, race):
+    """The trials of a race in configurations of up to three seeds, compared by configuration."""
+    trials = list(race.curves)
+    groups = [trials[i : i + SEEDS] for i in range(0, len(trials), SEEDS)]
+    config = replace(race.config, trials=len(groups))
+    scheduler = by_configuration(make_scheduler(name, config))
+    for group in groups:
+        scheduler.group(group)
+    return scheduler, groups
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders, st.sets(st.sampled_from(["t0", "t1", "t2", "t5"])))
+def test_seeds_stop_and_go_on_together_and_none_waits_for_ever(name, race, random, failing):
+    scheduler, groups = grouped_race(name, race)
+    journal = run(scheduler, race, random, failing=failing)
+    done = finished(journal, race)
+    for group in groups:
+        out = scheduler.left | scheduler.diverged
+        assert {trial in done for trial in group if trial not in out} in ({True}, {False}, set())
+        assert len({scheduler.stops[trial] for trial in group if trial in scheduler.stops}) <= 1
+    stopped = scheduler.stopped().keys()
+    assert done | stopped | scheduler.diverged | scheduler.left >= set(race.curves)
+    assert not scheduler.resumable()
+    assert not stopped & (scheduler.diverged | done)
+    assert scheduler.reasons.keys() == scheduler.stops.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders, st.integers(0, 60), random_orders)
+def test_a_journal_restores_a_comparison_by_configuration(name, race, random, steps, later):
+    scheduler, _ = grouped_race(name, race)
+    journal = run(scheduler, race, random, steps=steps, failing={"t0", "t4"})
+    restored, _ = grouped_race(name, race)
+    replay(restored, [decode(canonical(encode(record)).encode()) for record in journal])
+    assert restored == scheduler
+    twin = copy.deepcopy(later)
+    rest = run(scheduler, race, later, journal, failing={"t0", "t4"})
+    assert run(restored, race, twin, journal, failing={"t0", "t4"}) == rest
+    assert restored == scheduler
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@given(races(), st.lists(random_orders, min_size=2, max_size=2))
+def test_the_best_configurations_do_not_depend_on_the_order(name, race, orders):
+    schedulers = [grouped_race(name, race)[0] for _ in orders]
+    ends = [finished(run(scheduler, race, random), race) for scheduler, random in zip(schedulers, orders, strict=True)]
+    assert ends[0] == ends[1]
+    assert schedulers[0].stopped() == schedulers[1].stopped()
+
+
+def test_asha_by_configuration_by_hand():
+    """Seed b1 is the worst, its configuration the best; a diverged seed is neither waited for nor in the mean."""
+    scheduler = by_configuration(make_scheduler("asha", RungConfig(epochs=9, trials=3, reduction_factor=2)))
+    for group in ("a0 a1", "b0 b1", "c0 c1"):
+        scheduler.group(group.split())
+
+    def report(trial, accuracy, epoch=1):
+        return scheduler.report(trial, epoch, ((accuracy, 1e6),))
+
+    assert [report("a0", 60.0), report("b1", 40.0)] == [PAUSE, PAUSE]
+    assert (scheduler.resumable(), scheduler.stopped()) == ([], {})
+    assert [report("a1", 50.0), report("b0", 90.0)] == [CONTINUE, CONTINUE]
+    assert scheduler.resumable() == ["a0", "b1"]
+    assert report("c0", 58.0) is PAUSE
+    assert report("c1", math.nan) is STOP
+    assert scheduler.stopped() == {"c0": 1}
+    assert scheduler.reasons["c0"] == "58.00 % below the cut 60.00 %"
+    assert report("b1", 40.0) is CONTINUE  # its worker was restarted
+    scheduler.leave("b0")
+    assert [report("b1", 70.0, 2), report("a0", 60.0, 2)] == [CONTINUE, PAUSE]
+    assert report("a1", 62.0, 2) is STOP
+    assert scheduler.reasons["a0"] == "mean of 2 seeds: 61.00 % below the cut 70.00 %"
+    assert report("b0", 10.0, 2) is CONTINUE  # it failed, and follows its configuration
+
+
+def test_a_seed_that_returns_to_a_stopped_configuration_is_stopped():
+    scheduler = by_configuration(make_scheduler("halving", RungConfig(epochs=9, trials=2, reduction_factor=2)))
+    scheduler.group(["a0", "a1"])
+    scheduler.group(["b0", "b1"])
+    scheduler.leave("a1")
+    reports = {"a0": 50.0, "b0": 60.0, "b1": 70.0}
+    assert [scheduler.report(trial, 1, ((value, 1e6),)) for trial, value in reports.items()] == [PAUSE, PAUSE, CONTINUE]
+    assert scheduler.stopped() == {"a0": 1}
+    assert scheduler.resumable() == ["b0"]
+    assert scheduler.report("a1", 1, ((99.0, 1e6),)) is STOP
+    assert scheduler.stopped() == {"a0": 1, "a1": 1}
+
+
+# reasons -----
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(races(), random_orders)
+def test_what_was_stopped_has_a_reason_and_nothing_else_does(name, race, random):
+    scheduler = make_scheduler(name, race.config)
+    run(scheduler, race, random, failing={"t0"})
+    assert scheduler.reasons.keys() == scheduler.stops.keys()
+    assert all(scheduler.reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("asha", "61.20 % below the cut 64.85 %"),
+        ("asha_quantized", "60.20 % below the cut 63.85 %"),
+        ("asha_pareto", "place 3 of 3, and one in 2 continues"),
+        ("halving", "61.20 % below the cut 65.10 %"),
+        ("halving_quantized", "60.20 % below the cut 64.10 %"),
+        ("halving_pareto", "place 3 of 3, and 1 continue"),
+    ],
+)
+def test_a_reason_has_the_value_and_the_cut(name, reason):
+    scheduler = make_scheduler(name, RungConfig(epochs=9, trials=3, reduction_factor=2))
+    for trial, accuracy in {"a": 64.60, "b": 65.10, "c": 61.20}.items():
+        scheduler.report(trial, 1, ((accuracy, 1e6), (accuracy - 1, 1e5)))
+    assert scheduler.reasons["c"] == reason
+
+
+@pytest.mark.parametrize(
+    ("score", "cut", "text"),
+    [
+        (61.2, 64.85, "61.20 % below the cut 64.85 %"),
+        (61.201, 61.202, "61.2010 % below the cut 61.2020 %"),
+        (61.2, 61.2, "61.20 % ties with the cut"),
+    ],
+)
+def test_a_value_and_its_cut_differ_as_printed(score, cut, text):
+    assert below(score, cut) == text
 
 
 # settings -----------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ MISTAKES: list[tuple[Document, str]] = [
     (params(alpha={"uniform": [-1, 1]}), "params.alpha.uniform = [-1, 1]: for method 'dkd' it must be a number at"),
     (params(warmup={"uniform": [0, 2]}), "params.warmup.uniform = [0, 2]: for method 'dkd' it must be a number at"),
     (params(temperature={"uniform": [0, 2]}), "params.temperature.uniform = [0, 2]: for method 'dkd' it must be"),
+    (params(alpha={"uniform": [0.5, 0.5 + 1e-15]}), "000000000001]: the two are equal to 9 digits, with few numbers"),
     (params(alpha={"loguniform": [0, 1]}), "params.alpha.loguniform = [0, 1]: the first must be above 0"),
     (params(alpha={"loguniform": [2, 1]}), "params.alpha.loguniform = [2, 1]: the first must be below"),
     (params(alpha={"int": [1, 2.5]}), "params.alpha.int = [1, 2.5]: both ends must be whole numbers"),
@@ -195,7 +196,11 @@ MISTAKES: list[tuple[Document, str]] = [
     ({"scheduler": "asah"}, "scheduler.name: unknown scheduler 'asah': did you mean 'asha'"),
     ({"scheduler": None}, "scheduler.name: unknown scheduler 'None'"),
     ({"scheduler": {"grace_period": 2}}, "scheduler.name: is required but missing; known: none"),
-    ({"scheduler": {"name": "asha", "max_t": 2}}, "scheduler.max_t: unknown key 'max_t': known: grace_period"),
+    ({"scheduler": {"name": "asha", "max_t": 2}}, "scheduler.max_t: unknown key 'max_t': known: by, grace_period"),
+    (
+        {"scheduler": {"name": "asha", "by": "seed"}},
+        "scheduler.by: unknown unit of comparison 'seed': known: configuration",
+    ),
     ({"scheduler": {"name": "asha", "grace_period": 0}}, "scheduler.grace_period = 0: must be a whole number"),
     ({"scheduler": {"name": "asha", "grace_period": 1.5}}, "scheduler.grace_period = 1.5: must be a whole number"),
     (
