@@ -11,6 +11,7 @@ from study.console.program import program_name
 from study.paths import user_path
 from study.schedulers.registry import SCHEDULERS
 from study.space.documents import WHOLE, descriptions, parse_scalar
+from study.space.searchers import SEARCHERS
 from study.tracking.uri import shown
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +183,7 @@ def _add_settings(add: Callable[..., object]) -> None:
     """Add the options that determine a study's trials."""
     add("--epochs", type=_count, metavar="N", help="training epochs of a student")
     add("--trials", type=_count, metavar="N", help="maximum number of configurations")
-    add("--searcher", metavar="NAME", help="override the space's: grid, random, tpe or nsga2")
+    add("--searcher", metavar="NAME", help="override the space's: one of the searchers below")
     add("--scheduler", metavar="NAME", help="override the space's: one of the schedulers below")
     add(
         "--seeds",
@@ -228,7 +229,7 @@ def _listing() -> str:
     for title, folder in folders.items():
         lines += _section(title, descriptions(folder))
     schedulers = {name: scheduler.description for name, scheduler in SCHEDULERS.items()}
-    return "\n".join(lines + _section("schedulers", schedulers))
+    return "\n".join(lines + _section("searchers", SEARCHERS) + _section("schedulers", schedulers))
 
 
 def _section(title: str, entries: Mapping[str, str]) -> list[str]:

@@ -20,7 +20,7 @@ from study.schedulers.registry import by_configuration, make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER
-from study.space.space import ADAPTIVE, LARGEST, Space
+from study.space.space import LARGEST, Space
 from study.space.workload import Workload
 
 LONGEST_NAME = 100
@@ -46,7 +46,7 @@ class Plan:
     @property
     def is_adaptive(self) -> bool:
         """Whether the searcher chooses trials by earlier results, so that only their number is known."""
-        return self.space.searcher in ADAPTIVE
+        return self.space.is_adaptive
 
     @property
     def configurations(self) -> Sequence[Configuration]:

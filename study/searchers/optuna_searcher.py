@@ -1,6 +1,6 @@
 """Optuna's samplers as searchers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kdq.store.stage import digest
@@ -87,14 +87,25 @@ def _optuna_study(space: Space, seed: int) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = sampler_seed(seed)
-    sampler: optuna.samplers.BaseSampler
-    if space.searcher == "tpe":
-        # Running trials count as bad ones, so that the next suggestion is not a copy of them.
-        sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
-    else:
-        sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=population(space.trials or 0))
+    sampler = SAMPLERS[space.searcher](sampler_seed(seed), space.trials or 0)
     return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+
+
+def _tpe(seed: int, trials: int) -> "optuna.samplers.BaseSampler":
+    from optuna.samplers import TPESampler
+
+    # Running trials count as bad ones, so that the next suggestion is not a copy of them.
+    return TPESampler(seed=seed, constant_liar=True)
+
+
+def _nsga2(seed: int, trials: int) -> "optuna.samplers.BaseSampler":
+    from optuna.samplers import NSGAIISampler
+
+    return NSGAIISampler(seed=seed, population_size=population(trials))
+
+
+SAMPLERS: dict[str, Callable[[int, int], "optuna.samplers.BaseSampler"]] = {"tpe": _tpe, "nsga2": _nsga2}
+"""Name of an adaptive searcher -> its sampler, from a seed and the number of trials."""
 
 
 def sampler_seed(seed: int) -> int:

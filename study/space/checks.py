@@ -199,7 +199,7 @@ def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:
             better = _with_pareto(scheduler)
             rule = f"{name!r} cannot compare students at different bits, which are searched; {better} can"
             problems.add("scheduler", rule)
-    if scheduler.promotion == "synchronous" and space.searcher in ("tpe", "nsga2"):
+    if scheduler.promotion == "synchronous" and space.is_adaptive:
         problems.add(
             "scheduler",
             f"with {name!r} each rung waits for all trials, so none ends before {space.searcher} suggests the last; "

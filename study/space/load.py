@@ -11,7 +11,8 @@ from study.space.checks import check_conditions, check_search, check_values, in_
 from study.space.declaration import METHOD
 from study.space.documents import Problems, locate, read
 from study.space.read import read_bits, read_params, read_scheduler
-from study.space.space import DEFAULT_BITS, LARGEST, SEARCHERS, Space
+from study.space.searchers import SEARCHERS
+from study.space.space import DEFAULT_BITS, LARGEST, Space
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
 SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler", "ema_epochs")

@@ -19,12 +19,9 @@ from study.schedulers.config import SchedulerConfig
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER, Declaration, Value, Widths, defaults
 from study.space.domains import Listed, Reals, Suggesting, plain
+from study.space.searchers import ADAPTIVE
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
-SEARCHERS = ("grid", "random", "tpe", "nsga2")
-ADAPTIVE = ("tpe", "nsga2")
-"""Searchers that choose the next configuration by earlier results."""
-
 BITS = "bits"  # Optuna's name for the widths
 
 PATIENCE = 1000  # draws in a row that yield nothing new
@@ -56,6 +53,10 @@ class Space:
             return None
         taken = next((one for one in self.params[name] if one.holds(values)), None)
         return taken or Declaration("", Listed((defaults(values[METHOD])[name],)))
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.searcher in ADAPTIVE
 
     @property
     def looked_at(self) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from study.schedulers.registry import SCHEDULERS
 from study.space import load as load_module
 from study.space.declaration import METHOD, TEACHER
 from study.space.load import load_space
-from study.space.space import ADAPTIVE, SEARCHERS, Space
+from study.space.searchers import ADAPTIVE, SEARCHERS
+from study.space.space import Space
 from study.tracking import tracker as tracking_module
 
 SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))

@@ -24,7 +24,8 @@ from study.searchers.registry import make_searcher
 from study.searchers.searcher import ListSearcher, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
-from study.space.space import ADAPTIVE, SEARCHERS, Space
+from study.space.searchers import ADAPTIVE, SEARCHERS
+from study.space.space import Space
 from study.space.workload import load_workload
 from study.trial.trial import Trial
 

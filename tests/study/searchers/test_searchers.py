@@ -7,12 +7,13 @@ from optuna.trial import FixedTrial, TrialState
 
 from study.plan.plan import Plan
 from study.results.status import TrialStatus
-from study.searchers.optuna_searcher import OptunaSearcher, sampler_seed
+from study.searchers.optuna_searcher import SAMPLERS, OptunaSearcher, sampler_seed
 from study.searchers.registry import make_searcher
 from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
-from study.space.space import ADAPTIVE, SEARCHERS, Space
+from study.space.searchers import ADAPTIVE, SEARCHERS
+from study.space.space import Space
 from study.space.workload import load_workload
 
 DOCUMENT: dict[str, Any] = {
@@ -67,6 +68,10 @@ def test_optunas_seeds_below_its_limit_are_the_studys() -> None:
     derived = {sampler_seed(seed) for seed in (2**32, 2**32 + 7, 5_000_000_000, 2**63 - 1)}
     assert len(derived) == 4
     assert all(0 <= seed < 2**32 for seed in derived)
+
+
+def test_every_adaptive_searcher_has_a_sampler() -> None:
+    assert SAMPLERS.keys() == set(ADAPTIVE) <= SEARCHERS.keys()
 
 
 @pytest.mark.parametrize("searcher", ADAPTIVE)

@@ -11,7 +11,7 @@ from kdq.errors import UserError
 from study.schedulers.registry import SCHEDULERS
 from study.space.declaration import KINDS, LISTS
 from study.space.load import read_space
-from study.space.space import SEARCHERS
+from study.space.searchers import SEARCHERS
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "spaces.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(.*?)```\n(?:\n```text\n(.*?)```)?", GUIDE, re.DOTALL)

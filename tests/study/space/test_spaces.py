@@ -23,7 +23,8 @@ from study.space import workload as workload_module
 from study.space.configuration import Configuration
 from study.space.declaration import TEACHER
 from study.space.load import load_space, read_space
-from study.space.space import DEFAULT_BITS, SEARCHERS, Space
+from study.space.searchers import SEARCHERS
+from study.space.space import DEFAULT_BITS, Space
 from study.space.workload import load_workload
 
 SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))
