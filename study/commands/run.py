@@ -70,6 +70,7 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
 def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
     """Run the study under its lock until it ends or is interrupted; return the exit status."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     teacher, site = _teacher(plan, options), Site.at(options)
     interrupts = Interrupts(interrupted(options.arguments()))
@@ -79,7 +80,7 @@ def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
         except KeyboardInterrupt:
             print(interrupted(options.arguments()), file=sys.stderr)
             return interrupts.exit_status
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             what = without_password(first_line(error), site.tracking_uri)
             failure = UserError(
                 f"study {name!r} stopped: its store or disk failed: {what}\n"

@@ -33,8 +33,9 @@ from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
+from study.tracking.database import LOCK, ensure_database
 from study.tracking.schema import RunKind
-from study.tracking.uri import shown, without_password
+from study.tracking.uri import shown, sqlite_path, without_password
 
 FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
 FIGURE_SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
@@ -339,19 +340,24 @@ def _http_status(error: MlflowException | RequestException) -> int:
 
 
 def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Callable[[], bool]) -> Tracker:
-    """Open a Tracker; raise UserError if the store or server cannot be used.
+    """Open a Tracker; a local store is made if it is missing.
 
-    root: the folder for the artifacts of a local store, and for the lock under which the store is created, since two
-    processes creating it at the same time would corrupt it; log: prints a line when a server becomes unavailable, and
-    when it is available again; is_interrupted: if true, an unavailable server is not waited for.
+    Raises UserError if the store or server cannot be used, and a local disk's errors as they come. root: the folder
+    for the artifacts of a local store, and for the lock under which a study is created there; log: prints a line when
+    a server becomes unavailable, and when it is available again; is_interrupted: if true, an unavailable server is not
+    waited for.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     local = uri.startswith("sqlite:")
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with system_lock(root / "store.lock"):
+        if local:
+            ensure_database(sqlite_path(uri))
+        with system_lock(root / LOCK):
             return Tracker(uri, study, root / "artifacts" if local else None, log, is_interrupted)
     except (MlflowException, SQLAlchemyError, OSError) as error:
+        if local and not (isinstance(error, MlflowException) and error.__cause__ is None):
+            raise  # of the disk
         raise UserError(
             f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
             f"give another --tracking-uri"

@@ -3,13 +3,12 @@
 import os
 import re
 import socket
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from kdq.errors import UserError
 from study.paths import user_path
+from study.tracking.database import check_database
 
 TIMEOUT_SECONDS = 5.0
 ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -33,7 +32,7 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
         raise UserError(f"tracking address {shown(uri)!r}: host or port is invalid; {_KINDS}") from None
     kind = parts.scheme.partition("+")[0]
     if kind == "sqlite":
-        return f"sqlite:///{_sqlite_path(uri)}"
+        return f"sqlite:///{sqlite_path(uri)}"
     if kind not in _PORTS:
         raise UserError(f"tracking address {shown(uri)!r}: MLflow cannot store runs there; {_KINDS}")
     if not host:
@@ -46,16 +45,10 @@ def require_store(uri: str) -> None:
     """Raise UserError if a SQLite address, as `tracking_uri` returns it, is not that of an MLflow store."""
     if not uri.startswith("sqlite:"):
         return
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if not path.is_file():
         raise UserError(f"no tracking store at {path}: run a study first, or give the store by --tracking-uri")
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as store:
-            found = store.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
-    except sqlite3.Error as error:
-        raise UserError(f"{path} cannot be read as a tracking store: {error}; give another --tracking-uri") from None
-    if not found:
-        raise UserError(f"{path} is a SQLite file, but not an MLflow tracking store; give another --tracking-uri")
+    check_database(path)
 
 
 def shown(uri: str) -> str:
@@ -72,7 +65,8 @@ def without_password(text: str, uri: str) -> str:
     return text.replace(uri.rstrip("/"), shown(uri).rstrip("/"))
 
 
-def _sqlite_path(uri: str) -> Path:
+def sqlite_path(uri: str) -> Path:
+    """Return the absolute path of a SQLite address's file; raise UserError if it names none."""
     _, separator, path = uri.partition(":///")
     path = path.partition("?")[0]
     if not separator or path in ("", ":memory:"):

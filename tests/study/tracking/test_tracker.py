@@ -330,7 +330,7 @@ def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) ->
 
 def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="cannot be read as a tracking store"):
         opened(tmp_path, "s")
 
 
