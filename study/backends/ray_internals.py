@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
@@ -21,6 +21,9 @@ from typing import Any
 import psutil
 
 from kdq.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+"""The folder that the packages of this program are in."""
 
 OLDEST = NEWEST = (2, 60)
 """The versions of Ray, major and minor, on which the tests have run."""
@@ -137,6 +140,17 @@ def kept_signal_handlers() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Have the workers of a Ray that starts, or is joined, meanwhile import this program.
+
+    Ray puts the driver's current folder first on their path, before PYTHONPATH: modules that happen to lie there, such
+    as an older copy of this program or a `random.py`, would be imported instead of those that the driver imports.
+    """
+    with chdir(ROOT):
+        yield
 
 
 def is_client() -> bool:

@@ -4,7 +4,6 @@ from study.backends import ray_internals  # before ray: it sets what Ray reads w
 
 # isort: split
 import logging
-import os
 import shutil
 import socket
 import time
@@ -33,7 +32,6 @@ from study.trial.trial import Trial
 from study.trial.worker import run_trial
 
 T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
 SECONDS_BETWEEN_KNOCKS = 5.0  # at the head of a cluster
 WORKER_RETRIES = 2  # a trial whose worker died goes on from its stages this many times
 
@@ -95,9 +93,7 @@ def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> 
 
 def _start_ray() -> Mapping[str, psutil.Process]:
     """Ray on this machine alone, with the cores that this process may use; its processes that must live, by name."""
-    # Workers must run this program, not another copy of it that may be installed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with ray_internals.kept_signal_handlers():
+    with ray_internals.kept_signal_handlers(), ray_internals.own_code():
         ray.init(
             address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )

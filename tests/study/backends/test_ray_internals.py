@@ -118,13 +118,29 @@ def test_ray_reads_every_variable_that_is_set() -> None:
 
 
 REAL = """
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
 import ray
+import study.run
+from study.backends import ray_tune
 from study.backends.ray_internals import StopFlags, core_processes, is_client
 
-ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+assert ray_tune._start_ray() == core_processes()
 assert all(process.is_running() for process in core_processes().values())
 assert core_processes().keys() == {"raylet", "gcs_server"}
 assert not is_client()
+
+
+def imported():
+    import kdq.errors, random, study.run
+    return [kdq.errors.__file__, random.__file__, study.run.__file__]
+
+
+assert Path.cwd().joinpath("random.py").exists()
+assert ray.get(ray.remote(imported).remote()) == imported()
 flags = StopFlags("one")
 flags.set("a")
 look = ray.remote(lambda: [StopFlags(study).is_set(trial) for study in ("one", "two") for trial in ("a", "b")])
@@ -135,9 +151,17 @@ assert ray.get(look.remote()) == [False, False, False, True]
 """
 
 
-def test_flags_are_seen_by_workers_and_cleared_for_their_study_alone(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", REAL]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patient(40))
+def test_a_real_ray(tmp_path: Path) -> None:
+    """Flags are seen by workers and cleared for their study alone.
+
+    Workers import what the driver imports, whatever lies in the current folder, here an older clone and more.
+    """
+    for name in ("kdq", "study"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "random.py").write_text("raise ImportError('of the current folder')")
+    command = [sys.executable, "-P", "-c", REAL, str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patient(40))
     assert done.returncode == 0, done.stderr
 
 
