@@ -38,10 +38,12 @@ def _is_made(file: Path) -> bool:
 
 def _make(file: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import URL
 
     with tempfile.TemporaryDirectory(prefix=_MAKING, dir=file.parent) as folder:
         made = Path(folder) / file.name
-        store = SqlAlchemyStore(f"sqlite:///{made}", "./mlruns")  # type: ignore[no-untyped-call]
+        address = URL.create("sqlite+pysqlite", database=str(made)).render_as_string()
+        store = SqlAlchemyStore(address, "./mlruns")  # type: ignore[no-untyped-call]
         store.engine.dispose()
         for suffix in _BESIDE:  # of a former file of this name, in which they do not belong
             file.with_name(file.name + suffix).unlink(missing_ok=True)

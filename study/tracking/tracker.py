@@ -15,7 +15,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
@@ -35,7 +34,7 @@ from study.results.tables import front_table, to_csv
 from study.tracking import schema
 from study.tracking.database import LOCK, ensure_database
 from study.tracking.schema import RunKind
-from study.tracking.uri import shown, sqlite_path, without_password
+from study.tracking.uri import is_sqlite, local_path, shown, sqlite_path, without_password
 
 FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
 FIGURE_SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
@@ -316,8 +315,7 @@ class Tracker:
 
     def figure_path(self) -> str:
         """Return where the front's figure is: a path in a local store, else an artifact URI."""
-        uri = urlsplit(str(self.runs["study"].info.artifact_uri))
-        return (url2pathname(uri.path) if uri.scheme in ("", "file") else uri.geturl()) + "/front.png"
+        return local_path(str(self.runs["study"].info.artifact_uri)) + "/front.png"
 
     def _run_id(self, key: str) -> str:
         return str(self.runs[key].info.run_id)
@@ -348,7 +346,7 @@ def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Cal
     waited for.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    local = uri.startswith("sqlite:")
+    local = is_sqlite(uri)
     try:
         root.mkdir(parents=True, exist_ok=True)
         if local:

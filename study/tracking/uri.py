@@ -4,7 +4,8 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 from kdq.errors import UserError
 from study.paths import user_path
@@ -15,6 +16,8 @@ ENVIRONMENT_VARIABLE = "MLFLOW_TRACKING_URI"
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _KINDS = "use sqlite:///FILE, http(s)://HOST:PORT, or a postgresql, mysql or mssql address"
 FOLDER = Path("mlruns")
+_QUOTED = "sqlite+pysqlite"
+_SPECIAL = re.compile(r"[%?\x00-\x1f\x7f]")
 
 
 def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
@@ -24,7 +27,7 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
     absolute path and need not exist. Raises UserError, within seconds, if MLflow does not support the address or the
     server does not respond.
     """
-    uri = text or os.environ.get(ENVIRONMENT_VARIABLE) or f"sqlite:///{folder}/mlflow.db"
+    uri = text or os.environ.get(ENVIRONMENT_VARIABLE) or sqlite_uri(folder / "mlflow.db")
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
@@ -32,7 +35,7 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
         raise UserError(f"tracking address {shown(uri)!r}: host or port is invalid; {_KINDS}") from None
     kind = parts.scheme.partition("+")[0]
     if kind == "sqlite":
-        return f"sqlite:///{sqlite_path(uri)}"
+        return sqlite_uri(sqlite_path(uri))
     if kind not in _PORTS:
         raise UserError(f"tracking address {shown(uri)!r}: MLflow cannot store runs there; {_KINDS}")
     if not host:
@@ -43,7 +46,7 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
 
 def require_store(uri: str) -> None:
     """Raise UserError if a SQLite address, as `tracking_uri` returns it, is not that of an MLflow store."""
-    if not uri.startswith("sqlite:"):
+    if not is_sqlite(uri):
         return
     path = sqlite_path(uri)
     if not path.is_file():
@@ -53,7 +56,7 @@ def require_store(uri: str) -> None:
 
 def shown(uri: str) -> str:
     """Return the address without password and query, for messages; a malformed one hides all that may be either."""
-    if uri.startswith("sqlite:"):
+    if is_sqlite(uri):
         return uri
     scheme, separator, rest = uri.rpartition("://") if "://" in uri.partition("@")[0] else ("", "", uri)
     user, at, server = rest.rpartition("@")
@@ -65,13 +68,34 @@ def without_password(text: str, uri: str) -> str:
     return text.replace(uri.rstrip("/"), shown(uri).rstrip("/"))
 
 
+def is_sqlite(uri: str) -> bool:
+    return uri.startswith(("sqlite:", f"{_QUOTED}:"))
+
+
+def sqlite_uri(file: Path) -> str:
+    """Return the address of a SQLite file. As in every address, `%`, `?` and control characters are quoted.
+
+    MLflow makes the folder of an address that begins with `sqlite:` without undoing that; of others it does not.
+    """
+    path = _SPECIAL.sub(lambda letter: quote(letter[0]), str(file))
+    return f"sqlite:///{path}" if path == str(file) else f"{_QUOTED}:///{path}"
+
+
 def sqlite_path(uri: str) -> Path:
     """Return the absolute path of a SQLite address's file; raise UserError if it names none."""
     _, separator, path = uri.partition(":///")
     path = path.partition("?")[0]
     if not separator or path in ("", ":memory:"):
         raise UserError(f"tracking address {uri!r} names no file; use sqlite:///FILE")
-    return user_path(path).absolute()
+    written, meant = (user_path(text).absolute() for text in (path, unquote(path)))
+    if written.parent.exists() and not meant.parent.exists():
+        raise UserError(f"tracking address {uri!r} means {meant}; write {sqlite_uri(written)} for {written}")
+    return meant
+
+
+def local_path(uri: str) -> str:
+    """Return the path of a `file:` address, such as MLflow has for artifacts of a local store; others as they are."""
+    return url2pathname(urlsplit(uri).path) if uri.startswith("file:") else uri
 
 
 def _probe(parts: SplitResult, host: str, port: int) -> None:

@@ -1,5 +1,6 @@
 """The tracker against a real store: found again, never doubled, whole after a kill between any two calls."""
 
+import shutil
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,10 +16,12 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
 from requests import ConnectionError as RequestsConnectionError
 from requests import HTTPError, Response
 
+from analysis.store import Store
 from kdq.errors import UserError
 from study.results.point import Point
 from study.tracking import tracker as tracking_module
 from study.tracking.tracker import Tracker, open_tracker
+from study.tracking.uri import sqlite_uri
 
 TRIAL = "0123456789abcdef"
 POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200, 90.0, 89.0)
@@ -38,6 +41,25 @@ def opened(store: Path, study: str) -> Tracker:
 def start(tracker: Tracker) -> None:
     tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command")
     tracker.start_trial(TRIAL, "student", "trial", PARAMS)
+
+
+def test_a_store_in_a_folder_of_any_name_has_its_files_there(store: Path, tmp_path: Path) -> None:
+    opened(store, "any")
+    folder = tmp_path / "job%2Fmain 50%?a=b#c;é\n+&'\"\\日"
+    folder.mkdir()
+    shutil.copyfile(store / "mlflow.db", folder / "mlflow.db")
+    tracker = open_tracker(sqlite_uri(folder / "mlflow.db"), "odd", folder, print, lambda: False)
+    start(tracker)
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+    tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+    tracker.log_front([POINT], always=True)
+    assert Path(tracker.figure_path()).is_file()
+    (file,) = Store(tracker.uri, tracker.client).artifacts(tracker.runs[f"{TRIAL}/4"].info.run_id)
+    assert Path(file).read_bytes() == b"x"
+    assert Path(file).is_relative_to(folder / "artifacts" / "odd")
+    assert set(tmp_path.iterdir()) == {folder, packed}
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "artifacts", "store.lock"}
 
 
 def test_a_mixed_point_has_a_run_of_its_own(store: Path) -> None:

@@ -2,12 +2,16 @@ import contextlib
 import socket
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import make_url
 
 from kdq.errors import UserError
 from study.tracking import uri
-from study.tracking.uri import require_store, shown, tracking_uri, without_password
+from study.tracking.uri import local_path, require_store, shown, sqlite_path, sqlite_uri, tracking_uri, without_password
 from tests.patience import patient
 
 
@@ -143,3 +147,31 @@ def test_files_that_are_no_store(tmp_path):
         other.execute("CREATE TABLE recipes (name TEXT)")
     with pytest.raises(UserError, match="not an MLflow tracking store"):
         require_store(tracking_uri("sqlite:///other.db"))
+
+
+NAMES = st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=20)
+"""What a file may be called, but for dots alone."""
+
+
+@given(NAMES)
+def test_an_address_leads_back_to_a_file_of_any_name(name):
+    file = Path("/nowhere") / f"a{name}" / "mlflow.db"
+    address = sqlite_uri(file)
+    assert make_url(address).database == str(file)
+    assert sqlite_path(address) == file
+    assert tracking_uri(address) == shown(address) == address
+    assert local_path((file / name).as_uri()) == str(file / name)
+
+
+def test_addresses_of_plain_names_are_as_mlflow_has_them():
+    assert sqlite_uri(Path("/a b/é#1.db")) == "sqlite:////a b/é#1.db"
+    assert sqlite_uri(Path("/job%2Fmain/a.db")) == "sqlite+pysqlite:////job%252Fmain/a.db"
+    assert tracking_uri("sqlite:////a%20b/c.db") == "sqlite:////a b/c.db"
+    assert local_path("s3://bucket/a%20b") == "s3://bucket/a%20b"
+
+
+def test_a_percent_sign_that_was_meant_as_one(tmp_path):
+    (tmp_path / "job%2Fmain").mkdir()
+    message = f"means {tmp_path}/job/main/a.db; write .*/job%252Fmain/a.db for {tmp_path}/job%2Fmain/a.db"
+    with pytest.raises(UserError, match=message):
+        tracking_uri(f"sqlite:///{tmp_path}/job%2Fmain/a.db")
