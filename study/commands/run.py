@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
 from study.commands.options import RunOptions
-from study.commands.site import Site
+from study.commands.site import Site, check_ray
 from study.console.failures import full_text, likely_cause
 from study.console.program import program_name
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
 from study.control.lock import study_lock
+from study.control.study_file import is_completed
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan, check_name
 from study.results.status import StudyStatus
@@ -73,6 +74,8 @@ def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
     teacher, site = _teacher(plan, options), Site.at(options)
+    if options.extend or options.retry_failed or not is_completed(site.root / "studies" / name):
+        check_ray()  # which takes seconds, and trials will need
     interrupts = Interrupts(interrupted(options.arguments()))
     with study_lock(site.root / "running", name), interrupts.watching():
         try:
