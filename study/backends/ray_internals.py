@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import psutil
@@ -118,8 +119,11 @@ def silence() -> None:
 def start_local(cores: int, folder: Path) -> None:
     """Start a Ray for this process alone: its files in a new folder there, and no port open to other machines.
 
-    (Ray makes its folder writable for everyone, so the folder around it must be private.)
+    (Ray makes its folder writable for everyone, so the folder around it must be private.) The token that its processes
+    know each other by is in their environment: by default Ray writes one to the home folder, which may not exist.
     """
+    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(16))  # a process that starts Ray again must keep its token
     is_reachable = IS_REACHABLE.get()
     IS_REACHABLE.replace(False)  # else it takes 127.0.0.1 for another name of the address that others see
     try:

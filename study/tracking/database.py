@@ -21,18 +21,19 @@ def ensure_database(file: Path) -> None:
     unusable for good. So they are made under another name. Raises UserError for a file that is no such database, and
     errors of the disk as they come.
     """
-    if _is_made(file):
+    if is_made(file):
         check_database(file)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with system_lock(file.parent / LOCK):
         for left in file.parent.glob(f"{_MAKING}*"):  # by a process that was killed
             shutil.rmtree(left)
-        if not _is_made(file):
+        if not is_made(file):
             _make(file)
 
 
-def _is_made(file: Path) -> bool:
+def is_made(file: Path) -> bool:
+    """Return whether there is a database, not just the empty file that it begins as."""
     return file.exists() and file.stat().st_size > 0
 
 

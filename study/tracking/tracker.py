@@ -32,7 +32,7 @@ from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
-from study.tracking.database import LOCK, ensure_database
+from study.tracking.database import LOCK, check_database, ensure_database
 from study.tracking.schema import RunKind
 from study.tracking.uri import is_sqlite, local_path, shown, sqlite_path, without_password
 
@@ -119,15 +119,8 @@ class Tracker:
         return True
 
     def _experiment(self, artifacts: Path | None) -> str:
-        found = self.client.get_experiment_by_name(self.study)
-        if found is not None:
-            if schema.STUDY not in found.tags:
-                raise UserError(f"the MLflow experiment {self.study!r} is not a study: choose another --name")
-            if found.lifecycle_stage != "active":
-                raise UserError(
-                    f"the study {self.study!r} was deleted in the MLflow UI: restore it there, or choose another --name"
-                )
-            return str(found.experiment_id)
+        if found := _find_experiment(self.client, self.study):
+            return found
         location = (artifacts / self.study).as_uri() if artifacts else None
         # With this kind the UI opens on the run table, not on pages for language models.
         tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
@@ -200,8 +193,7 @@ class Tracker:
 
     def document(self) -> dict[str, Any] | None:
         """Return the study's document as last started or extended, or None for a new study."""
-        run = self.runs.get("study")
-        return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
+        return _document(self.runs.get("study"))
 
     @retry
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
@@ -356,10 +348,45 @@ def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Cal
     except (MlflowException, SQLAlchemyError, OSError) as error:
         if local and not (isinstance(error, MlflowException) and error.__cause__ is None):
             raise  # of the disk
-        raise UserError(
-            f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
-            f"give another --tracking-uri"
-        ) from None
+        raise _unusable(uri, error) from None
+
+
+def find_document(uri: str, study: str) -> dict[str, Any] | None:
+    """Return a study's document, or None for a new study; nothing is made. Raises UserError as `open_tracker` does."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    try:
+        if is_sqlite(uri):
+            check_database(sqlite_path(uri))
+        client = MlflowClient(tracking_uri=uri)
+        if (experiment := _find_experiment(client, study)) is None:
+            return None
+        found = client.search_runs([experiment], f"tags.`{schema.KIND}` = '{RunKind.STUDY}'", max_results=1)
+    except (MlflowException, SQLAlchemyError) as error:
+        raise _unusable(uri, error) from None
+    return _document(found[0] if found else None)
+
+
+def _document(run: Run | None) -> dict[str, Any] | None:
+    return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
+
+
+def _find_experiment(client: MlflowClient, study: str) -> str | None:
+    """Return the id of a study's experiment; raise UserError if it was deleted, or is not a study."""
+    found = client.get_experiment_by_name(study)
+    if found is None:
+        return None
+    if schema.STUDY not in found.tags:
+        raise UserError(f"the MLflow experiment {study!r} is not a study: choose another --name")
+    if found.lifecycle_stage != "active":
+        raise UserError(f"the study {study!r} was deleted in the MLflow UI: restore it there, or choose another --name")
+    return str(found.experiment_id)
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    return UserError(
+        f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
+        f"give another --tracking-uri"
+    )
 
 
 def _mlflow_table(table: Any) -> dict[str, Any]:

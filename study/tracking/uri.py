@@ -8,7 +8,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 from kdq.errors import UserError
-from study.paths import user_path
+from study.paths import check_home, user_path
 from study.tracking.database import check_database
 
 TIMEOUT_SECONDS = 5.0
@@ -25,8 +25,9 @@ def tracking_uri(text: str | None, folder: Path = FOLDER) -> str:
 
     text: an address; None for `MLFLOW_TRACKING_URI` if set, else `mlflow.db` in `folder`. A SQLite file gets its
     absolute path and need not exist. Raises UserError, within seconds, if MLflow does not support the address or the
-    server does not respond.
+    server does not respond; and for a user without a home folder.
     """
+    check_home()  # without one, MLflow cannot be imported
     uri = text or os.environ.get(ENVIRONMENT_VARIABLE) or sqlite_uri(folder / "mlflow.db")
     try:
         parts = urlsplit(uri)

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 
 from study.results.point import COLUMNS
+from study.run import main
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -133,6 +135,18 @@ def test_other_settings_under_the_same_name_are_refused(finished: Finished, run:
     assert result.returncode == 2
     assert "seeds was [0], is now [1]" in result.stderr
     assert len(runs(finished[0])) == 9
+
+
+def test_a_dry_run_finds_what_a_run_would_refuse_of_a_study(
+    finished: Finished, small_study: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished[0])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = {path: path.stat().st_mtime_ns for path in Path("mlruns").rglob("*") if path.is_file()}
+    assert main([*small_study, "--seeds", "1", "--dry-run"]) == 2
+    assert "seeds was [0], is now [1]" in capsys.readouterr().err
+    assert main([*small_study, "--seeds", "0,1", "--extend", "--dry-run"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path("mlruns").rglob("*") if path.is_file()} == before
 
 
 def test_the_teacher_itself_is_quantized(finished: Finished, run: Run) -> None:

@@ -20,7 +20,7 @@ from analysis.store import Store
 from kdq.errors import UserError
 from study.results.point import Point
 from study.tracking import tracker as tracking_module
-from study.tracking.tracker import Tracker, open_tracker
+from study.tracking.tracker import Tracker, find_document, open_tracker
 from study.tracking.uri import sqlite_uri
 
 TRIAL = "0123456789abcdef"
@@ -344,10 +344,12 @@ def test_one_that_failed_is_opened_again(store: Path) -> None:
 def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) -> None:
     tracker = opened(store, "deleted")
     tracker.client.delete_experiment(tracker.experiment)
-    with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
-        opened(store, "deleted")
-    with pytest.raises(UserError, match="'Default' is not a study"):
-        opened(store, "Default")
+    uri = f"sqlite:///{store}/mlflow.db"
+    for look in (lambda name: opened(store, name), lambda name: find_document(uri, name)):
+        with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
+            look("deleted")
+        with pytest.raises(UserError, match="'Default' is not a study"):
+            look("Default")
 
 
 def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:

@@ -175,3 +175,15 @@ def test_a_percent_sign_that_was_meant_as_one(tmp_path):
     message = f"means {tmp_path}/job/main/a.db; write .*/job%252Fmain/a.db for {tmp_path}/job%2Fmain/a.db"
     with pytest.raises(UserError, match=message):
         tracking_uri(f"sqlite:///{tmp_path}/job%2Fmain/a.db")
+
+
+def test_a_user_without_a_home_folder(monkeypatch):
+    """As in a container that runs as a user without a name."""
+
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match="has no home folder, which MLflow asks for: set HOME to a folder"):
+        tracking_uri(None)
