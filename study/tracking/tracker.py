@@ -85,11 +85,32 @@ class Tracker:
         self._finished: set[str] = set()  # by this driver
         self._gave_up = False
         self._load_runs()
+        self._restore_runs()
 
     def _load_runs(self) -> None:
         """Load the existing runs."""
-        self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
+        self.runs: dict[str, Run] = {self._key(run): run for run in self._search(ViewType.ACTIVE_ONLY)}
+        self._orphans = {key for key, run in self.runs.items() if key != "study" and not self._has_parent(key, run)}
         self._last_epoch: dict[str, int] = {}
+
+    def _has_parent(self, key: str, run: Run) -> bool:
+        parent = self.runs.get(_parent(key))
+        return parent is not None and run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent.info.run_id
+
+    def _restore_runs(self) -> bool:
+        """Restore what was deleted in the MLflow UI: the command of a study makes it whole, with its curves and files.
+
+        Return whether there was anything. Runs of former trials stay deleted, and so do runs that have a successor.
+        """
+        found = [run for run in self._search(ViewType.DELETED_ONLY) if not _is_former(run)]
+        found.sort(key=lambda run: (run.info.status == "FINISHED", run.info.start_time))  # the best one comes last
+        deleted = {key: run for run in found if (key := self._key(run)) not in self.runs}
+        for run in deleted.values():
+            self.client.restore_run(run.info.run_id)
+        if deleted:
+            self._load_runs()
+            self.log(f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there")
+        return bool(deleted)
 
     def wait(self, error: MlflowException | RequestException) -> None:
         """Wait until a server that failed with this error is available again; print that unless it is immediately.
@@ -98,6 +119,10 @@ class Tracker:
         unavailable: when the study is interrupted, after PATIENCE seconds, or at once if an earlier wait failed.
         """
         until = time.monotonic() + PATIENCE
+        if _http_status(error) < 500:
+            self._load_runs()
+            if self._restore_runs():  # deleted since this driver started
+                return
         if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or _http_status(error) < 500:
             raise error
         if self._is_available():  # after a connection that was idle for too long, for example
@@ -126,13 +151,11 @@ class Tracker:
         tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
         return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
-    def _search(self) -> list[Run]:
+    def _search(self, view: int) -> list[Run]:
         runs: list[Run] = []
         token = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
-            )
+            page = self.client.search_runs([self.experiment], run_view_type=view, max_results=1000, page_token=token)
             runs += page
             token = page.token
             if not token:
@@ -174,6 +197,9 @@ class Tracker:
             given = self.runs[key].data.params  # MLflow forbids changes, such as the name of an extended space
             flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=repeated)
+        for orphan in [each for each in self._orphans if _parent(each) == key]:  # its parent was deleted for good
+            self._set_tags(self._run_id(orphan), {MLFLOW_PARENT_RUN_ID: run_id})
+            self._orphans.remove(orphan)
         return run_id
 
     def _claim(self, key: str, kind: RunKind) -> None:
@@ -316,6 +342,16 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+def _parent(key: str) -> str:
+    """Return the key of the run above a trial's or a point's."""
+    trial, _, width = key.partition("/")
+    return trial if width else "study"
+
+
+def _is_former(run: Run) -> bool:
+    return run.data.tags[schema.KIND] in (RunKind.FORMER_TRIAL, RunKind.FORMER_POINT)
+
+
 def _kind(*, is_point: bool, is_kept: bool) -> RunKind:
     if is_point:
         return RunKind.POINT if is_kept else RunKind.FORMER_POINT
@@ -360,7 +396,8 @@ def find_document(uri: str, study: str) -> dict[str, Any] | None:
         client = MlflowClient(tracking_uri=uri)
         if (experiment := _find_experiment(client, study)) is None:
             return None
-        found = client.search_runs([experiment], f"tags.`{schema.KIND}` = '{RunKind.STUDY}'", max_results=1)
+        condition = f"tags.`{schema.KIND}` = '{RunKind.STUDY}'"
+        found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL, order_by=["start_time DESC"])
     except (MlflowException, SQLAlchemyError) as error:
         raise _unusable(uri, error) from None
     return _document(found[0] if found else None)

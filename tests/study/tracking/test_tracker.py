@@ -352,6 +352,68 @@ def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) ->
             look("Default")
 
 
+def _complete(tracker: Tracker) -> None:
+    start(tracker)
+    tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
+    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.end_trial(TRIAL, "completed", "", {})
+    tracker.end_study("completed", {"points": 1})
+
+
+@pytest.mark.parametrize(
+    "deleted", [["study"], [TRIAL], [f"{TRIAL}/4"], ["study", TRIAL], ["study", TRIAL, f"{TRIAL}/4"]]
+)
+def test_runs_deleted_in_the_ui_are_restored(store: Path, deleted: list[str]) -> None:
+    """The study's command makes the study whole, with all that was logged, and no run twice."""
+    name = f"restored {' '.join(deleted).replace('/', ' ')}"
+    first = opened(store, name)
+    _complete(first)
+    before = {key: run.info.run_id for key, run in first.runs.items()}
+    for key in deleted:
+        first.client.delete_run(before[key])
+    said: list[str] = []
+    again = open_tracker(first.uri, name, store, said.append, lambda: False)
+    assert said == [f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there"]
+    assert again.document() == {"settings": {}, "trials": [TRIAL]}
+    _complete(again)
+    _check_family(first, {key: run.info.run_id for key, run in opened(store, name).runs.items()}, before)
+
+
+def _check_family(tracker: Tracker, found: dict[str, str], expected: dict[str, str]) -> None:
+    assert found == expected
+    runs = {run.info.run_id: run for run in tracker.client.search_runs([tracker.experiment])}
+    assert runs.keys() == set(found.values())
+    parents = {run_id: run.data.tags.get("mlflow.parentRunId") for run_id, run in runs.items()}
+    assert parents == {found["study"]: None, found[TRIAL]: found["study"], found[f"{TRIAL}/4"]: found[TRIAL]}
+    assert [m.step for m in tracker.client.get_metric_history(found[TRIAL], "val_top1")] == [1]
+
+
+def test_runs_deleted_while_the_study_runs_are_restored(store: Path) -> None:
+    tracker = opened(store, "meanwhile")
+    start(tracker)
+    before = {key: run.info.run_id for key, run in tracker.runs.items()}
+    for run_id in before.values():
+        tracker.client.delete_run(run_id)
+    _complete(tracker)
+    found = {key: run.info.run_id for key, run in opened(store, "meanwhile").runs.items()}
+    _check_family(tracker, found, {**found, **before})
+
+
+def test_children_of_runs_deleted_for_good_come_under_their_successors(store: Path) -> None:
+    """As `mlflow gc` leaves them, or an earlier version of this program, which made anew what was deleted."""
+    first = opened(store, "gone for good")
+    _complete(first)
+    for key in ("study", TRIAL):
+        first.client.set_tag(first.runs[key].info.run_id, "kdq.kind", "former trial")  # it is not restored
+        first.client.delete_run(first.runs[key].info.run_id)
+    _complete(opened(store, "gone for good"))
+    runs = opened(store, "gone for good").runs
+    found = {key: run.info.run_id for key, run in runs.items()}
+    assert found[f"{TRIAL}/4"] == first.runs[f"{TRIAL}/4"].info.run_id
+    assert found["study"] != first.runs["study"].info.run_id
+    _check_family(first, found, found)
+
+
 def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match="cannot be read as a tracking store"):
