@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_plus, urlsplit
 from urllib.request import url2pathname
 
 from kdq.errors import UserError
@@ -17,6 +17,7 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 
 _KINDS = "use sqlite:///FILE, http(s)://HOST:PORT, or a postgresql, mysql or mssql address"
 FOLDER = Path("mlruns")
 _QUOTED = "sqlite+pysqlite"
+_SECRET = re.compile("pass|pwd|secret|token|auth|cred|sig|(api|access|private).?key", re.IGNORECASE)
 _SPECIAL = re.compile(r"[%?\x00-\x1f\x7f]")
 
 
@@ -62,6 +63,15 @@ def shown(uri: str) -> str:
     scheme, separator, rest = uri.rpartition("://") if "://" in uri.partition("@")[0] else ("", "", uri)
     user, at, server = rest.rpartition("@")
     return f"{scheme}{separator}{user.partition(':')[0]}{at}{re.split('[?#]', server)[0]}"
+
+
+def repeatable(uri: str) -> str:
+    """Return the address for a command that repeats this one: as `shown`, with what its query has beside secrets."""
+    if is_sqlite(uri):
+        return uri
+    query = uri.rpartition("@")[2].partition("?")[2].partition("#")[0]
+    kept = [part for part in query.split("&") if part and not _SECRET.search(unquote_plus(part))]
+    return "?".join([shown(uri), "&".join(kept)]) if kept else shown(uri)
 
 
 def without_password(text: str, uri: str) -> str:

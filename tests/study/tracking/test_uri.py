@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 
 from kdq.errors import UserError
+from study.commands.options import RunOptions
 from study.tracking import uri
-from study.tracking.uri import local_path, require_store, shown, sqlite_path, sqlite_uri, tracking_uri, without_password
+from study.tracking.uri import (
+    local_path,
+    repeatable,
+    require_store,
+    shown,
+    sqlite_path,
+    sqlite_uri,
+    tracking_uri,
+    without_password,
+)
 from tests.patience import patient
 
 
@@ -121,6 +131,7 @@ def test_a_host_name_that_is_none():
 )
 def test_no_message_has_a_password(address):
     assert "s3c" not in shown(address)
+    assert "s3c" not in repeatable(address)
     with pytest.raises(UserError) as refused:
         tracking_uri(address)
     assert "s3c" not in str(refused.value)
@@ -131,6 +142,27 @@ def test_shown_hides_secrets():
     assert shown("postgresql://me:secret@host:1/db?password=x") == "postgresql://me@host:1/db"
     assert shown("http://host/x") == "http://host/x"
     assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("postgresql://me:s3c@host/db?sslmode=require", "postgresql://me@host/db?sslmode=require"),
+        ("mysql://me:s3c@host/db?password=s3c&ssl=1&ssl_ca=%2Fa%26b", "mysql://me@host/db?ssl=1&ssl_ca=%2Fa%26b"),
+        ("mssql+pyodbc://h/db?driver=ODBC+18&odbc_connect=P%57D%3Ds3c", "mssql+pyodbc://h/db?driver=ODBC+18"),
+        ("https://host/?access_token=s3c#x", "https://host/"),
+        ("https://host/mlflow", "https://host/mlflow"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_a_command_keeps_the_query_and_no_secret(address, expected):
+    assert repeatable(address) == expected
+    assert RunOptions("dkd_grid", tracking_uri=address).arguments() == [
+        "--space",
+        "dkd_grid",
+        "--tracking-uri",
+        expected,
+    ]
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path):
