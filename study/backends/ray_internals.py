@@ -122,8 +122,8 @@ def start_local(cores: int, folder: Path) -> None:
     (Ray makes its folder writable for everyone, so the folder around it must be private.) The token that its processes
     know each other by is in their environment: by default Ray writes one to the home folder, which may not exist.
     """
-    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(16))  # a process that starts Ray again must keep its token
+    if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = token_hex(16)  # a process that starts Ray again must keep its token
     is_reachable = IS_REACHABLE.get()
     IS_REACHABLE.replace(False)  # else it takes 127.0.0.1 for another name of the address that others see
     try:

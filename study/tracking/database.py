@@ -21,6 +21,7 @@ def ensure_database(file: Path) -> None:
     unusable for good. So they are made under another name. Raises UserError for a file that is no such database, and
     errors of the disk as they come.
     """
+    file = file.resolve()  # a link stays one
     if is_made(file):
         check_database(file)
         return

@@ -35,11 +35,14 @@ def test_processes_killed_while_they_make_it_leave_nothing_that_matters(tmp_path
         assert process.exitcode == -signal.SIGKILL, "it had ended before"
         assert not file.exists()
         assert list(tmp_path.glob(".making-*"))
+    link = tmp_path / "link.db"
+    link.symlink_to(file)
     file.touch()  # as MLflow itself leaves it, killed before its first write
     (tmp_path / "mlflow.db-journal").write_bytes(b"of a file that was removed")
-    tracker = open_tracker(f"sqlite:///{file}", "study", tmp_path, print, lambda: False)
+    tracker = open_tracker(f"sqlite:///{link}", "study", tmp_path, print, lambda: False)
     assert tracker.client.get_experiment_by_name("study")
-    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", LOCK}
+    assert {path.name for path in tmp_path.iterdir()} == {"link.db", "mlflow.db", LOCK}
+    assert link.is_symlink()
     before = file.read_bytes()
     ensure_database(file)
     assert file.read_bytes() == before
