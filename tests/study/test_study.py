@@ -119,12 +119,19 @@ def test_the_best_under_a_budget_fits_it(finished: Finished) -> None:
     assert best["val_top1"] == max(fitting)
 
 
-def test_a_second_run_does_nothing_again(finished: Finished, run: Run, small_study: list[str]) -> None:
+def test_a_second_run_does_nothing_again(
+    finished: Finished, run: Run, small_study: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it import Ray, which takes seconds."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     folder, _ = finished
     before = ended(folder)
     stages = {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")}
     result = run(folder, *small_study)
     assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "mlflow" in imported
+    assert "ray" not in imported
     assert ended(folder) == before
     assert {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")} == stages
     assert len(runs(folder)) == 9
