@@ -18,7 +18,7 @@ from study.results.status import StudyStatus, TrialStatus
 from study.schedulers.registry import SCHEDULERS
 from study.tracking import schema
 from study.tracking.schema import RunKind
-from study.tracking.uri import require_store, shown, tracking_uri, without_password
+from study.tracking.uri import local_path, require_store, shown, tracking_uri, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -137,9 +137,9 @@ class Store:
     def artifacts(self, run_id: str) -> list[str]:
         """Return the paths or URIs of a run's files."""
         with _answers(self.uri):
-            root = self.client.get_run(run_id).info.artifact_uri
+            root = local_path(self.client.get_run(run_id).info.artifact_uri)
             files = self.client.list_artifacts(run_id)
-        return [f"{root}/{file.path}".removeprefix("file://") for file in files if not file.is_dir]
+        return [f"{root}/{file.path}" for file in files if not file.is_dir]
 
     def _runs(self, experiment_ids: list[str], kind: RunKind, finished: bool = False) -> list["Run"]:
         condition = f"tags.`{schema.KIND}` = '{kind}'" + (" and attributes.status = 'FINISHED'" if finished else "")

@@ -1,5 +1,6 @@
-"""Paths that a user gives."""
+"""Paths that a user gives, and the home folder."""
 
+import os
 from pathlib import Path
 
 from kdq.errors import UserError, quoted
@@ -18,3 +19,13 @@ def user_path(text: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else "there is no such user"
         raise UserError(f"path {quoted(text)}: {reason}; give another path") from None
     return path
+
+
+def check_home() -> None:
+    """Raise UserError for a user without a home folder, as in a container: MLflow cannot be imported then."""
+    try:
+        Path.home()
+    except RuntimeError:
+        raise UserError(
+            f"user {os.getuid()} has no home folder, which MLflow asks for: set HOME to a folder, such as HOME=/tmp"
+        ) from None

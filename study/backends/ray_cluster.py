@@ -1,6 +1,6 @@
 """A Ray cluster: how a study joins it, and what is checked on every node before trials start there."""
 
-from study.backends.ray_internals import WORKER_ENVIRONMENT, join_hint  # before ray: it sets what Ray reads
+from study.backends.ray_internals import WORKER_ENVIRONMENT, join_hint, own_code  # before ray: it sets what Ray reads
 
 # isort: split
 import logging
@@ -45,16 +45,17 @@ def connect(address: str) -> Sequence[Machine]:
     """
     _check_address(address)
     _try_to_join(address)
-    ray.init(
-        address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={
-            "py_modules": [str(_package(name)) for name in PACKAGES],
-            "excludes": ["__pycache__"],
-            "env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT},
-        },
-    )
+    with own_code():
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={
+                "py_modules": [str(_package(name)) for name in PACKAGES],
+                "excludes": ["__pycache__"],
+                "env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT},
+            },
+        )
     return [
         Machine(
             f"node {node['NodeName']} ({node['NodeID'][:8]})",
@@ -90,7 +91,7 @@ def _check_address(address: str) -> None:
 def _try_to_join(address: str) -> None:
     """Join in a separate process, since Ray may hang or end it. Raises UserError if that fails."""
     code = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-    command = [sys.executable, "-c", code, address]
+    command = [sys.executable, "-P", "-c", code, address]  # -P: nothing that lies in this folder is imported
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_JOIN)
     except subprocess.TimeoutExpired as error:

@@ -1,7 +1,7 @@
-"""Every use of Ray that is not its public API, and the versions of Ray on which these uses are tested.
+"""Every use of Ray that is not its public API.
 
-Each is looked for by `check_ray` before a study starts, so that another version of Ray is an error there and no hang
-later. Importing this module sets the environment that Ray reads, so it comes before the first import of ray.
+Each is looked for by `check_internals` before a study starts, so that another version of Ray is an error there and no
+hang later. Importing this module sets the environment that Ray reads, so it comes before the first import of ray.
 """
 
 import inspect
@@ -11,19 +11,21 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import psutil
 
 from kdq.errors import UserError
+from study.backends.ray_requirements import broken, ray_version, remedy
 
-OLDEST = NEWEST = (2, 60)
-"""The versions of Ray, major and minor, on which the tests have run."""
+ROOT = Path(__file__).parents[2]
+"""The folder that the packages of this program are in."""
 
 ENVIRONMENT = {
     # no progress reports, loggers, snapshots, statistics or Ctrl-C of its own
@@ -57,9 +59,13 @@ class Internal:
     parameters: tuple[str, ...] = ()
 
     def get(self) -> Any:
-        """Raises UserError if this version of Ray has no such attribute."""
+        """Raises UserError if this version of Ray has no such attribute, or if its module cannot be imported."""
         try:
             return attrgetter(self.name)(import_module(self.module))
+        except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and f"{self.module}.".startswith(f"{error.name}."):
+                raise _unsupported(f"has no {self.module}.{self.name}") from None
+            raise broken(error) from error
         except Exception:  # no AttributeError where Ray's client lacks one
             raise _unsupported(f"has no {self.module}.{self.name}") from None
 
@@ -86,48 +92,52 @@ SESSION_FOLDER = Internal("ray.train._internal.storage", "_get_ray_train_session
 IS_CLIENT = Internal("ray.util.client", "ray.is_connected")
 RUN = Internal("ray.tune", "run", ("_remote",))
 ERROR_FILE = Internal("ray.tune.experiment", "Trial.error_file")
+PROPAGATED = Internal("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE")
+IS_REACHABLE = Internal("ray._private.ray_constants", "ENABLE_RAY_CLUSTER")
 INTERNALS = (
     *(KV_PUT, KV_EXISTS, KV_DELETE, WORKER_LOGS, RAYLET, GCS_SERVER),
-    *(SESSION_FOLDER, IS_CLIENT, RUN, ERROR_FILE),
+    *(SESSION_FOLDER, IS_CLIENT, RUN, ERROR_FILE, PROPAGATED, IS_REACHABLE),
 )
 
 
-def check_ray() -> str:
-    """A warning if this Ray is newer than those that are tested, else nothing.
-
-    Raises UserError for a Ray that is too old, or that lacks what is used of it.
-    """
-    version = _version()
-    if version < OLDEST:
-        raise UserError(f"Ray {ray.__version__}: must be {_shown(OLDEST)} or newer; {_remedy()}")
+def check_internals() -> None:
+    """Raise UserError for a Ray that lacks what is used of it."""
     for internal in INTERNALS:
         internal.check()
-    if version <= NEWEST:
-        return ""
-    return f"warning: Ray {ray.__version__} is newer than {_shown(NEWEST)}, the newest tested; if it fails, {_remedy()}"
-
-
-def _version() -> tuple[int, int]:
-    major, minor = re.findall(r"\d+", ray.__version__)[:2]
-    return int(major), int(minor)
-
-
-def _shown(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
 
 
 def _unsupported(what: str) -> UserError:
-    return UserError(f"Ray {ray.__version__} {what}, which trials are run with; {_remedy()}")
-
-
-def _remedy() -> str:
-    return f"install a version that is tested: pip install 'ray[tune]=={_shown(NEWEST)}.*'"
+    return UserError(f"Ray {ray_version()} {what}, which trials are run with; {remedy()}")
 
 
 def silence() -> None:
     """Keep out of the table what Ray itself prints of every worker that died: a callback reports it in one line."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     WORKER_LOGS.replace(False)
+
+
+def start_local(cores: int, folder: Path) -> None:
+    """Start a Ray for this process alone: its files in a new folder there, and no port open to other machines.
+
+    (Ray makes its folder writable for everyone, so the folder around it must be private.) The token that its processes
+    know each other by is in their environment: by default Ray writes one to the home folder, which may not exist.
+    """
+    if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = token_hex(16)  # a process that starts Ray again must keep its token
+    is_reachable = IS_REACHABLE.get()
+    IS_REACHABLE.replace(False)  # else it takes 127.0.0.1 for another name of the address that others see
+    try:
+        with kept_signal_handlers(), own_code():
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder / "r"),
+            )
+    finally:
+        IS_REACHABLE.replace(is_reachable)
 
 
 @contextmanager
@@ -137,6 +147,17 @@ def kept_signal_handlers() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Have the workers of a Ray that starts, or is joined, meanwhile import this program.
+
+    Ray puts the driver's current folder first on their path, before PYTHONPATH: modules that happen to lie there, such
+    as an older copy of this program or a `random.py`, would be imported instead of those that the driver imports.
+    """
+    with chdir(ROOT):
+        yield
 
 
 def is_client() -> bool:
@@ -152,8 +173,10 @@ def stage_in(folder: Path) -> None:
 def run_tune(trainable: Any, **settings: Any) -> None:
     """`ray.tune.run` with its loop in this process, beside the queue.
 
-    (`Tuner.fit` and `tune.run` themselves have a client run the loop on the cluster.)
+    (`Tuner.fit` and `tune.run` themselves have a client run the loop on the cluster.) No credentials are sent to the
+    workers, which need none: Tune would pass on those of AWS, and Ray write them to a log.
     """
+    PROPAGATED.replace(frozenset())
     RUN.get()(trainable, **settings, _remote=False)
 
 

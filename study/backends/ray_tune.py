@@ -3,13 +3,11 @@
 from study.backends import ray_internals  # before ray: it sets what Ray reads when it is imported
 
 # isort: split
-import logging
-import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,15 +23,15 @@ from ray.tune.search import Searcher
 from kdq.errors import UserError
 from study.backends.backend import Queue
 from study.backends.ray_internals import StopFlags
+from study.backends.ray_local import RayFailedError, local_ray
 from study.console import failures
-from study.plan.resources import Resources, cores
+from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
 from study.trial.events import Event, TrialEnded, WorkerLost
 from study.trial.trial import Trial
 from study.trial.worker import run_trial
 
 T = TypeVar("T")
-ROOT = Path(__file__).parents[2]
 SECONDS_BETWEEN_KNOCKS = 5.0  # at the head of a cluster
 WORKER_RETRIES = 2  # a trial whose worker died resumes from its stages this many times
 
@@ -42,10 +40,22 @@ def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> 
     """Run trials on Ray: that of this machine, unless we are connected to a cluster. See `Backend`.
 
     What Ray keeps in `folder` is removed, since the stages hold all that is worth keeping. Raises UserError if Ray
-    itself dies.
+    does not start, or dies.
     """
     ray_internals.silence()  # `TrialCallback` reports which worker died
-    needed = {} if ray.is_initialized() else _start_ray()
+    joined = nullcontext[Mapping[str, psutil.Process]]({}) if ray.is_initialized() else local_ray()
+    try:
+        with joined as needed:
+            _run(queue, resources, slots, folder, needed)
+    except RayFailedError as error:
+        raise UserError(f"{error}; no finished result is lost: run the same command again to resume") from error
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(queue: Queue, resources: Resources, slots: int, folder: Path, needed: Mapping[str, psutil.Process]) -> None:
+    """Run trials on a started Ray. needed: its processes on this machine that must live."""
     if ray_internals.is_client():
         ray_internals.stage_in(folder)
     trap, flags = ErrorTrap(), StopFlags(uuid4().hex)
@@ -84,24 +94,7 @@ def run_on_ray(queue: Queue, resources: Resources, slots: int, folder: Path) -> 
     except Abandoned:
         pass
     except RayDied as died:
-        raise UserError(
-            f"the study stopped, since Ray's {died} died, perhaps out of memory; no finished result is lost: run the "
-            f"same command again to resume"
-        ) from None
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_ray() -> Mapping[str, psutil.Process]:
-    """Ray on this machine alone, with the cores that this process may use; its processes that must live, by name."""
-    # Workers must run this program, not another copy of it that may be installed.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with ray_internals.kept_signal_handlers():
-        ray.init(
-            address="local", num_cpus=cores(), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
-    return ray_internals.core_processes()
+        raise RayFailedError(f"the study stopped, since Ray's {died} died, perhaps out of memory") from None
 
 
 def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:

@@ -1,21 +1,59 @@
 """The dry run: what a study would do and cost, as far as known before it starts."""
 
+import os
+import tempfile
+from pathlib import Path
+
 from kdq.data.sources import DATASETS
+from kdq.errors import UserError
+from study.commands.extend import check, check_retry
 from study.commands.options import RunOptions
-from study.commands.site import machines_at
+from study.commands.site import Site
+from study.control.journal import Journal
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
-from study.plan.resources import resources, root_folder, slots
+from study.tracking.database import is_made
+from study.tracking.uri import is_sqlite, sqlite_path
 from study.trial.check_inputs import check_inputs
 
 
 def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
-    check_inputs(plan, options.data_dir, root_folder(options.storage_path))
-    machines = machines_at(options.address)
-    at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
-    lines = [estimate_time.describe(name, plan, at_once)]
+    site = Site.at(options)
+    _check_writable(site.root)
+    _check_former(name, plan, options, site)
+    check_inputs(plan, options.data_dir, site.root)
+    lines = [estimate_time.describe(name, plan, site.slots)]
     if options.extend or options.retry_failed:
         lines.append("(for the whole study from scratch; finished results are reused)")
     downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir
-    return "\n".join([*lines, estimate_disk.describe(plan, at_once, downloads=downloads)])
+    return "\n".join([*lines, estimate_disk.describe(plan, site.slots, downloads=downloads)])
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise UserError if a folder, or the nearest folder around one that does not exist yet, is not writable."""
+    nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} is not writable: {error}; make it writable, or run in another folder") from None
+
+
+def _check_former(name: str, plan: Plan, options: RunOptions, site: Site) -> None:
+    """Raise UserError if a study of this name exists, or another experiment, and cannot go on as asked."""
+    journal = Journal(site.root / "studies" / name / "journal.jsonl")
+    if options.retry_failed:
+        check_retry(name, journal)
+    journal.read()  # raises if it is damaged
+    if is_sqlite(site.tracking_uri):
+        file = sqlite_path(site.tracking_uri)
+        _check_writable(file.parent)
+        if not is_made(file):
+            return  # without MLflow, whose import takes seconds
+        if not os.access(file, os.W_OK):
+            raise UserError(f"{file} is not writable; make it writable, or give another --tracking-uri")
+    from study.tracking.tracker import find_document
+
+    if before := find_document(site.tracking_uri, name):
+        check(name, before["settings"], plan, extend=options.extend)

@@ -39,6 +39,12 @@ def check(study: str, before: Mapping[str, Any], now: Plan, *, extend: bool) -> 
         raise UserError(f"{exists}; give --extend to keep common trials and run the rest; or {others}")
 
 
+def check_retry(study: str, journal: Journal) -> None:
+    """Raise UserError if a study whose failed trials are to be retried has run none."""
+    if not journal.path.exists():
+        raise UserError(f"study {study!r} has run no trial here: omit --retry-failed, or fix --name")
+
+
 def _obstacle(before: Mapping[str, Any], now: Plan, changed: Collection[str]) -> str:
     """Return why a study cannot be extended, or an empty text."""
     scheduler = now.space.scheduler.name

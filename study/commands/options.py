@@ -12,7 +12,7 @@ from study.paths import user_path
 from study.schedulers.registry import SCHEDULERS
 from study.space.documents import WHOLE, descriptions, parse_scalar
 from study.space.searchers import SEARCHERS
-from study.tracking.uri import shown
+from study.tracking.uri import repeatable
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,7 +101,7 @@ def _argument(name: str, value: Any) -> list[str]:
     if value is True:
         return [flag]
     if name == "tracking_uri":
-        return [flag, shown(value)]
+        return [flag, repeatable(value)]
     if name == "set":
         return [text for each in value for text in ([f"{flag}={each}"] if each.startswith("-") else [flag, each])]
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

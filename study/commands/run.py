@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
 from study.commands.options import RunOptions
-from study.commands.site import Site
+from study.commands.site import Site, check_ray
 from study.console.failures import full_text, likely_cause
 from study.console.program import program_name
 from study.console.summary import Outcome, close, interrupted
 from study.control.interrupts import Interrupts
 from study.control.journal import Extended, Journal
 from study.control.lock import study_lock
+from study.control.study_file import is_completed
 from study.control.trial_queue import TrialQueue
 from study.plan.averaging import averaged
 from study.plan.plan import Plan, check_name
@@ -74,9 +75,12 @@ def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) 
 
 def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
     """Run the study under its lock until it ends or is interrupted; return the exit status."""
-    from mlflow.exceptions import MlflowException
-
     teacher, site = _teacher(plan, options), Site.at(options)
+    if options.extend or options.retry_failed or not is_completed(site.root / "studies" / name):
+        check_ray()  # which takes seconds, and trials will need
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
     interrupts = Interrupts(interrupted(options.arguments()))
     with study_lock(site.root / "running", name), interrupts.watching():
         try:
@@ -84,7 +88,7 @@ def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
         except KeyboardInterrupt:
             print(interrupted(options.arguments()), file=sys.stderr)
             return interrupts.exit_status
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             what = without_password(first_line(error), site.tracking_uri)
             failure = UserError(
                 f"study {name!r} stopped: its store or disk failed: {what}\n"
@@ -124,19 +128,21 @@ class _Study:
 
     def run(self, teacher: "TeacherSpec | None") -> Outcome:
         """Prepare what the trials share, run them and print the summary."""
+        from study.commands.extend import check, check_retry
         from study.console.live_table import LiveTable
         from study.control.study_file import write_study_file
         from study.tracking.tracker import open_tracker
 
-        if self.options.retry_failed and not self.journal.path.exists():
-            raise UserError(f"study {self.name!r} has run no trial here: omit --retry-failed, or fix --name")
+        if self.options.retry_failed:
+            check_retry(self.name, self.journal)
         live_table = LiveTable(self.name, self.site.slots, self.plan.trial_count)
         root, is_interrupted = self.site.root, lambda: bool(self.interrupts.received)
         tracker = open_tracker(self.site.tracking_uri, self.name, root, live_table.print, is_interrupted)
-        self._check(tracker)
+        if before := tracker.document():
+            check(self.name, before["settings"], self.plan, extend=self.options.extend)
         inputs, metrics = self._prepare(teacher, live_table)
         document = {"settings": self.plan.document(), "inputs": self._ids(inputs, tracker)}
-        if (before := tracker.document()) and before != document:
+        if before and before != document:
             self._extend(before["settings"], document, inputs, tracker, live_table)
         write = partial(write_study_file, root / "studies" / self.name, document)
         controller = self._controller(inputs, tracker, live_table)
@@ -145,13 +151,6 @@ class _Study:
         outcome = self._conclude(controller, metrics, write)
         close(outcome, self.site.tracking_uri, self.options.arguments(), live_table.print)
         return outcome
-
-    def _check(self, tracker: "Tracker") -> None:
-        """Raise UserError if the study exists with other settings and is not, or cannot be, extended to these."""
-        from study.commands.extend import check
-
-        if before := tracker.document():
-            check(self.name, before["settings"], self.plan, extend=self.options.extend)
 
     def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
         """Return what the trials share, and the teacher's accuracies."""

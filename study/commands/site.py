@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.backends.ray_requirements import broken, check_version, temporary_folder
 from study.commands.options import RunOptions
 from study.plan.resources import Machine, Resources, here, resources, root_folder, slots
 from study.tracking.uri import tracking_uri
@@ -36,14 +37,25 @@ class Site:
 def machines_at(address: str | None) -> Sequence[Machine]:
     """Return what trials run on: this machine, or the nodes of a cluster, which we join for that.
 
-    Warns of an untested version of Ray, and raises UserError for one that trials cannot run on.
+    Warns of an untested version of Ray, and raises UserError for one that trials cannot run on. A tested one is not
+    imported for that, which takes seconds.
     """
-    from study.backends.ray_internals import check_ray
-
-    if warning := check_ray():
+    if warning := check_version():
         print(warning, file=sys.stderr)
+        check_ray()
     if address is None:
+        temporary_folder()
         return [here()]
+    check_ray()
     from study.backends.ray_cluster import connect
 
     return connect(address)
+
+
+def check_ray() -> None:
+    """Import Ray; raise UserError if that fails, or if it lacks what trials are run with."""
+    try:
+        from study.backends.ray_internals import check_internals
+    except ImportError as error:
+        raise broken(error) from error
+    check_internals()

@@ -12,7 +12,7 @@ from study.results.front import configurations, missing_seeds, with_front
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import as_text, front_table
-from study.tracking.uri import shown
+from study.tracking.uri import is_sqlite, repeatable, shown
 from study.units import duration
 
 SHOWN_STOPS = 10  # stopped trials that the summary lists
@@ -85,11 +85,11 @@ def interrupted(arguments: Sequence[str]) -> str:
 
 def _print_commands(outcome: Outcome, uri: str, arguments: Sequence[str]) -> None:
     ui = [_program("mlflow"), "ui", "--backend-store-uri", shown(uri)]
-    print(f"MLflow: {shlex.join(ui) if uri.startswith('sqlite:') else shown(uri)}")
+    print(f"MLflow: {shlex.join(ui) if is_sqlite(uri) else shown(uri)}")
     best = [_program("python"), "-m", "analysis", "best", "--study", outcome.study]
     budget = ["--max-bits", f"{_budget(outcome.points):.2g}"]
     is_default = not any(argument.startswith(("--tracking-uri", "--storage-path")) for argument in arguments)
-    store = [] if is_default else ["--tracking-uri", shown(uri)]
+    store = [] if is_default else ["--tracking-uri", repeatable(uri)]
     print(f"best under a budget: {shlex.join([*best, *budget, *store])}")
 
 

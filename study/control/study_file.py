@@ -30,6 +30,14 @@ def write_study_file(folder: Path, document: Mapping[str, Json], status: StudySt
     publish(folder / FILE, canonical({**document, "status": status}).encode())
 
 
+def is_completed(folder: Path) -> bool:
+    """Return whether the study of this folder has run to its end."""
+    try:
+        return StudyFile.read(folder).status is StudyStatus.COMPLETED
+    except UserError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class StudyFile:
     """A study as its file describes it. inputs: the ids of the data, teacher and peer that it started from."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdq.errors import UserError
+from kdq.errors import UserError, quoted
 from study.paths import user_path
 
 
@@ -46,11 +46,18 @@ class Machine:
 def root_folder(path: str | None) -> Path:
     """Return the absolute folder for all that a study keeps, `mlruns` by default.
 
-    Raises UserError if the folder does not exist (a mistyped one would be created here, invisible to other machines)
-    or is the address of an object store.
+    Raises UserError if the folder does not exist (a mistyped one would be created here, invisible to other machines),
+    is the address of an object store, or has a name that is not UTF-8, which MLflow cannot write down.
     """
-    if path is None:
-        return Path("mlruns").absolute()
+    root = Path("mlruns").absolute() if path is None else _existing_folder(path)
+    try:
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"folder {quoted(str(root))}: its name is not UTF-8; rename it, or use another") from None
+    return root
+
+
+def _existing_folder(path: str) -> Path:
     if "://" in path:
         raise UserError(
             f"--storage-path {path}: must be a folder, since trials lock their stages there, which object stores do "

@@ -15,7 +15,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
@@ -33,8 +32,9 @@ from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
+from study.tracking.database import LOCK, check_database, ensure_database
 from study.tracking.schema import RunKind
-from study.tracking.uri import shown, without_password
+from study.tracking.uri import is_sqlite, local_path, shown, sqlite_path, without_password
 
 FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
 FIGURE_SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
@@ -85,11 +85,32 @@ class Tracker:
         self._finished: set[str] = set()  # by this driver
         self._gave_up = False
         self._load_runs()
+        self._restore_runs()
 
     def _load_runs(self) -> None:
         """Load the existing runs."""
-        self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
+        self.runs: dict[str, Run] = {self._key(run): run for run in self._search(ViewType.ACTIVE_ONLY)}
+        self._orphans = {key for key, run in self.runs.items() if key != "study" and not self._has_parent(key, run)}
         self._last_epoch: dict[str, int] = {}
+
+    def _has_parent(self, key: str, run: Run) -> bool:
+        parent = self.runs.get(_parent(key))
+        return parent is not None and run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent.info.run_id
+
+    def _restore_runs(self) -> bool:
+        """Restore what was deleted in the MLflow UI: the command of a study makes it whole, with its curves and files.
+
+        Return whether there was anything. Runs of former trials stay deleted, and so do runs that have a successor.
+        """
+        found = [run for run in self._search(ViewType.DELETED_ONLY) if not _is_former(run)]
+        found.sort(key=lambda run: (run.info.status == "FINISHED", run.info.start_time))  # the best one comes last
+        deleted = {key: run for run in found if (key := self._key(run)) not in self.runs}
+        for run in deleted.values():
+            self.client.restore_run(run.info.run_id)
+        if deleted:
+            self._load_runs()
+            self.log(f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there")
+        return bool(deleted)
 
     def wait(self, error: MlflowException | RequestException) -> None:
         """Wait until a server that failed with this error is available again; print that unless it is immediately.
@@ -98,6 +119,10 @@ class Tracker:
         unavailable: when the study is interrupted, after PATIENCE seconds, or at once if an earlier wait failed.
         """
         until = time.monotonic() + PATIENCE
+        if _http_status(error) < 500:
+            self._load_runs()
+            if self._restore_runs():  # deleted since this driver started
+                return
         if self._gave_up or urlsplit(self.uri).scheme not in ("http", "https") or _http_status(error) < 500:
             raise error
         if self._is_available():  # after a connection that was idle for too long, for example
@@ -119,27 +144,18 @@ class Tracker:
         return True
 
     def _experiment(self, artifacts: Path | None) -> str:
-        found = self.client.get_experiment_by_name(self.study)
-        if found is not None:
-            if schema.STUDY not in found.tags:
-                raise UserError(f"the MLflow experiment {self.study!r} is not a study: choose another --name")
-            if found.lifecycle_stage != "active":
-                raise UserError(
-                    f"the study {self.study!r} was deleted in the MLflow UI: restore it there, or choose another --name"
-                )
-            return str(found.experiment_id)
+        if found := _find_experiment(self.client, self.study):
+            return found
         location = (artifacts / self.study).as_uri() if artifacts else None
         # With this kind the UI opens on the run table, not on pages for language models.
         tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
         return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
-    def _search(self) -> list[Run]:
+    def _search(self, view: int) -> list[Run]:
         runs: list[Run] = []
         token = None
         while True:
-            page = self.client.search_runs(
-                [self.experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
-            )
+            page = self.client.search_runs([self.experiment], run_view_type=view, max_results=1000, page_token=token)
             runs += page
             token = page.token
             if not token:
@@ -181,6 +197,9 @@ class Tracker:
             given = self.runs[key].data.params  # MLflow forbids changes, such as the name of an extended space
             flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=repeated)
+        for orphan in [each for each in self._orphans if _parent(each) == key]:  # its parent was deleted for good
+            self._set_tags(self._run_id(orphan), {MLFLOW_PARENT_RUN_ID: run_id})
+            self._orphans.remove(orphan)
         return run_id
 
     def _claim(self, key: str, kind: RunKind) -> None:
@@ -200,8 +219,7 @@ class Tracker:
 
     def document(self) -> dict[str, Any] | None:
         """Return the study's document as last started or extended, or None for a new study."""
-        run = self.runs.get("study")
-        return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
+        return _document(self.runs.get("study"))
 
     @retry
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
@@ -315,14 +333,23 @@ class Tracker:
 
     def figure_path(self) -> str:
         """Return where the front's figure is: a path in a local store, else an artifact URI."""
-        uri = urlsplit(str(self.runs["study"].info.artifact_uri))
-        return (url2pathname(uri.path) if uri.scheme in ("", "file") else uri.geturl()) + "/front.png"
+        return local_path(str(self.runs["study"].info.artifact_uri)) + "/front.png"
 
     def _run_id(self, key: str) -> str:
         return str(self.runs[key].info.run_id)
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _parent(key: str) -> str:
+    """Return the key of the run above a trial's or a point's."""
+    trial, _, width = key.partition("/")
+    return trial if width else "study"
+
+
+def _is_former(run: Run) -> bool:
+    return run.data.tags[schema.KIND] in (RunKind.FORMER_TRIAL, RunKind.FORMER_POINT)
 
 
 def _kind(*, is_point: bool, is_kept: bool) -> RunKind:
@@ -339,23 +366,64 @@ def _http_status(error: MlflowException | RequestException) -> int:
 
 
 def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Callable[[], bool]) -> Tracker:
-    """Open a Tracker; raise UserError if the store or server cannot be used.
+    """Open a Tracker; a local store is made if it is missing.
 
-    root: the folder for the artifacts of a local store, and for the lock under which the store is created, since two
-    processes creating it at the same time would corrupt it; log: prints a line when a server becomes unavailable, and
-    when it is available again; is_interrupted: if true, an unavailable server is not waited for.
+    Raises UserError if the store or server cannot be used, and a local disk's errors as they come. root: the folder
+    for the artifacts of a local store, and for the lock under which a study is created there; log: prints a line when
+    a server becomes unavailable, and when it is available again; is_interrupted: if true, an unavailable server is not
+    waited for.
     """
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    local = uri.startswith("sqlite:")
+    local = is_sqlite(uri)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with system_lock(root / "store.lock"):
+        if local:
+            ensure_database(sqlite_path(uri))
+        with system_lock(root / LOCK):
             return Tracker(uri, study, root / "artifacts" if local else None, log, is_interrupted)
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(
-            f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
-            f"give another --tracking-uri"
-        ) from None
+        if local and not (isinstance(error, MlflowException) and error.__cause__ is None):
+            raise  # of the disk
+        raise _unusable(uri, error) from None
+
+
+def find_document(uri: str, study: str) -> dict[str, Any] | None:
+    """Return a study's document, or None for a new study; nothing is made. Raises UserError as `open_tracker` does."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    try:
+        if is_sqlite(uri):
+            check_database(sqlite_path(uri))
+        client = MlflowClient(tracking_uri=uri)
+        if (experiment := _find_experiment(client, study)) is None:
+            return None
+        condition = f"tags.`{schema.KIND}` = '{RunKind.STUDY}'"
+        found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL, order_by=["start_time DESC"])
+    except (MlflowException, SQLAlchemyError) as error:
+        raise _unusable(uri, error) from None
+    return _document(found[0] if found else None)
+
+
+def _document(run: Run | None) -> dict[str, Any] | None:
+    return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
+
+
+def _find_experiment(client: MlflowClient, study: str) -> str | None:
+    """Return the id of a study's experiment; raise UserError if it was deleted, or is not a study."""
+    found = client.get_experiment_by_name(study)
+    if found is None:
+        return None
+    if schema.STUDY not in found.tags:
+        raise UserError(f"the MLflow experiment {study!r} is not a study: choose another --name")
+    if found.lifecycle_stage != "active":
+        raise UserError(f"the study {study!r} was deleted in the MLflow UI: restore it there, or choose another --name")
+    return str(found.experiment_id)
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    return UserError(
+        f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
+        f"give another --tracking-uri"
+    )
 
 
 def _mlflow_table(table: Any) -> dict[str, Any]:

@@ -103,8 +103,37 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["", "dry"])
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(a[2:] or a) for a, _ in MISTAKES])
 def test_a_mistake_is_one_message_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+    dry: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    try:
+        status: object = main([*arguments, *dry])
+    except SystemExit as end:  # argparse's own
+        status = end.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "mlruns").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tracking-uri", "sqlite:////proc/no/mlflow.db"], "/proc/no is not writable: "),
+        (["--storage-path", "/proc"], "/proc is not writable: "),
+        (["--retry-failed"], "has run no trial here: omit --retry-failed"),
+        (["--name", "damaged"], "journal.jsonl"),
+    ],
+)
+def test_a_dry_run_looks_at_folders_and_at_former_studies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -113,13 +142,13 @@ def test_a_mistake_is_one_message_and_status_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    try:
-        status: object = main(arguments)
-    except SystemExit as end:  # argparse's own
-        status = end.code
-    assert status == 2
+    damaged = tmp_path / "mlruns" / "studies" / "damaged" / "journal.jsonl"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("no record\n")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["--space", "dkd_grid", "--dry-run", *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "mlruns").exists()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_the_script_says_a_mistake_without_a_traceback(run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mlflow.entities import Run as MlflowRun
 
 from analysis.__main__ import main
 from study.results.point import COLUMNS
+from study.run import main as study
 from tests.study.inline_study import call
 
 Result = subprocess.CompletedProcess[str]
@@ -127,11 +128,18 @@ def folder(finished: Finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True))
 
 
-def test_a_second_run_does_nothing_again(folder: Path, run: Run, small_study: list[str]) -> None:
+def test_a_second_run_does_nothing_again(
+    folder: Path, run: Run, small_study: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it import Ray, which takes seconds."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     before = ended(folder)
     stages = {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")}
     result = run(folder, *small_study)
     assert result.returncode == 0, result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "mlflow" in imported
+    assert "ray" not in imported
     assert ended(folder) == before
     assert {path: path.stat().st_mtime_ns for path in (folder / "mlruns" / "stages").glob("*/*")} == stages
     assert len(runs(folder)) == 9
@@ -142,6 +150,15 @@ def test_other_settings_under_the_same_name_are_refused(folder: Path, run_inline
     assert result.returncode == 2
     assert "seeds was [0], is now [1]" in result.stderr
     assert len(runs(folder)) == 9
+
+
+def test_a_dry_run_finds_what_a_run_would_refuse_of_a_study(folder: Path, small_study: list[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    refused = call(study, folder, *small_study, "--seeds", "1", "--dry-run")
+    assert refused.returncode == 2
+    assert "seeds was [0], is now [1]" in refused.stderr
+    assert call(study, folder, *small_study, "--seeds", "0,1", "--extend", "--dry-run").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_the_teacher_itself_is_quantized(prepared: Path, run_inline: Run) -> None:

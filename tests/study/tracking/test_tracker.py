@@ -1,5 +1,6 @@
 """The tracker against a real store: found again, never doubled, whole after a kill between any two calls."""
 
+import shutil
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,10 +16,12 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
 from requests import ConnectionError as RequestsConnectionError
 from requests import HTTPError, Response
 
+from analysis.store import Store
 from kdq.errors import UserError
 from study.results.point import Point
 from study.tracking import tracker as tracking_module
-from study.tracking.tracker import Tracker, open_tracker
+from study.tracking.tracker import Tracker, find_document, open_tracker
+from study.tracking.uri import sqlite_uri
 
 TRIAL = "0123456789abcdef"
 POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200, 90.0, 89.0)
@@ -38,6 +41,25 @@ def opened(store: Path, study: str) -> Tracker:
 def start(tracker: Tracker) -> None:
     tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command")
     tracker.start_trial(TRIAL, "student", "trial", PARAMS)
+
+
+def test_a_store_in_a_folder_of_any_name_has_its_files_there(store: Path, tmp_path: Path) -> None:
+    opened(store, "any")
+    folder = tmp_path / "job%2Fmain 50%?a=b#c;é\n+&'\"\\日"
+    folder.mkdir()
+    shutil.copyfile(store / "mlflow.db", folder / "mlflow.db")
+    tracker = open_tracker(sqlite_uri(folder / "mlflow.db"), "odd", folder, print, lambda: False)
+    start(tracker)
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+    tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+    tracker.log_front([POINT], always=True)
+    assert Path(tracker.figure_path()).is_file()
+    (file,) = Store(tracker.uri, tracker.client).artifacts(tracker.runs[f"{TRIAL}/4"].info.run_id)
+    assert Path(file).read_bytes() == b"x"
+    assert Path(file).is_relative_to(folder / "artifacts" / "odd")
+    assert set(tmp_path.iterdir()) == {folder, packed}
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "artifacts", "store.lock"}
 
 
 def test_a_mixed_point_has_a_run_of_its_own(store: Path) -> None:
@@ -322,15 +344,79 @@ def test_one_that_failed_is_opened_again(store: Path) -> None:
 def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) -> None:
     tracker = opened(store, "deleted")
     tracker.client.delete_experiment(tracker.experiment)
-    with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
-        opened(store, "deleted")
-    with pytest.raises(UserError, match="'Default' is not a study"):
-        opened(store, "Default")
+    uri = f"sqlite:///{store}/mlflow.db"
+    for look in (lambda name: opened(store, name), lambda name: find_document(uri, name)):
+        with pytest.raises(UserError, match="was deleted in the MLflow UI: restore it there, or choose another --name"):
+            look("deleted")
+        with pytest.raises(UserError, match="'Default' is not a study"):
+            look("Default")
+
+
+def _complete(tracker: Tracker) -> None:
+    start(tracker)
+    tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
+    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.end_trial(TRIAL, "completed", "", {})
+    tracker.end_study("completed", {"points": 1})
+
+
+@pytest.mark.parametrize(
+    "deleted", [["study"], [TRIAL], [f"{TRIAL}/4"], ["study", TRIAL], ["study", TRIAL, f"{TRIAL}/4"]]
+)
+def test_runs_deleted_in_the_ui_are_restored(store: Path, deleted: list[str]) -> None:
+    """The study's command makes the study whole, with all that was logged, and no run twice."""
+    name = f"restored {' '.join(deleted).replace('/', ' ')}"
+    first = opened(store, name)
+    _complete(first)
+    before = {key: run.info.run_id for key, run in first.runs.items()}
+    for key in deleted:
+        first.client.delete_run(before[key])
+    said: list[str] = []
+    again = open_tracker(first.uri, name, store, said.append, lambda: False)
+    assert said == [f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there"]
+    assert again.document() == {"settings": {}, "trials": [TRIAL]}
+    _complete(again)
+    _check_family(first, {key: run.info.run_id for key, run in opened(store, name).runs.items()}, before)
+
+
+def _check_family(tracker: Tracker, found: dict[str, str], expected: dict[str, str]) -> None:
+    assert found == expected
+    runs = {run.info.run_id: run for run in tracker.client.search_runs([tracker.experiment])}
+    assert runs.keys() == set(found.values())
+    parents = {run_id: run.data.tags.get("mlflow.parentRunId") for run_id, run in runs.items()}
+    assert parents == {found["study"]: None, found[TRIAL]: found["study"], found[f"{TRIAL}/4"]: found[TRIAL]}
+    assert [m.step for m in tracker.client.get_metric_history(found[TRIAL], "val_top1")] == [1]
+
+
+def test_runs_deleted_while_the_study_runs_are_restored(store: Path) -> None:
+    tracker = opened(store, "meanwhile")
+    start(tracker)
+    before = {key: run.info.run_id for key, run in tracker.runs.items()}
+    for run_id in before.values():
+        tracker.client.delete_run(run_id)
+    _complete(tracker)
+    found = {key: run.info.run_id for key, run in opened(store, "meanwhile").runs.items()}
+    _check_family(tracker, found, {**found, **before})
+
+
+def test_children_of_runs_deleted_for_good_come_under_their_successors(store: Path) -> None:
+    """As `mlflow gc` leaves them, or an earlier version of this program, which made anew what was deleted."""
+    first = opened(store, "gone for good")
+    _complete(first)
+    for key in ("study", TRIAL):
+        first.client.set_tag(first.runs[key].info.run_id, "kdq.kind", "former trial")  # it is not restored
+        first.client.delete_run(first.runs[key].info.run_id)
+    _complete(opened(store, "gone for good"))
+    runs = opened(store, "gone for good").runs
+    found = {key: run.info.run_id for key, run in runs.items()}
+    assert found[f"{TRIAL}/4"] == first.runs[f"{TRIAL}/4"].info.run_id
+    assert found["study"] != first.runs["study"].info.run_id
+    _check_family(first, found, found)
 
 
 def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="cannot be read as a tracking store"):
         opened(tmp_path, "s")
 
 

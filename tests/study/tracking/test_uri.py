@@ -2,12 +2,26 @@ import contextlib
 import socket
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import make_url
 
 from kdq.errors import UserError
+from study.commands.options import RunOptions
 from study.tracking import uri
-from study.tracking.uri import require_store, shown, tracking_uri, without_password
+from study.tracking.uri import (
+    local_path,
+    repeatable,
+    require_store,
+    shown,
+    sqlite_path,
+    sqlite_uri,
+    tracking_uri,
+    without_password,
+)
 from tests.patience import patient
 
 
@@ -117,6 +131,7 @@ def test_a_host_name_that_is_none():
 )
 def test_no_message_has_a_password(address):
     assert "s3c" not in shown(address)
+    assert "s3c" not in repeatable(address)
     with pytest.raises(UserError) as refused:
         tracking_uri(address)
     assert "s3c" not in str(refused.value)
@@ -127,6 +142,27 @@ def test_shown_hides_secrets():
     assert shown("postgresql://me:secret@host:1/db?password=x") == "postgresql://me@host:1/db"
     assert shown("http://host/x") == "http://host/x"
     assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("postgresql://me:s3c@host/db?sslmode=require", "postgresql://me@host/db?sslmode=require"),
+        ("mysql://me:s3c@host/db?password=s3c&ssl=1&ssl_ca=%2Fa%26b", "mysql://me@host/db?ssl=1&ssl_ca=%2Fa%26b"),
+        ("mssql+pyodbc://h/db?driver=ODBC+18&odbc_connect=P%57D%3Ds3c", "mssql+pyodbc://h/db?driver=ODBC+18"),
+        ("https://host/?access_token=s3c#x", "https://host/"),
+        ("https://host/mlflow", "https://host/mlflow"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_a_command_keeps_the_query_and_no_secret(address, expected):
+    assert repeatable(address) == expected
+    assert RunOptions("dkd_grid", tracking_uri=address).arguments() == [
+        "--space",
+        "dkd_grid",
+        "--tracking-uri",
+        expected,
+    ]
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path):
@@ -143,3 +179,43 @@ def test_files_that_are_no_store(tmp_path):
         other.execute("CREATE TABLE recipes (name TEXT)")
     with pytest.raises(UserError, match="not an MLflow tracking store"):
         require_store(tracking_uri("sqlite:///other.db"))
+
+
+NAMES = st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=20)
+"""What a file may be called, but for dots alone."""
+
+
+@given(NAMES)
+def test_an_address_leads_back_to_a_file_of_any_name(name):
+    file = Path("/nowhere") / f"a{name}" / "mlflow.db"
+    address = sqlite_uri(file)
+    assert make_url(address).database == str(file)
+    assert sqlite_path(address) == file
+    assert tracking_uri(address) == shown(address) == address
+    assert local_path((file / name).as_uri()) == str(file / name)
+
+
+def test_addresses_of_plain_names_are_as_mlflow_has_them():
+    assert sqlite_uri(Path("/a b/é#1.db")) == "sqlite:////a b/é#1.db"
+    assert sqlite_uri(Path("/job%2Fmain/a.db")) == "sqlite+pysqlite:////job%252Fmain/a.db"
+    assert tracking_uri("sqlite:////a%20b/c.db") == "sqlite:////a b/c.db"
+    assert local_path("s3://bucket/a%20b") == "s3://bucket/a%20b"
+
+
+def test_a_percent_sign_that_was_meant_as_one(tmp_path):
+    (tmp_path / "job%2Fmain").mkdir()
+    message = f"means {tmp_path}/job/main/a.db; write .*/job%252Fmain/a.db for {tmp_path}/job%2Fmain/a.db"
+    with pytest.raises(UserError, match=message):
+        tracking_uri(f"sqlite:///{tmp_path}/job%2Fmain/a.db")
+
+
+def test_a_user_without_a_home_folder(monkeypatch):
+    """As in a container that runs as a user without a name."""
+
+    def unknown(_):
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match="has no home folder, which MLflow asks for: set HOME to a folder"):
+        tracking_uri(None)

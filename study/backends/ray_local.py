@@ -1,0 +1,51 @@
+"""Ray on this machine alone: started for one study, its files in a private folder, no port open to other machines."""
+
+from study.backends import ray_internals  # before ray: it sets what Ray reads when it is imported
+
+# isort: split
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import ray
+
+from kdq.errors import first_line
+from study.backends.ray_requirements import PREFIX, temporary_folder
+from study.console import failures
+from study.plan.resources import cores
+
+
+class RayFailedError(Exception):
+    """Ray did not start, or has died."""
+
+
+@contextmanager
+def local_ray() -> Iterator[Mapping[str, psutil.Process]]:
+    """Run Ray with the cores that this process may use; give its processes that must live, by name.
+
+    Its folder is removed, unless RayFailedError is raised: then the message names it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary_folder()))
+    is_kept = False
+    try:
+        yield _start(folder)
+    except RayFailedError as error:
+        is_kept = True
+        raise RayFailedError(f"{error} (Ray's logs: {folder})") from error
+    finally:
+        ray.shutdown()
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: Path) -> Mapping[str, psutil.Process]:
+    try:
+        ray_internals.start_local(cores(), folder)
+    except Exception as error:
+        cause = failures.likely_cause(failures.full_text(error))
+        reason = f"{first_line(error)}; {cause}" if cause else first_line(error)
+        raise RayFailedError(f"Ray did not start: {reason}") from error
+    return ray_internals.core_processes()
