@@ -4,6 +4,7 @@ Every result is compared with the CPU's. The stand-in computes as the CPU does, 
 summation is allowed: PyTorch chooses other variants of its optimizers for a GPU.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -14,6 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu.checks import compare, evidence
+from benchmarks.gpu.output import Output
+from benchmarks.gpu.parts import split
+from benchmarks.gpu.settings import Clock, Settings
+from benchmarks.gpu.study import Study, quantize, train, train_teacher
 from kdq.bits import FLOAT_BITS, Allocation
 from kdq.data.augment import AugmentConfig, Views
 from kdq.data.dataset import Dataset, open_dataset
@@ -38,6 +44,7 @@ from study.results.status import TrialStatus
 from study.trial.events import TrialEnded
 from study.trial.trial import Trial
 from study.trial.worker import DataRef, Inputs, ModelRef, Probing, run_trial
+from tests.benchmarks.test_gpu import data_stage
 from tests.device.accelerator import SynchronizedError, WrongDeviceError, accelerator, no_synchronization, register
 
 register()
@@ -365,3 +372,22 @@ def test_a_trial_keeps_to_its_device(tmp_path: Path) -> None:
         events = list(run_trial(trial, inputs, str(device), tmp_path / "log", Probing({1}, (2,))))
     assert events[-1] == TrialEnded(TrialStatus.COMPLETED), (tmp_path / "log").read_text()
     assert [type(event).__name__ for event in events] == [*2 * ["EpochEnded"], *2 * ["PointMeasured"], "TrialEnded"]
+
+
+def test_the_study_on_a_gpu_keeps_to_its_device(tmp_path: Path) -> None:
+    stage, folder = data_stage(StageStore(tmp_path / "other")), tmp_path / "parts"
+    folder.mkdir()
+    split(stage, folder, most=10**6)
+    rows = {"teacher": {"method": "teacher"}, "mixup": {"method": "mixup"}, "dml": {"method": "dml"}}
+    (folder / "rows.json").write_text(json.dumps({"cifar10": rows}))
+    torch.save({"state_dict": Tiny(10, 3).state_dict()}, tmp_path / "tiny.th")
+    wanted = evidence(tmp_path / "tiny.th", stage, "cpu")
+    small = {"train_images": 40, "val_images": 10, "batch_size": 10, "teacher_epochs": 2, "student_epochs": 1}
+    with accelerator() as device:
+        assert all(row["holds"] for row in compare(evidence(tmp_path / "tiny.th", stage, str(device)), wanted))
+        settings = Settings(tmp_path, tmp_path / "output", str(device), "tiny", "tiny", **small)
+        study = Study(settings, "cifar10")
+        train_teacher(study, Output(settings.output), Clock(1e6))
+        for row in rows:
+            train(study, row, Clock(1e6))
+            assert [point["bits"] for point, _ in quantize(settings, "cifar10", row, [FLOAT_BITS, 2])] == [32, 2]
