@@ -1,12 +1,16 @@
 """A classifier: an architecture by name, with the normalisation that its weights expect."""
 
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
 
 from kdq.errors import UserError, unknown
 from kdq.models.resnets import ARCHITECTURES
+
+_SEEDED = Lock()
+"""Held while PyTorch's random numbers, which all threads share, are those of a seed."""
 
 LARGEST, SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).smallest_normal
 
@@ -65,7 +69,7 @@ def build(arch: str, *, classes: int, normalization: Normalization, seed: int) -
     The images have `len(normalization.mean)` channels. Raises UserError for an unknown architecture.
     """
     check_architecture(arch)
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = ARCHITECTURES[arch](classes, len(normalization.mean))
     return Classifier(arch, net, classes, normalization)

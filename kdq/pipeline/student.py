@@ -152,13 +152,14 @@ def _trainer(
 
 def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:
     """Restore the training from its last stored epoch; return the history up to it."""
-    device = trainer.data.train_images.device
     for epoch in range(spec.train.epochs, 0, -1):
         if not (folder := store.find(spec.stage(epoch))):
             continue
         with suppress(FileNotFoundError):  # removed just now by a shorter or longer training of this student
             history: list[Json] = read_json(folder / HISTORY_FILE)
-            trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location=device, weights_only=True))
+            # To the CPU, from where every tensor is copied to where it belongs: Adam's step counters belong on the CPU,
+            # and on a GPU each would be waited for in every step.
+            trainer.load_state_dict(torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True))
             store.remove(spec.stage(epoch - 1))  # left by a kill between the two steps of `_keep`
             return history
     return []

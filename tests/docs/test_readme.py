@@ -54,7 +54,7 @@ def test_an_analysis_is_accepted(command: str) -> None:
 @pytest.mark.parametrize("command", BENCHMARKS)
 def test_a_benchmark_exists(command: str) -> None:
     name = words(command, "-m benchmarks.")[0]
-    assert (ROOT / "benchmarks" / f"{name}.py").is_file()
+    assert any((ROOT / "benchmarks" / file).is_file() for file in (f"{name}.py", f"{name}/__main__.py"))
 
 
 def test_the_code_of_the_readme_runs(
