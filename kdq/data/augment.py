@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import betaincinv
 from torch import Tensor
 
 from kdq.errors import UserError
@@ -187,4 +186,6 @@ def generator(stream_seed: int, epoch: int, kind: str) -> torch.Generator:
 
 def beta_quantile(uniform: Tensor, alpha: float) -> Tensor:
     """Map uniform numbers in [0, 1), float64 [N], to quantiles of Beta(alpha, alpha): float32 [N] in [0, 1]."""
+    from scipy.special import betaincinv  # only mixup needs SciPy
+
     return torch.from_numpy(np.asarray(betaincinv(alpha, alpha, uniform.numpy()), dtype=np.float32))

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from requests import RequestException
@@ -33,6 +34,7 @@ from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
+from study.tracking.runs import Names, StoredRun, open_runs
 from study.tracking.schema import RunKind
 from study.tracking.uri import shown, without_password
 
@@ -78,7 +80,7 @@ class Tracker:
         uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own);
         log: prints a line to the user; is_interrupted: if true, an unavailable server is not waited for.
         """
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client, self.store = MlflowClient(tracking_uri=uri), open_runs(uri)
         self.uri, self.study, self.log, self.is_interrupted = uri, study, log, is_interrupted
         self.experiment = self._experiment(artifacts)
         self._draw_next = 0.0
@@ -87,9 +89,11 @@ class Tracker:
         self._load_runs()
 
     def _load_runs(self) -> None:
-        """Load the existing runs."""
-        self.runs: dict[str, Run] = {self._key(run): run for run in self._search()}
+        """Load the existing runs, with their tags only."""
+        runs = self.store.read(self.experiment, Names(tags=(schema.TRIAL, schema.POINT, schema.DOCUMENT)))
+        self.runs: dict[str, StoredRun] = {self._key(run): run for run in runs}
         self._last_epoch: dict[str, int] = {}
+        self._is_front_logged = self.is_finished("study")  # a study that ended well logged its front before
 
     def wait(self, error: MlflowException | RequestException) -> None:
         """Wait until a server that failed with this error is available again; print that unless it is immediately.
@@ -133,22 +137,9 @@ class Tracker:
         tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
         return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
-    def _search(self) -> list[Run]:
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment], run_view_type=ViewType.ACTIVE_ONLY, max_results=1000, page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return [run for run in runs if schema.KIND in run.data.tags]
-
     @staticmethod
-    def _key(run: Run) -> str:
-        tags = run.data.tags
-        return str(tags.get(schema.POINT) or tags.get(schema.TRIAL) or "study")
+    def _key(run: StoredRun) -> str:
+        return run.tags.get(schema.POINT) or run.tags.get(schema.TRIAL) or "study"
 
     def _open(
         self,
@@ -167,31 +158,33 @@ class Tracker:
         killed in between leaves no run incomplete.
         """
         repeated: list[RunTag] = []
+        given: Collection[str] = ()
         if key not in self.runs:
             own = {schema.KIND: kind, schema.STUDY: self.study, MLFLOW_RUN_NAME: name, **tags}
             if parent:
                 own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), schema.TRIAL: key.partition("/")[0]}
-            self.runs[key] = self.client.create_run(self.experiment, tags=own, run_name=name)
+            info = self.client.create_run(self.experiment, tags=own, run_name=name).info
+            self.runs[key] = StoredRun(info.run_id, self.experiment, info.status, info.artifact_uri, own)
             self._last_epoch[key] = 0
         elif not self.is_finished(key):
             self.client.update_run(self._run_id(key), status="RUNNING")
             repeated = [RunTag(k, v) for k, v in tags.items()]
+            given = self.client.get_run(self._run_id(key)).data.params
         run_id = self._run_id(key)
         if not self.is_finished(key):
-            given = self.runs[key].data.params  # MLflow forbids changes, such as the name of an extended space
+            # MLflow forbids changes of parameters, such as the name of an extended space.
             flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=repeated)
         return run_id
 
     def _claim(self, key: str, kind: RunKind) -> None:
         """Mark a run as the study's again, after an interrupted extension that had marked it as former."""
-        if key in self.runs and self.runs[key].data.tags[schema.KIND] != kind:
-            self._set_tags(self._run_id(key), {schema.KIND: kind})
-            self.runs[key] = self.client.get_run(self._run_id(key))
+        if key in self.runs and self.runs[key].kind != kind:
+            self._tag(key, {schema.KIND: kind})
 
     def is_finished(self, key: str) -> bool:
         """Return whether the run of this trial or point, or of the study by an earlier command, is finished."""
-        return key in self._finished or (key in self.runs and self.runs[key].info.status == "FINISHED")
+        return key in self._finished or (key in self.runs and self.runs[key].status == "FINISHED")
 
     def _finish(self, key: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(self._run_id(key), status)
@@ -201,7 +194,7 @@ class Tracker:
     def document(self) -> dict[str, Any] | None:
         """Return the study's document as last started or extended, or None for a new study."""
         run = self.runs.get("study")
-        return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
+        return json.loads(run.tags[schema.DOCUMENT]) if run else None
 
     @retry
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
@@ -209,8 +202,8 @@ class Tracker:
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        run_id = self._open("study", RunKind.STUDY, self.study, params, {**described, **table})
-        self._set_tags(run_id, {schema.STATUS: StudyStatus.RUNNING})
+        self._open("study", RunKind.STUDY, self.study, params, {**described, **table})
+        self._tag("study", {schema.STATUS: StudyStatus.RUNNING})
 
     @retry
     def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
@@ -225,13 +218,13 @@ class Tracker:
             trial, _, width = key.partition("/")
             is_kept = trials is None or trial in trials
             kind = _kind(is_point=bool(width), is_kept=is_kept)
-            if self.runs[key].data.tags[schema.KIND] != kind:
-                self._set_tags(self._run_id(key), {schema.KIND: kind})
+            if self.runs[key].kind != kind:
+                self._tag(key, {schema.KIND: kind})
             standing[is_kept] += not width
-        run_id = self._run_id("study")
-        self.client.update_run(run_id, status="RUNNING")
-        self._set_tags(run_id, {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command})
-        self.runs["study"] = self.client.get_run(run_id)
+        self.client.update_run(self._run_id("study"), status="RUNNING")
+        self.runs["study"] = replace(self.runs["study"], status="RUNNING")
+        self._is_front_logged = False
+        self._tag("study", {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command})
         return standing[True], standing[False]
 
     @retry
@@ -271,6 +264,7 @@ class Tracker:
         for file in files:
             self.client.log_artifact(run_id, file)
         self._finish(key)
+        self._is_front_logged = False
 
     @retry
     def end_trial(self, trial_id: str, status: TrialStatus, reason: str, best: Mapping[str, float]) -> None:
@@ -289,9 +283,12 @@ class Tracker:
 
     @retry
     def log_front(self, points: Sequence[Point], always: bool = False) -> None:
-        """Log the front on the study's run as table, CSV and figure; unless `always`, at most every FIGURE_SECONDS."""
+        """Log the front on the study's run as table, CSV and figure, if it has points that were not in it before.
+
+        Unless `always`, at most every FIGURE_SECONDS.
+        """
         began = time.monotonic()
-        if not points or (not always and began < self._draw_next):
+        if self._is_front_logged or not points or (not always and began < self._draw_next):
             return
         marked = with_front(points)
         run_id = self._run_id("study")
@@ -301,6 +298,7 @@ class Tracker:
             draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
             self.client.log_artifacts(run_id, folder)
         self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
+        self._is_front_logged = True
         now = time.monotonic()
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
 
@@ -308,21 +306,23 @@ class Tracker:
     def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         run_id = self._run_id("study")
-        before = self.runs["study"].data.metrics
+        before = self.client.get_run(run_id).data.metrics
         batch = [Metric(key, float(value), now, 0) for key, value in metrics.items() if before.get(key) != value]
         self.client.log_batch(run_id, metrics=batch, tags=[RunTag(schema.STATUS, status)])
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
     def figure_path(self) -> str:
         """Return where the front's figure is: a path in a local store, else an artifact URI."""
-        uri = urlsplit(str(self.runs["study"].info.artifact_uri))
+        uri = urlsplit(self.runs["study"].artifact_uri)
         return (url2pathname(uri.path) if uri.scheme in ("", "file") else uri.geturl()) + "/front.png"
 
     def _run_id(self, key: str) -> str:
-        return str(self.runs[key].info.run_id)
+        return self.runs[key].id
 
-    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    def _tag(self, key: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run in the store and here."""
+        self.client.log_batch(self._run_id(key), tags=[RunTag(name, value) for name, value in tags.items()])
+        self.runs[key] = replace(self.runs[key], tags={**self.runs[key].tags, **tags})
 
 
 def _kind(*, is_point: bool, is_kept: bool) -> RunKind:
