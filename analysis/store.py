@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from analysis.record import Row
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
 from kdq.distill.methods import METHODS, PARAMETERS
 from kdq.errors import UserError, first_line, unknown
-from study.results.front import with_front
+from study.results.front import comparable, content, with_front
 from study.results.point import COLUMNS, Point, from_row
 from study.results.status import StudyStatus, TrialStatus
 from study.schedulers.registry import SCHEDULERS
@@ -44,6 +44,13 @@ class Study:
     experiment_id: str
     status: StudyStatus
     command: str | None
+
+
+class Final(NamedTuple):
+    """A trial's point. configuration: the label of its configuration, empty if the front does not compare it."""
+
+    point: Point
+    configuration: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +93,13 @@ class Store:
         diverged, or was not measured at every width.
         """
         runs = sorted(self._read(study.experiment_id, OF_TRIAL, RunKind.TRIAL), key=_trial_id)
-        sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
+        points = list(self.points(study))
+        sizes = {(point.student, point.bits): point.total_bits for point in points}
+        compared = {content(p): f"c{n}" for n, group in enumerate(comparable(points), 1) for p in group.points}
+        finals = {(p.trial_id, p.bits): Final(p, compared.get(content(p), "")) for p in points}
         with _answers(self.uri):
             probes = self.runs.histories([run.id for run in runs], PROBES.values())
-        return [row for run in runs for row in _trial_record(run, sizes, probes)]
+        return [row for run in runs for row in _trial_record(run, sizes, finals, probes)]
 
     def artifacts(self, run_id: str) -> list[str]:
         """Return the paths or URIs of a run's files."""
@@ -126,8 +136,11 @@ def _answers(uri: str) -> Iterator[None]:
         ) from None
 
 
-def _trial_record(run: StoredRun, sizes: Mapping[tuple[str, Bits], int], probes: Histories) -> list[Row]:
-    """sizes: total bits of a point by student and bits; a model early in training may take a few more."""
+def _trial_record(
+    run: StoredRun, sizes: Mapping[tuple[str, Bits], int], finals: Mapping[tuple[str, Bits], Final], probes: Histories
+) -> list[Row]:
+    """sizes: total bits of a point by architecture and bits, for a trial without points; a model early in training may
+    take a few more."""
     trial, status = _trial_id(run), _status(run)
     if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
         raise UserError(
@@ -138,19 +151,26 @@ def _trial_record(run: StoredRun, sizes: Mapping[tuple[str, Bits], int], probes:
     measured = [bits for bits, metric in PROBES.items() if metric in run.metrics]
     if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: NaN at every width
         measured = [int(bits) for bits in run.params.get("widths", "").split(",") if bits.isdigit()]
-    widths = {bits: sizes.get((student, bits)) for bits in measured}
+    own = {bits: finals.get((trial, bits)) for bits in measured}
+    widths = {bits: final.point.total_bits if final else sizes.get((student, bits)) for bits, final in own.items()}
     known = {bits: size for bits, size in widths.items() if size is not None}
     if FLOAT_BITS not in known:
         raise UserError(_not_measured(run))
+
+    def row(epoch: int, bits: int, top1: float) -> Row:
+        final = own[bits]
+        ends = (final.point.val_top1, final.configuration) if final and final.configuration else ()
+        return Row(trial, _student_id(run), epoch, bits, known[bits], top1, *ends)
+
     rows = [
         # A percentage of whole images: further digits are rounding errors, such as in 19.900000000000002.
-        Row(trial, _student_id(run), epoch, bits, size, round(value, 6))
-        for bits, size in known.items()
+        row(epoch, bits, round(value, 6))
+        for bits in known
         for epoch, value in probes.get((run.id, PROBES[bits]), {}).items()
     ]
     if status is TrialStatus.DIVERGED:
         after = 1 + max((row.epoch for row in rows), default=0)
-        rows += [Row(trial, _student_id(run), after, bits, size, math.nan) for bits, size in known.items()]
+        rows += [row(after, bits, math.nan) for bits in known]
     return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
 

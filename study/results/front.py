@@ -64,7 +64,7 @@ def configurations(points: Iterable[Point]) -> list[Configuration]:
     column; they are no repetitions, so each of them is a configuration of its own.
     """
     groups: dict[tuple[object, ...], list[Point]] = {}
-    for point in {_content(point): point for point in points}.values():
+    for point in {content(point): point for point in points}.values():
         key = (*(getattr(point, name) for name in PARAMETERS), point.bits)
         groups.setdefault(key, []).append(point)
     return [configuration for group in groups.values() for configuration in _repetitions(group)]
@@ -89,7 +89,8 @@ def missing_seeds(points: Iterable[Point]) -> str:
     return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
 
 
-def _content(point: Point) -> Point:
+def content(point: Point) -> Point:
+    """Return the point without its trial: equal for trials that share a student, which is measured once."""
     return replace(point, trial_id="", on_front=False)
 
 
@@ -108,8 +109,8 @@ def with_front(points: Iterable[Point]) -> list[Point]:
     points = list(points)
     groups = comparable(points)
     on_front = front(_pairs(groups))
-    chosen = {_content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
-    return [replace(point, on_front=_content(point) in chosen) for point in points]
+    chosen = {content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
+    return [replace(point, on_front=content(point) in chosen) for point in points]
 
 
 def front_hypervolume(points: Iterable[Point]) -> float:

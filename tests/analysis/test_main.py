@@ -177,7 +177,10 @@ def test_a_record_is_printed_and_replayed(run, tmp_path):
     path, figure = tmp_path / "record.csv", tmp_path / "replay.png"
     assert run("record", "--study", "recorded", "--output", str(path)) == ""
     text = run("replay", "--record", str(path), "--orders", "5", "--figure", str(figure))
-    assert text.startswith("2 trials of 2 epochs, 1 of them on the true front; means ± deviations over 5 orders\n")
+    assert text.startswith(
+        "2 trials of 2 epochs, 1 of them on the true front: the study's own, of its points; "
+        "means ± deviations over 5 orders\n"
+    )
     assert f"figure {figure}" in text
     with Image.open(figure) as image:
         assert image.size == (1600, 800)
@@ -186,7 +189,16 @@ def test_a_record_is_printed_and_replayed(run, tmp_path):
     assert table["epochs"].tolist()[0] == 4
     rows = json.loads(run("replay", "--record", str(path), "--orders", "5", "--format", "json"))
     assert [row["strategy"] for row in rows] == table["strategy"].tolist()
-    assert rows[0]["hypervolume"] == pytest.approx(table["hypervolume"][0])
+    front = json.loads(run("front", "--study", "recorded", "--format", "json"))
+    assert rows[0]["hypervolume"] == table["hypervolume"][0] == front["hypervolume"]
+
+
+def test_a_record_without_points_says_what_its_replay_ranks(run, tmp_path):
+    path = tmp_path / "record.csv"
+    path.write_text("trial_id,student,epoch,bits,total_bits,val_top1\nt,s,1,32,100,50\nt,s,2,32,100,60\n")
+    path.write_text(path.read_text() + "t,s,1,2,10,50\nt,s,2,2,10,60\n")
+    first = run("replay", "--record", str(path), "--orders", "1").splitlines()[0]
+    assert "1 of them on the true front: of single trials as probed after the last epoch" in first
 
 
 @pytest.mark.parametrize(
