@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdq.errors import UserError
+from kdq.errors import UserError, quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     best = _command(commands, "best", "print the best configuration within a budget", ("text", "json"))
     best.add_argument("--max-bits", type=_budget, required=True, metavar="BITS", help="total bits, such as 2e6")
     front = _command(commands, "front", "print the Pareto front and its hypervolume", ("table", "csv", "json"))
-    front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front in this PNG file")
+    front.add_argument("--figure", type=_figure, metavar="FILE", help="draw the front in this .png, .svg or .pdf file")
     for command in (points, best, front):
         command.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")
     record = _command(commands, "record", "print every trial's accuracy at every width after every epoch", ("csv",))
@@ -149,7 +149,9 @@ def _add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     help_ = "one in X trials survives a rung, and each rung is at X times the epochs of the last (default: 3)"
     replay.add_argument("--reduction-factor", type=float, default=3, metavar="X", help=help_)
-    replay.add_argument("--figure", type=Path, metavar="FILE", help="draw the result in this PNG file")
+    replay.add_argument(
+        "--figure", type=_figure, metavar="FILE", help="draw the result in this .png, .svg or .pdf file"
+    )
     replay.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
 
 
@@ -164,6 +166,15 @@ def _command(
     where = "tracking store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlruns/mlflow.db)"
     command.add_argument("--tracking-uri", metavar="URI", help=where)
     return command
+
+
+def _figure(text: str) -> Path:
+    from study.results.figure import FORMATS
+
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    return path
 
 
 def _budget(text: str) -> float:

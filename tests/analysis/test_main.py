@@ -217,3 +217,11 @@ def test_a_mistake_in_a_replay_is_one_line_and_status_2(run, arguments, message)
     assert message in printed
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["front.jpg", "front", ".png", "front.svg.gz"])
+def test_a_figure_of_another_format_is_refused_before_anything_is_read(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["front", "--study", "s", "--tracking-uri", "sqlite:///missing.db", "--figure", name])
+    assert end.value.code == 2
+    assert f"'{name}': must end in .png, .svg or .pdf" in capsys.readouterr().err
