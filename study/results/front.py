@@ -131,9 +131,11 @@ def best(points: Iterable[Point], max_bits: float) -> Configuration:
 
     Ties go to the smaller one. Raises UserError if nothing fits.
     """
+    points = list(points)
     sizes = {group: max(point.total_bits for point in group.points) for group in comparable(points)}
     fitting = [group for group, size in sizes.items() if size <= max_bits]
     if not fitting:
         smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"
-        raise UserError(f"no point has at most {max_bits:.10g} total bits: {smallest}")
+        which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
+        raise UserError(f"no configuration has at most {max_bits:.10g} total bits: {which}")
     return max(fitting, key=lambda group: (group.mean("val_top1"), -sizes[group]))
