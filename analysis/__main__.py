@@ -88,7 +88,7 @@ def _draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pa
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
 
 
@@ -142,13 +142,15 @@ def _add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     source = replay.add_mutually_exclusive_group(required=True)
     source.add_argument("--study", metavar="NAME", help="name of the study (see the command list)")
     source.add_argument("--record", type=Path, metavar="FILE", help="file written by the command record")
-    replay.add_argument("--orders", type=int, default=100, metavar="N", help="random orders of trials (default: 100)")
-    replay.add_argument("--slots", type=int, default=2, metavar="N", help="concurrent trials (default: 2)")
     replay.add_argument(
-        "--grace-period", type=int, default=1, metavar="N", help="epochs to the first rung (default: 1)"
+        "--orders", type=_whole, default=100, metavar="N", help="random orders of trials (default: 100)"
+    )
+    replay.add_argument("--slots", type=_whole, default=2, metavar="N", help="concurrent trials (default: 2)")
+    replay.add_argument(
+        "--grace-period", type=_whole, default=1, metavar="N", help="epochs to the first rung (default: 1)"
     )
     help_ = "one in X trials survives a rung, and each rung is at X times the epochs of the last (default: 3)"
-    replay.add_argument("--reduction-factor", type=float, default=3, metavar="X", help=help_)
+    replay.add_argument("--reduction-factor", type=_number, default=3, metavar="X", help=help_)
     replay.add_argument(
         "--figure", type=_figure, metavar="FILE", help="draw the result in this .png, .svg or .pdf file"
     )
@@ -177,13 +179,27 @@ def _figure(text: str) -> Path:
     return path
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # also for more than 4,300 digits
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be a number") from None
+
+
 def _budget(text: str) -> float:
     try:
         bits = float(text)
     except ValueError:
         bits = math.nan
     if not 0 < bits < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of bits, such as 2e6")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} must be a positive number of bits, such as 2e6")
     return bits
 
 

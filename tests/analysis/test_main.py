@@ -225,3 +225,17 @@ def test_a_figure_of_another_format_is_refused_before_anything_is_read(name, cap
         main(["front", "--study", "s", "--tracking-uri", "sqlite:///missing.db", "--figure", name])
     assert end.value.code == 2
     assert f"'{name}': must end in .png, .svg or .pdf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "--study", "s", "--orders", "9" * 5000],
+        ["replay", "--study", "s", "--reduction-factor", "x" * 5000],
+        ["best", "--study", "s", "--max-bits", "0x" + "f" * 5000],
+    ],
+)
+def test_a_long_number_is_refused_in_a_short_line(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert len(capsys.readouterr().err.splitlines()[-1]) < 200
