@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdq.errors import UserError
+from kdq.errors import UserError, quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -90,7 +90,7 @@ def _draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pa
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that no file can have
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}") from None
 
 
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     best = _command(commands, "best", "print the best configuration within a budget", ("text", "json"))
     best.add_argument("--max-bits", type=_budget, required=True, metavar="BITS", help="total bits, such as 2e6")
     front = _command(commands, "front", "print the Pareto front and its hypervolume", ("table", "csv", "json"))
-    front.add_argument("--figure", type=Path, metavar="FILE", help="draw the front in this PNG file")
+    front.add_argument("--figure", type=_figure, metavar="FILE", help="draw the front in this .png, .svg or .pdf file")
     trials = _command(commands, "trials", "print how every trial ended, and why", ("table", "csv", "json"))
     for command in (points, best, front, trials):
         command.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")
@@ -145,14 +145,18 @@ def _add_replay(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     source = replay.add_mutually_exclusive_group(required=True)
     source.add_argument("--study", metavar="NAME", help="name of the study (see the command list)")
     source.add_argument("--record", type=Path, metavar="FILE", help="file written by the command record")
-    replay.add_argument("--orders", type=int, default=100, metavar="N", help="random orders of trials (default: 100)")
-    replay.add_argument("--slots", type=int, default=2, metavar="N", help="concurrent trials (default: 2)")
     replay.add_argument(
-        "--grace-period", type=int, default=1, metavar="N", help="epochs to the first rung (default: 1)"
+        "--orders", type=_whole, default=100, metavar="N", help="random orders of trials (default: 100)"
+    )
+    replay.add_argument("--slots", type=_whole, default=2, metavar="N", help="concurrent trials (default: 2)")
+    replay.add_argument(
+        "--grace-period", type=_whole, default=1, metavar="N", help="epochs to the first rung (default: 1)"
     )
     help_ = "one in X trials survives a rung, and each rung is at X times the epochs of the last (default: 3)"
-    replay.add_argument("--reduction-factor", type=float, default=3, metavar="X", help=help_)
-    replay.add_argument("--figure", type=Path, metavar="FILE", help="draw the result in this PNG file")
+    replay.add_argument("--reduction-factor", type=_number, default=3, metavar="X", help=help_)
+    replay.add_argument(
+        "--figure", type=_figure, metavar="FILE", help="draw the result in this .png, .svg or .pdf file"
+    )
     replay.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
 
 
@@ -169,13 +173,36 @@ def _command(
     return command
 
 
+def _figure(text: str) -> Path:
+    from study.results.figure import FORMATS
+
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    return path
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:  # also for more than 4,300 digits
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)}: must be a number") from None
+
+
 def _budget(text: str) -> float:
     try:
         bits = float(text)
     except ValueError:
         bits = math.nan
     if not 0 < bits < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a positive number of bits, such as 2e6")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} must be a positive number of bits, such as 2e6")
     return bits
 
 

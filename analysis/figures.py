@@ -1,11 +1,9 @@
 """Figures of replays: what early stopping finds and what it costs."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdq.store.files import publish
-from study.results.figure import COLOURS, GRID, INK, MUTED
+from study.results.figure import COLOURS, GRID, INK, MUTED, save
 from study.schedulers.registry import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -24,7 +22,7 @@ _OTHERS = {"grid": (MUTED, "-", "o"), "random": ("#b7791f", (0, (1, 1.5)), "o")}
 
 
 def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:
-    """Write a PNG (1600 × 800): hypervolume against epochs spent, and front trials lost against epochs saved.
+    """Write a figure (a PNG has 1600 × 800 pixels): hypervolume against epochs, and trials lost against epochs saved.
 
     curves: from `analysis.replay.mean_curves`; table: from `analysis.replay.summary`. Bands and bars are one
     sample deviation over the orders.
@@ -39,9 +37,7 @@ def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pat
     _draw_costs(right, table)
     for axes in (left, right):
         _dress(axes)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    publish(path, content.getvalue())
+    save(figure, path)
 
 
 def _style(strategy: str) -> tuple[str, object, str]:

@@ -3,8 +3,9 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from statistics import fmean
 
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS
 from kdq.errors import UserError
@@ -16,7 +17,9 @@ class Row:
     """One trial at one width after one epoch. The fields are the columns of a record's CSV file, in order.
 
     student: the same for trials that differ only in bits, and so share it; epoch: from 1; bits: 1 to 8, or 32 for
-    float; val_top1: in percent, NaN where the trial diverged. Raises ValueError for any other value.
+    float; val_top1: in percent, NaN where the trial diverged; final_top1: of the trial's point at this width, which is
+    quantized with all calibration images; configuration: the same for points that differ only in their seeds, empty,
+    and `final_top1` NaN, for a point that the study's front does not compare. Raises ValueError for any other value.
     """
 
     trial_id: str
@@ -25,6 +28,8 @@ class Row:
     bits: int
     total_bits: int
     val_top1: float
+    final_top1: float = math.nan
+    configuration: str = ""
 
     def __post_init__(self) -> None:
         for name in ("trial_id", "student"):
@@ -38,14 +43,34 @@ class Row:
             raise ValueError(f"total_bits = {self.total_bits}: must be at least 1")
         if not (math.isnan(self.val_top1) or 0 <= self.val_top1 <= 100):
             raise ValueError(f"val_top1 = {self.val_top1}: must be a percentage, 0 to 100, or empty where it diverged")
+        if not (0 <= self.final_top1 <= 100 if self.configuration else math.isnan(self.final_top1)):
+            raise ValueError(f"final_top1 = {self.final_top1}: must be a percentage, or empty without a configuration")
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+WITHOUT_POINTS = COLUMNS[:-2]  # of files that earlier versions wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A configuration that the front compares: mean accuracy in percent and mean total bits over its seeds.
+
+    trials: for each seed those that measure its point, any of which is enough.
+    """
+
+    trials: tuple[frozenset[str], ...]
+    accuracy: float
+    total_bits: float
+
+    def is_found_by(self, completed: Collection[str]) -> bool:
+        """Return whether the completed trials have measured it with every seed."""
+        return not any(each.isdisjoint(completed) for each in self.trials)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """curves: trial -> its values after each epoch, float first; students: trial -> its student; epochs: of a training.
+    """curves: trial -> its values after each epoch, float first; students: trial -> its student; epochs: of a training;
+    configurations: what the study's front compares, empty if the record has no points.
 
     The curve of a diverged trial is shorter, and ends with NaN.
     """
@@ -53,6 +78,14 @@ class Record:
     curves: Mapping[str, tuple[Values, ...]]
     students: Mapping[str, str]
     epochs: int
+    configurations: tuple[Target, ...] = ()
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What the study is to find: its configurations, or without them each trial's values after its last epoch."""
+        return self.configurations or tuple(
+            Target((frozenset([trial]),), *pair) for trial, values in self.points.items() for pair in values
+        )
 
     @property
     def points(self) -> dict[str, Values]:
@@ -66,6 +99,7 @@ class Record:
 
 def from_rows(rows: Iterable[Row]) -> Record:
     """Return the record of rows in any order. Raises UserError if a row is duplicated or missing."""
+    rows = list(rows)
     trials: dict[str, dict[int, dict[int, Row]]] = {}
     students: dict[str, str] = {}
     for row in rows:
@@ -82,6 +116,31 @@ def from_rows(rows: Iterable[Row]) -> Record:
         {trial: _curve(trial, trials[trial], epochs) for trial in sorted(trials)},
         dict(sorted(students.items())),
         epochs,
+        _configurations(rows),
+    )
+
+
+def _configurations(rows: Sequence[Row]) -> tuple[Target, ...]:
+    """Return the configurations of a record's points. Raises UserError if a point differs between epochs."""
+    points: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        point = points.setdefault((row.trial_id, row.bits), row)
+        if (row.configuration, repr(row.final_top1)) != (point.configuration, repr(point.final_top1)):
+            raise UserError(
+                f"trial {row.trial_id}, {row.bits} bits: epochs {point.epoch} and {row.epoch} have different points"
+            )
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for point in points.values():
+        if point.configuration:
+            # Trials that share a student share its point.
+            groups.setdefault(point.configuration, {}).setdefault(point.student, []).append(point)
+    return tuple(
+        Target(
+            tuple(frozenset(row.trial_id for row in same) for _, same in sorted(seeds.items())),
+            fmean(same[0].final_top1 for same in seeds.values()),
+            fmean(same[0].total_bits for same in seeds.values()),
+        )
+        for _, seeds in sorted(groups.items())
     )
 
 
@@ -124,20 +183,22 @@ def to_csv(rows: Iterable[Row]) -> str:
 def from_csv(text: str) -> list[Row]:
     """Return the rows of a CSV text. Raises UserError with the line of an error."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    header = tuple(reader.fieldnames or ())
+    if header not in (COLUMNS, WITHOUT_POINTS):
         raise UserError(f"header {reader.fieldnames}: a record has the columns {', '.join(COLUMNS)}")
     rows = []
     for cells in reader:
         try:
-            rows.append(_row(cells))
+            rows.append(_row(cells, len(header)))
         except ValueError as error:
             raise UserError(f"line {reader.line_num}: {error}") from None
     return rows
 
 
-def _row(cells: Mapping[str, str]) -> Row:
+def _row(cells: Mapping[str, str], columns: int) -> Row:
     if None in cells or None in cells.values():
-        raise ValueError(f"must have {len(COLUMNS)} cells")
+        raise ValueError(f"must have {columns} cells")
     epoch, bits, total_bits = (int(cells[name]) for name in ("epoch", "bits", "total_bits"))
-    accuracy = float(cells["val_top1"]) if cells["val_top1"] else math.nan
-    return Row(cells["trial_id"], cells["student"], epoch, bits, total_bits, accuracy)
+    accuracy, final = (float(cells.get(name) or math.nan) for name in ("val_top1", "final_top1"))
+    configuration = cells.get("configuration", "")
+    return Row(cells["trial_id"], cells["student"], epoch, bits, total_bits, accuracy, final, configuration)

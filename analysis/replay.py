@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.record import Record
+from analysis.record import Record, Target
 from kdq.errors import UserError
 from study.results.front import REFERENCE
 from study.results.pareto import front, hypervolume
@@ -131,18 +131,23 @@ def simulate(scheduler: Scheduler, record: Record, order: Sequence[str], slots: 
 
 
 def on_front(record: Record) -> frozenset[str]:
-    """Return the trials with a point on the front of all points, which a study is to find."""
-    owners, pairs = zip(*((trial, pair) for trial, shown in record.points.items() for pair in shown), strict=True)
-    return frozenset(trial for trial, is_on in zip(owners, front(pairs), strict=True) if is_on)
+    """Return the trials of the targets on the front of all targets, which a study is to find."""
+    marks = front([(target.accuracy, target.total_bits) for target in record.targets])
+    best = [target for target, is_on in zip(record.targets, marks, strict=True) if is_on]
+    return frozenset(trial for target in best for same in target.trials for trial in same)
 
 
 def curve(record: Record, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the hypervolume of the points of completed trials, in percent × octaves, after `at` epochs in all."""
-    points = record.points
+    """Return the hypervolume of the targets that completed trials have found, in percent × octaves, after `at` epochs
+    in all."""
+    left: list[Target] = list(record.targets)
+    completed: set[str] = set()
     found: list[tuple[float, float]] = []
     epochs, volumes = [0], [0.0]
     for spent, trial in outcome.completed:
-        found += [(accuracy, math.log2(bits)) for accuracy, bits in points[trial]]
+        completed.add(trial)
+        found += [(target.accuracy, math.log2(target.total_bits)) for target in left if target.is_found_by(completed)]
+        left = [target for target in left if not target.is_found_by(completed)]
         epochs.append(spent)
         volumes.append(hypervolume(found, REFERENCE))
     return np.array(volumes)[np.searchsorted(epochs, at, side="right") - 1]

@@ -130,8 +130,8 @@ def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: 
         return _json(_records(table))
     best = on_front(record)
     lines = [
-        f"{len(record.curves)} trials of {record.epochs} epochs, {len(best)} of them on the true front; "
-        f"means ± deviations over {table['n'].iloc[0]} orders",
+        f"{len(record.curves)} trials of {record.epochs} epochs, {len(best)} of them on the true front: "
+        f"{_ranked(record)}; means ± deviations over {table['n'].iloc[0]} orders",
         "",
         _replay_table(table).to_string(index=False),
         "",
@@ -140,6 +140,14 @@ def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: 
         f"of the grid's epochs.",
     ]
     return "\n".join([*lines, *([f"figure {figure}"] if figure else [])])
+
+
+def _ranked(record: Record) -> str:
+    """Return what the true front is made of."""
+    if not record.configurations:
+        return "of single trials as probed after the last epoch, since the record has no points"
+    seeds = max(len(target.trials) for target in record.configurations)
+    return "the study's own, of its points" + (f" averaged over {seeds} seeds" if seeds > 1 else "")
 
 
 def _replay_table(table: "pandas.DataFrame") -> "pandas.DataFrame":

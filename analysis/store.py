@@ -3,28 +3,24 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from analysis.record import Row
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
-from kdq.distill.methods import METHODS
+from kdq.distill.methods import METHODS, PARAMETERS
 from kdq.errors import UserError, first_line, unknown
-from study.results.front import with_front
-from study.results.point import Point, from_row
+from study.results.front import comparable, content, with_front
+from study.results.point import COLUMNS, Point, from_row
 from study.results.status import StudyStatus, TrialStatus
 from study.schedulers.registry import SCHEDULERS
 from study.tracking import schema
+from study.tracking.runs import Histories, Names, Runs, StoredRun, errors, open_runs
 from study.tracking.schema import RunKind
 from study.tracking.uri import local_path, require_store, shown, tracking_uri, without_password
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-PAGE = 1000
 Status = TypeVar("Status", TrialStatus, StudyStatus)
 # By default MLflow retries for minutes, and sends usage data over the network.
 ENVIRONMENT = {
@@ -32,6 +28,12 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+OF_STUDY = Names(tags=(schema.STATUS, schema.COMMAND))
+OF_POINT = Names((schema.TRIAL,), {*COLUMNS, *PARAMETERS}, schema.POINT_METRICS)
+PROBES = {bits: schema.probe_metric(bits) for bits in BIT_WIDTHS}
+OF_TRIAL = Names(
+    (schema.TRIAL, schema.STATUS, schema.STUDENT), ("student", "widths", "scheduler", "method"), PROBES.values()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +46,27 @@ class Study:
     command: str | None
 
 
+class Final(NamedTuple):
+    """A trial's point. configuration: the label of its configuration, empty if the front does not compare it."""
+
+    point: Point
+    configuration: str
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """An available tracking store."""
 
     uri: str
-    client: "MlflowClient"
+    runs: Runs
 
     def studies(self) -> list[Study]:
         """Return all studies, sorted by name."""
         with _answers(self.uri):
-            experiments = _paged(lambda token: self.client.search_experiments(max_results=PAGE, page_token=token))
-        names = {experiment.experiment_id: experiment.name for experiment in experiments}
-        runs = self._runs(list(names), RunKind.STUDY)
-        studies = {names[run.info.experiment_id]: _study(names[run.info.experiment_id], run) for run in runs}
-        return [studies[name] for name in sorted(studies)]
+            names = self.runs.experiments()
+        runs = {run.experiment_id: run for run in self._read(None, OF_STUDY, RunKind.STUDY)}
+        studies = [_study(name, runs[experiment]) for experiment, name in names.items() if experiment in runs]
+        return sorted(studies, key=lambda study: study.name)
 
     def study(self, name: str) -> Study:
         """Return the study of this name. Raises UserError, suggesting the closest name, if there is none."""
@@ -69,26 +77,26 @@ class Store:
 
     def points(self, study: Study) -> dict[Point, str]:
         """Return the finished points, sorted by trial and bits, with the front marked: point -> id of its run."""
-        logged = {
-            _point(run): run.info.run_id for run in self._runs([study.experiment_id], RunKind.POINT, finished=True)
-        }
+        runs = self._read(study.experiment_id, OF_POINT, RunKind.POINT)
+        logged = {_point(run): run.id for run in runs if run.status == "FINISHED"}
         points = sorted(logged, key=lambda point: (point.trial_id, display_order(point.bits), point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
 
     def trial_states(self, study: Study) -> Counter[TrialStatus]:
         """Return the number of trials by status."""
-        return Counter(_status(run) for run in self._runs([study.experiment_id], RunKind.TRIAL))
+        return Counter(map(_status, self._read(study.experiment_id, Names((schema.STATUS,)), RunKind.TRIAL)))
 
     def trials(self, study: Study) -> list[dict[str, str]]:
         """Return every trial's id, name, status and the reason of its end, in the order in which they started."""
+        names = Names((schema.TRIAL, schema.NAME, schema.STATUS, schema.REASON))
         return [
             {
                 "trial_id": _trial_id(run),
-                "trial": run.info.run_name or "",
+                "trial": run.tags.get(schema.NAME, ""),
                 "status": _status(run),
-                "reason": run.data.tags.get(schema.REASON, ""),
+                "reason": run.tags.get(schema.REASON, ""),
             }
-            for run in self._runs([study.experiment_id], RunKind.TRIAL)
+            for run in self._read(study.experiment_id, names, RunKind.TRIAL)
         ]
 
     def record(self, study: Study) -> list[Row]:
@@ -97,58 +105,28 @@ class Store:
         The epoch after the last one of a diverged trial has NaN. Raises UserError if a trial neither completed nor
         diverged, or was not measured at every width.
         """
-        runs = self._runs([study.experiment_id], RunKind.TRIAL)
-        sizes = {(point.student, point.bits): point.total_bits for point in self.points(study)}
-        return [row for run in sorted(runs, key=_trial_id) for row in self._trial_record(run, sizes)]
-
-    def _trial_record(self, run: "Run", sizes: Mapping[tuple[str, Bits], int]) -> list[Row]:
-        """sizes: total bits of a point by student and bits; a model early in training may take a few more."""
-        trial, status = _trial_id(run), _status(run)
-        if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
-            raise UserError(
-                f"trial {trial} is {status}: a replay needs every trial run to its last epoch; complete a study "
-                f"with --scheduler record"
-            )
-        student = run.data.params.get("student", "")
-        measured = [bits for bits in BIT_WIDTHS if schema.probe_metric(bits) in run.data.metrics]
-        if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: NaN at every width
-            measured = [int(bits) for bits in run.data.params.get("widths", "").split(",") if bits.isdigit()]
-        widths = {bits: sizes.get((student, bits)) for bits in measured}
-        known = {bits: size for bits, size in widths.items() if size is not None}
-        if FLOAT_BITS not in known:
-            raise UserError(_not_measured(run))
-        rows = [row for bits, size in known.items() for row in self._curve(run, bits, size)]
-        if status is TrialStatus.DIVERGED:
-            after = 1 + max((row.epoch for row in rows), default=0)
-            rows += [Row(trial, _student_id(run), after, bits, size, math.nan) for bits, size in known.items()]
-        return sorted(rows, key=lambda row: (row.epoch, row.bits))
-
-    def _curve(self, run: "Run", bits: int, total_bits: int) -> list[Row]:
-        """Return the rows of one width of a trial. The step of a metric is the epoch."""
+        runs = sorted(self._read(study.experiment_id, OF_TRIAL, RunKind.TRIAL), key=_trial_id)
+        points = list(self.points(study))
+        sizes = {(point.student, point.bits): point.total_bits for point in points}
+        compared = {content(p): f"c{n}" for n, group in enumerate(comparable(points), 1) for p in group.points}
+        finals = {(p.trial_id, p.bits): Final(p, compared.get(content(p), "")) for p in points}
         with _answers(self.uri):
-            history = self.client.get_metric_history(run.info.run_id, schema.probe_metric(bits))
-        accuracies = {metric.step: metric.value for metric in history}
-        return [
-            # A percentage of whole images: further digits are rounding errors, such as in 19.900000000000002.
-            Row(_trial_id(run), _student_id(run), epoch, bits, total_bits, round(value, 6))
-            for epoch, value in accuracies.items()
-        ]
+            probes = self.runs.histories([run.id for run in runs], PROBES.values())
+        return [row for run in runs for row in _trial_record(run, sizes, finals, probes)]
 
     def artifacts(self, run_id: str) -> list[str]:
         """Return the paths or URIs of a run's files."""
+        from mlflow import MlflowClient
+
         with _answers(self.uri):
-            root = local_path(self.client.get_run(run_id).info.artifact_uri)
-            files = self.client.list_artifacts(run_id)
+            client = MlflowClient(tracking_uri=self.uri)
+            root = local_path(client.get_run(run_id).info.artifact_uri)
+            files = client.list_artifacts(run_id)
         return [f"{root}/{file.path}" for file in files if not file.is_dir]
 
-    def _runs(self, experiment_ids: list[str], kind: RunKind, finished: bool = False) -> list["Run"]:
-        condition = f"tags.`{schema.KIND}` = '{kind}'" + (" and attributes.status = 'FINISHED'" if finished else "")
+    def _read(self, experiment_id: str | None, names: Names, kind: RunKind) -> list[StoredRun]:
         with _answers(self.uri):
-            return _paged(
-                lambda token: self.client.search_runs(
-                    experiment_ids, condition, max_results=PAGE, order_by=["start_time"], page_token=token
-                )
-            )
+            return self.runs.read(experiment_id, names, kind)
 
 
 def open_store(uri: str | None) -> Store:
@@ -157,59 +135,83 @@ def open_store(uri: str | None) -> Store:
     require_store(address)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
     with _answers(address):
-        return Store(address, MlflowClient(tracking_uri=address))
+        return Store(address, open_runs(address))
 
 
 @contextmanager
 def _answers(uri: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except MlflowException as error:
+    except errors() as error:
         raise UserError(
             f"the tracking store {shown(uri)} does not respond: {without_password(first_line(error), uri)}"
         ) from None
 
 
-def _paged(search: Callable[[str | None], Any]) -> list[Any]:
-    """Return the results of all pages of a search."""
-    page = search(None)
-    found = list(page)
-    while page.token:
-        page = search(page.token)
-        found += page
-    return found
+def _trial_record(
+    run: StoredRun, sizes: Mapping[tuple[str, Bits], int], finals: Mapping[tuple[str, Bits], Final], probes: Histories
+) -> list[Row]:
+    """sizes: total bits of a point by architecture and bits, for a trial without points; a model early in training may
+    take a few more."""
+    trial, status = _trial_id(run), _status(run)
+    if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
+        raise UserError(
+            f"trial {trial} is {status}: a replay needs every trial run to its last epoch; complete a study "
+            f"with --scheduler record"
+        )
+    student = run.params.get("student", "")
+    measured = [bits for bits, metric in PROBES.items() if metric in run.metrics]
+    if status is TrialStatus.DIVERGED and not measured:  # in its first epoch: NaN at every width
+        measured = [int(bits) for bits in run.params.get("widths", "").split(",") if bits.isdigit()]
+    own = {bits: finals.get((trial, bits)) for bits in measured}
+    widths = {bits: final.point.total_bits if final else sizes.get((student, bits)) for bits, final in own.items()}
+    known = {bits: size for bits, size in widths.items() if size is not None}
+    if FLOAT_BITS not in known:
+        raise UserError(_not_measured(run))
+
+    def row(epoch: int, bits: int, top1: float) -> Row:
+        final = own[bits]
+        ends = (final.point.val_top1, final.configuration) if final and final.configuration else ()
+        return Row(trial, _student_id(run), epoch, bits, known[bits], top1, *ends)
+
+    rows = [
+        # A percentage of whole images: further digits are rounding errors, such as in 19.900000000000002.
+        row(epoch, bits, round(value, 6))
+        for bits in known
+        for epoch, value in probes.get((run.id, PROBES[bits]), {}).items()
+    ]
+    if status is TrialStatus.DIVERGED:
+        after = 1 + max((row.epoch for row in rows), default=0)
+        rows += [row(after, bits, math.nan) for bits in known]
+    return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
 
-def _study(name: str, run: "Run") -> Study:
+def _study(name: str, run: StoredRun) -> Study:
     status = _parse_status(StudyStatus, run, StudyStatus.RUNNING)
-    return Study(name, run.info.experiment_id, status, run.data.tags.get(schema.COMMAND))
+    return Study(name, run.experiment_id, status, run.tags.get(schema.COMMAND))
 
 
-def _trial_id(run: "Run") -> str:
-    return str(run.data.tags[schema.TRIAL])
+def _trial_id(run: StoredRun) -> str:
+    return str(run.tags[schema.TRIAL])
 
 
-def _status(run: "Run") -> TrialStatus:
+def _status(run: StoredRun) -> TrialStatus:
     return _parse_status(TrialStatus, run, TrialStatus.RUNNING)
 
 
-def _parse_status(kind: type[Status], run: "Run", default: Status) -> Status:
+def _parse_status(kind: type[Status], run: StoredRun, default: Status) -> Status:
     """Return the status in a run's tag. Raises UserError if it is unknown."""
-    status = run.data.tags.get(schema.STATUS, default)
+    status = run.tags.get(schema.STATUS, default)
     try:
         return kind(status)
     except ValueError:
-        raise UserError(f"run {run.info.run_id} has {schema.STATUS} = {status!r}: must be {', '.join(kind)}") from None
+        raise UserError(f"run {run.id} has {schema.STATUS} = {status!r}: must be {', '.join(kind)}") from None
 
 
-def _not_measured(run: "Run") -> str:
+def _not_measured(run: StoredRun) -> str:
     """Return why a trial has no accuracies of its epochs, and the remedy."""
-    trial, params = _trial_id(run), run.data.params
+    trial, params = _trial_id(run), run.params
     if not SCHEDULERS[params.get("scheduler", "none")].records:
         return (
             f"trial {trial} was not measured at every width after every epoch "
@@ -225,18 +227,18 @@ def _not_measured(run: "Run") -> str:
     )
 
 
-def _student_id(run: "Run") -> str:
+def _student_id(run: StoredRun) -> str:
     """Return the id of a trial's student, which trials may share. Raises UserError if an old version logged it."""
-    if schema.STUDENT not in run.data.tags:
+    if schema.STUDENT not in run.tags:
         raise UserError(
             f"trial {_trial_id(run)} has no tag {schema.STUDENT}: an older version of this program logged it; rerun "
             f"the study under another --name, which reuses its students"
         )
-    return str(run.data.tags[schema.STUDENT])[:16]
+    return str(run.tags[schema.STUDENT])[:16]
 
 
-def _point(run: "Run") -> Point:
+def _point(run: StoredRun) -> Point:
     try:
-        return from_row({**run.data.params, **run.data.metrics, "trial_id": run.data.tags.get(schema.TRIAL)})
+        return from_row({**run.params, **run.metrics, "trial_id": run.tags.get(schema.TRIAL)})
     except UserError as error:
-        raise UserError(f"run {run.info.run_id} is not a point of a study: {error}") from None
+        raise UserError(f"run {run.id} is not a point of a study: {error}") from None

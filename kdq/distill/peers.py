@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from kdq.data.dataset import Dataset
@@ -32,7 +31,9 @@ class ImageNet:
 
     def fetch(self) -> Checkpoint:
         """Download the weights, or find them in torch's cache. Raises UserError if they are unavailable."""
-        url = torchvision.models.get_weight(f"{IMAGENET_WEIGHTS[self.arch]}_Weights.IMAGENET1K_V1").url
+        from torchvision.models import get_weight  # imports torch's compiler, as in kdq.models.resnets
+
+        url = get_weight(f"{IMAGENET_WEIGHTS[self.arch]}_Weights.IMAGENET1K_V1").url
         path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
         try:
             torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)

@@ -5,7 +5,6 @@ from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import resnet as torchvision_resnet
 
 
 class ShortcutA(nn.Module):
@@ -75,9 +74,11 @@ def _cifar_resnet(depth: int, classes: int, channels: int) -> nn.Module:
     return net
 
 
-def _cifar_stem(make: Callable[..., torchvision_resnet.ResNet], classes: int, channels: int) -> nn.Module:
+def _cifar_stem(name: str, classes: int, channels: int) -> nn.Module:
     """Build a torchvision ResNet with the CIFAR stem, which does not downsample: 3x3 stride-1 conv1, no max-pool."""
-    net: torchvision_resnet.ResNet = make(weights=None, num_classes=classes)
+    from torchvision.models import resnet  # imports torch's compiler, which takes longer than torch itself
+
+    net: resnet.ResNet = getattr(resnet, name)(weights=None, num_classes=classes)
     net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
@@ -93,8 +94,8 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet44": partial(_cifar_resnet, 44),
     "resnet56": partial(_cifar_resnet, 56),
     "resnet110": partial(_cifar_resnet, 110),
-    "resnet18": partial(_cifar_stem, torchvision_resnet.resnet18),
-    "resnet34": partial(_cifar_stem, torchvision_resnet.resnet34),
-    "resnet50": partial(_cifar_stem, torchvision_resnet.resnet50),
+    "resnet18": partial(_cifar_stem, "resnet18"),
+    "resnet34": partial(_cifar_stem, "resnet34"),
+    "resnet50": partial(_cifar_stem, "resnet50"),
 }
 """Name -> function of (classes, channels) that builds the network."""

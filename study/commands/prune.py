@@ -7,11 +7,13 @@ removed student later, it is retrained to identical weights.
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kdq.distill.teacher_logits import KIND as LOGITS
 from kdq.errors import UserError, unknown
+from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.folder_store import StageStore
 from study.commands.options import PruneOptions
 from study.control.lock import study_lock
@@ -19,6 +21,7 @@ from study.control.study_file import FILE, StudyFile
 from study.control.trial_queue import Entry
 from study.plan.resources import root_folder
 from study.results.status import StudyStatus, TrialStatus
+from study.trial.trial import Trial
 from study.units import size
 
 
@@ -59,11 +62,10 @@ def useless(study: StudyFile, others: Sequence[StudyFile], store: StageStore) ->
     needed = {(other.data, other.student, seed) for other in unfinished for seed in other.seeds}
     needed_logits = {(other.data, other.teacher, seed) for other in unfinished for seed in other.seeds}
     inputs = {stage for each in (study, *others) for stage in (each.teacher, each.peer)}
-    entries = study.queue().entries.values()
-    trials = [*study.earlier(), *(entry.trial for entry in entries if _needs_no_student(entry, store))]
-    specs = [student for trial in trials if (student := trial.student)]
+    version = study.versions.get("student", STUDENT_VERSION)  # an older one, if an older program ran the study
+    specs = [student for trial in _past_trials(study, store) if (student := trial.student)]
     unused = {
-        spec.stage(epoch).id
+        replace(spec.stage(epoch), version=version).id
         for spec in specs
         if (spec.data, spec.arch, spec.seed) not in needed
         for epoch in (None, *range(1, spec.train.epochs + 1))
@@ -77,6 +79,14 @@ def useless(study: StudyFile, others: Sequence[StudyFile], store: StageStore) ->
         ],
     }
     return {what: folders for what, folders in found.items() if folders}
+
+
+def _past_trials(study: StudyFile, store: StageStore) -> list[Trial]:
+    """Return the trials of a finished study that need their students no more."""
+    if not study.is_current:
+        return study.former_trials()
+    entries = study.queue().entries.values()
+    return [*study.earlier(), *(entry.trial for entry in entries if _needs_no_student(entry, store))]
 
 
 def _needs_no_student(entry: Entry, store: StageStore) -> bool:

@@ -269,7 +269,10 @@ class _Study:
         with controller.live_table:
             if controller.recall():
                 from study.backends.ray_tune import run_on_ray
+                from study.plan.estimate_time import measure
 
+                if not self.site.resources.gpus:  # costs are those of a CPU
+                    controller.estimate(measure(self.plan, seconds=0.2))
                 folder = self.site.root / "ray" / self.name
                 with self.interrupts.deferred():
                     run_on_ray(controller, self.site.resources, self.site.slots, folder)

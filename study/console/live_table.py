@@ -20,12 +20,17 @@ from study.units import duration, exact
 
 SHORTEST_NAME = 16  # characters of a trial's name that a narrow terminal shows at least
 OTHER_COLUMNS = 52  # characters for state, epoch, accuracy, points and the beginning of a reason
+WORKERS_START = 8.0  # seconds from Ray's start to the first trial's, about
 SHOWN_TRIALS = 12  # rows of the live table: running trials first, then the latest that ended
 
 
 @dataclass(slots=True)
 class Row:
-    """A trial as the table shows it."""
+    """A trial as the table shows it.
+
+    training, measuring: the expected seconds of its training and of its points; busy: the seconds that it ran here, up
+    to its last event; trained: epochs that were trained here.
+    """
 
     name: str
     state: TrialStatus = TrialStatus.WAITING
@@ -37,11 +42,40 @@ class Row:
     started: float = 0.0
     ended: float = 0.0
     reason: str = ""
+    training: float = 0.0
+    measuring: float = 0.0
+    busy: float = 0.0
+    seen: float = 0.0
+    trained: int = 0
+
+    @property
+    def cost(self) -> float:
+        return self.training + self.measuring
+
+    @property
+    def done(self) -> float:
+        """The expected seconds of what it has done here, without epochs that were reused."""
+        epochs = self.training * self.trained / max(self.epochs, 1)
+        return epochs + self.measuring * self.points / max(self.points_due, 1)
+
+    @property
+    def left(self) -> float:
+        """The expected seconds of what it has yet to do."""
+        if self.ended:
+            return 0.0
+        epochs = self.training * (1 - self.epoch / max(self.epochs, 1))
+        return epochs + self.measuring * (1 - self.points / max(self.points_due, 1))
+
+    def look(self) -> None:
+        """Count the time since it was last looked at, if it ran meanwhile."""
+        now = time.monotonic()
+        self.busy += now - self.seen if self.state is TrialStatus.RUNNING else 0.0
+        self.seen = now
 
 
 @dataclass(slots=True)
 class LiveTable:
-    """The progress of a study's trials, updated by their events."""
+    """The progress of a study's trials, updated by their events. expected: the seconds of a trial that is not in it."""
 
     study: str
     slots: int
@@ -50,6 +84,7 @@ class LiveTable:
     rows: dict[str, Row] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     measured: list[Point] = field(default_factory=list)
+    expected: float = 0.0
     _best_of: tuple[int, str] = (0, "no point yet")
     live: Live | None = None
 
@@ -69,30 +104,42 @@ class LiveTable:
         """Add a trial. epochs: the length of its training; points: the number it will measure."""
         self.rows[trial_id] = Row(name, epochs=epochs, points_due=points)
 
+    def expect(self, trial_id: str, training: float, measuring: float) -> None:
+        """Set the expected seconds of a trial's training and of its points."""
+        self.rows[trial_id].training, self.rows[trial_id].measuring = training, measuring
+
     def start(self, trial_id: str) -> None:
         row = self.rows[trial_id]
+        row.look()
         row.state, row.started = TrialStatus.RUNNING, time.monotonic()
 
-    def epoch(self, trial_id: str, epoch: int, val_top1: float) -> None:
+    def epoch(self, trial_id: str, epoch: int, val_top1: float, *, is_reused: bool = False) -> None:
+        """Show an epoch; is_reused: it was trained earlier, by this or another trial."""
         row = self.rows[trial_id]
         if epoch <= row.epoch:
             return  # a trial that resumes reports its earlier epochs again
+        row.look()
         row.epoch, row.val_top1 = epoch, val_top1
+        row.trained += not is_reused
         # A log has the first and last epoch and about four between: enough to see that the student learns.
         if row.epoch in (1, row.epochs) or row.epoch % max(1, row.epochs // 5) == 0:
-            self.log(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %")
+            reused = " (reused)" if is_reused else ""
+            self.log(f"{row.name}: epoch {row.epoch}/{row.epochs}, val {row.val_top1:.2f} %{reused}")
 
     def pause(self, trial_id: str, epoch: int) -> None:
         """Show that a trial waits at a rung."""
+        self.rows[trial_id].look()
         self.rows[trial_id].state = TrialStatus.PAUSED
         self.log(f"{self.rows[trial_id].name}: paused until the other trials reach epoch {epoch}")
 
     def point(self, trial_id: str, point: Point) -> None:
         self.rows[trial_id].points += 1
+        self.rows[trial_id].look()
         self.measured.append(point)
 
     def end(self, trial_id: str, status: TrialStatus, reason: str, log: str | None) -> None:
         row = self.rows[trial_id]
+        row.look()
         row.state, row.reason, row.ended = status, reason, time.monotonic()
         done = sum(row.ended > 0 for row in self.rows.values())
         where = f" (log: {log})" if log else ""
@@ -122,18 +169,30 @@ class LiveTable:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def time_left(self) -> str:
-        """Estimate the time left from the mean time of trials ended here and the progress of running ones."""
-        ended = [row.ended - row.started for row in self.rows.values() if row.ended and row.started]
-        running = [row for row in self.rows.values() if row.started and not row.ended]
-        left = self.total - sum(row.ended > 0 for row in self.rows.values())
-        if left <= 0:
+        """Estimate the time left from the expected costs of what is left, corrected by how long trials here took.
+
+        At first one expected trial counts as much as what was measured. Without expected costs, such as on a GPU,
+        trials count alike, and nothing is known before the first has ended.
+        """
+        waiting = self.total - sum(row.ended > 0 for row in self.rows.values())
+        if waiting <= 0:
             return "all trials ended"
-        if not ended:
+        started = [row for row in self.rows.values() if row.started]
+        ended = [row for row in started if row.ended]
+        if self.expected:
+            left = sum(row.left for row in self.rows.values()) + self.expected * max(0, self.total - len(self.rows))
+            busy, done = sum(row.busy for row in started), sum(row.done for row in started)
+            pace = (self.expected + busy) / (self.expected + done)
+            # A scheduler stops the others as early as those before them.
+            left *= (self.expected + sum(row.done for row in ended)) / (self.expected + sum(row.cost for row in ended))
+        elif ended:
+            mean, now = sum(row.busy for row in ended) / len(ended), time.monotonic()
+            running = [max(mean - (now - row.started), 0.1 * mean) for row in started if not row.ended]
+            pace, left = 1.0, sum(running) + mean * (waiting - len(running))
+        else:
             return "time left: known after the first trial"
-        mean = sum(ended) / len(ended)
-        now = time.monotonic()
-        work = sum(max(mean - (now - row.started), 0.1 * mean) for row in running) + mean * (left - len(running))
-        return f"about {duration(work / min(self.slots, left))} left"
+        starting = 0.0 if started else WORKERS_START
+        return f"about {duration(left * pace / min(self.slots, waiting) + starting)} left"
 
     def render(self) -> Group:
         done = sum(row.ended > 0 for row in self.rows.values())

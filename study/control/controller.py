@@ -15,6 +15,7 @@ from study.console.live_table import LiveTable
 from study.control.checkpoints import Checkpoints
 from study.control.interrupts import Interrupts
 from study.control.trial_queue import TrialQueue
+from study.plan.estimate_time import Costs
 from study.plan.plan import Plan
 from study.results.front import front_hypervolume
 from study.results.point import Point
@@ -55,6 +56,8 @@ class Controller:
     found: dict[tuple[str, Bits], Point] = field(default_factory=dict)
     failures: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     shares_gpu: bool = False
+    costs: Costs | None = None
+    _trainers: dict[str, str] = field(default_factory=dict)
     _alone: set[str] = field(default_factory=set)
     _next: Trial | None = None
 
@@ -140,6 +143,23 @@ class Controller:
     def _show(self, trial: Trial) -> None:
         if trial.id not in self.live_table.rows:
             self.live_table.add(trial.id, trial.name, trial.epochs, len(trial.points))
+            self._expect(trial)
+
+    def estimate(self, costs: Costs) -> None:
+        """Give the live table the expected costs of all trials, from which it estimates the time left."""
+        self.costs = costs
+        trials = len(self.plan.expected) * len(self.plan.seeds)
+        training = sum(costs.training(self.plan, c.method) for c in self.plan.expected) / len(self.plan.expected)
+        self.live_table.expected = training * self.plan.students / trials + costs.points(self.plan.points / trials)
+        for entry in self.queue.entries.values():
+            self._expect(entry.trial)
+
+    def _expect(self, trial: Trial) -> None:
+        """Give the live table the expected cost of a trial; only the first of those that share a student trains it."""
+        if self.costs and trial.id in self.live_table.rows:
+            is_first = self._trainers.setdefault(trial.model_id, trial.id) == trial.id
+            training = self.costs.training(self.plan, trial.method) if is_first else 0.0
+            self.live_table.expect(trial.id, training, self.costs.points(len(trial.points)))
 
     def _report_finished(self, trial: Trial) -> None:
         """Report a trial whose stages all exist, without a worker."""
@@ -184,7 +204,7 @@ class Controller:
         return trial_id in self._alone
 
     def _report_epoch(self, trial: Trial, event: EpochEnded) -> Decision:
-        self.live_table.epoch(trial.id, event.epoch, event.val_top1)
+        self.live_table.epoch(trial.id, event.epoch, event.val_top1, is_reused=event.is_reused)
         probed = {probe_metric(bits): accuracy for bits, accuracy, _ in event.probe or ()}
         self.tracker.log_epoch(trial.id, event.epoch, {**event.metrics, **probed})
         scheduler = self.queue.scheduler

@@ -12,7 +12,7 @@ from kdq.store.files import publish
 from kdq.store.stage import Json, canonical
 from study.control.journal import Extended, Journal
 from study.control.trial_queue import TrialQueue
-from study.plan.plan import Plan
+from study.plan.plan import VERSIONS, Plan
 from study.results.status import StudyStatus
 from study.searchers.registry import make_searcher
 from study.space.configuration import Configuration
@@ -54,7 +54,9 @@ class StudyFile:
         try:
             document = json.loads(path.read_text())
             read = cls(folder, **{**document, "status": StudyStatus(document["status"])})
-            planned(read.settings)
+            if read.is_current:
+                planned(read.settings)
+            assert {"workload", "seeds"} <= read.settings.keys()
             assert isinstance(read.inputs["data"], str)
             assert {type(stage) for stage in (read.teacher, read.peer)} <= {str, type(None)}
         except UNREADABLE as error:
@@ -63,6 +65,17 @@ class StudyFile:
                 f"command again, or remove the folder {folder}"
             ) from None
         return read
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this version of the program gives the study's trials the ids that they have."""
+        return bool(self.versions == VERSIONS)
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """The versions of its stages by their kinds; empty if it names none."""
+        found: Mapping[str, int] = self.settings.get("versions", {})
+        return found
 
     @property
     def data(self) -> str:
@@ -89,6 +102,25 @@ class StudyFile:
         """Return its trials, replayed from the journal. Raises UserError if another version of this program ran it."""
         plan = planned(self.settings)
         return TrialQueue(make_searcher(plan), plan.seeds, self._make(plan), plan.make_scheduler(), self._journal)
+
+    def former_trials(self) -> list[Trial]:
+        """Return the trials of a study that another version ran to its end, as this version plans them.
+
+        Raises UserError if this version cannot.
+        """
+        try:
+            plan = planned(self.settings)
+        except UNREADABLE as error:
+            raise UserError(self._other_version(f"cannot read its settings ({first_line(error)})")) from None
+        if plan.is_adaptive:
+            raise UserError(self._other_version(f"cannot list the trials that {plan.space.searcher} proposed"))
+        return [self._make(plan)(*run) for run in plan.runs]
+
+    def _other_version(self, why: str) -> str:
+        return (
+            f"study {self.folder.name!r} was run by another version of this program, and this one {why}: prune it with "
+            f"that version"
+        )
 
     def earlier(self) -> Iterator[Trial]:
         """Yield the trials planned before each extension, many of which the study may still have.

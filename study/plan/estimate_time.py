@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import torch
@@ -15,6 +16,7 @@ from kdq.models.resnets import ARCHITECTURES
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize_many
 from study.plan.plan import Plan
+from study.space.declaration import TEACHER
 from study.space.workload import Workload
 from study.units import duration
 
@@ -49,8 +51,33 @@ def _joined(widths: Sequence[int]) -> str:
     return ",".join(map(str, widths))
 
 
-def estimate(plan: Plan, slots: int) -> str:
-    """Return an estimate of the wall time with `slots` trials at a time, from work measured now.
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one core of this machine. epoch: of a student without its teacher; teaching: of the teacher, for all
+    trials together; evaluation: of a point's accuracies; quantization: of a quantized point; note: what is missing."""
+
+    epoch: float
+    teaching: float
+    evaluation: float
+    quantization: float
+    note: str
+
+    def training(self, plan: Plan, method: str) -> float:
+        """Return the seconds to train a student, with its share of the teacher's time."""
+        if method == TEACHER:
+            return 0.0
+        known = METHODS[method]
+        taught = sum(METHODS[c.method].needs_teacher for c in plan.expected if c.method in METHODS) * len(plan.seeds)
+        teaching = self.teaching / taught if known.needs_teacher and taught else 0.0
+        return self.epoch * (1 + known.needs_peer) * plan.workload.train.epochs + teaching
+
+    def points(self, count: float) -> float:
+        """Return the seconds to quantize and evaluate this many points, of which one is float."""
+        return count * self.evaluation + (count - 1) * self.quantization
+
+
+def measure(plan: Plan, seconds: float) -> Costs:
+    """Return what the work of the plan costs, from its own models and random images; each kind is tried for `seconds`.
 
     Raises UserError if the data set has too few images.
     """
@@ -66,22 +93,31 @@ def estimate(plan: Plan, slots: int) -> str:
     teacher = model(teacher_arch(workload), shape)
     student = model(workload.student, shape) if plan.needs_distilling else teacher
     images = torch.rand(PROBE_IMAGES, shape.channels, shape.size, shape.size)
-    forward = _rate(lambda: _forward(student, images))
-    epoch = 0.0
+    forward = _rate(lambda: _forward(student, images), seconds)
+    epoch = teaching = 0.0
     if plan.needs_distilling:
-        epoch = train / _rate(lambda: _step(student, images)) + workload.val_images / forward
-        epoch *= _students_at_once(plan)
-    teaching = workload.train.epochs * views(plan) * train / _rate(lambda: _forward(teacher, images))
-    quantization, note = _quantization(student, images)
+        epoch = train / _rate(lambda: _step(student, images), seconds) + workload.val_images / forward
+    if streams := views(plan):
+        teaching = workload.train.epochs * streams * train / _rate(lambda: _forward(teacher, images), seconds)
+    evaluation = (workload.val_images + shape.test) / forward
+    return Costs(epoch, teaching, evaluation, *_quantization(student, images))
+
+
+def estimate(plan: Plan, slots: int) -> str:
+    """Return an estimate of the wall time with `slots` trials at a time, from work measured now.
+
+    Raises UserError if the data set has too few images.
+    """
+    costs = measure(plan, PROBE_SECONDS)
+    epoch = costs.epoch * _students_at_once(plan) if plan.needs_distilling else 0.0
     trials = len(plan.expected) * len(plan.seeds)
-    evaluations = plan.points / trials
-    points = evaluations * (workload.val_images + shape.test) / forward + (evaluations - 1) * quantization
-    one = epoch * workload.train.epochs * plan.students / trials + points
-    whole = one * -(-plan.trial_count // slots) + teaching / slots
+    points = costs.points(plan.points / trials)
+    one = epoch * plan.workload.train.epochs * plan.students / trials + points
+    whole = one * -(-plan.trial_count // slots) + costs.teaching / slots
     return (
         f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time: "
-        f"{duration(epoch)} an epoch, {duration(points)} for the points{note}, {duration(teaching)} for the teacher "
-        f"(measured now on the CPU, one thread, random images)"
+        f"{duration(epoch)} an epoch, {duration(points)} for the points{costs.note}, {duration(costs.teaching)} for "
+        f"the teacher (measured now on the CPU, one thread, random images)"
     )
 
 
@@ -127,11 +163,11 @@ def _step(model: Classifier, images: Tensor) -> None:
     model.train()(images).square().mean().backward()
 
 
-def _rate(work: Callable[[], None]) -> float:
+def _rate(work: Callable[[], None], seconds: float) -> float:
     """Return the images per second of `work`, which handles PROBE_IMAGES; its first call is not timed."""
     work()
     started, times = time.perf_counter(), 0
-    while time.perf_counter() - started < PROBE_SECONDS or times == 0:
+    while time.perf_counter() - started < seconds or times == 0:
         work()
         times += 1
     return PROBE_IMAGES * times / (time.perf_counter() - started)

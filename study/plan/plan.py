@@ -23,6 +23,7 @@ from study.space.declaration import METHOD, TEACHER
 from study.space.space import LARGEST, Space
 from study.space.workload import Workload
 
+VERSIONS = {"data": DATA_VERSION, "split": SPLIT_VERSION, "student": STUDENT_VERSION, "point": POINT_VERSION}
 LONGEST_NAME = 100
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 
@@ -129,9 +130,8 @@ class Plan:
         """Return everything that determines what the study does, as JSON, without descriptions."""
         space, workload = self.space.document(), asdict(self.workload)
         del workload["description"]
-        versions = {"data": DATA_VERSION, "split": SPLIT_VERSION, "student": STUDENT_VERSION, "point": POINT_VERSION}
         document = {"space": space, "workload": workload, "seeds": self.seeds}
-        document["versions"] = versions  # different results need a different default name
+        document["versions"] = dict(VERSIONS)  # different results need a different default name
         plain: dict[str, Json] = json.loads(canonical(document))
         return plain
 

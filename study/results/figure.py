@@ -16,8 +16,10 @@ from study.results.point import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
+FORMATS = (".png", ".svg", ".pdf")
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 MARKERS = "osD^PX*vph"
 # One colour a bit width, dark for few bits, light for many; grey for float (values of matplotlib's viridis).
@@ -36,7 +38,7 @@ MIXED = "#d1495b"  # the colour of all mixed allocations
 
 
 def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
-    """Write a PNG (1200 × 800 pixels) of validation accuracy against total bits, with the front.
+    """Write a figure (a PNG has 1200 × 800 pixels) of validation accuracy against total bits, with the front.
 
     Every point is a dot, coloured by its bits and shaped by its method. The front is a step line through the
     means of its configurations, labelled with their bits; hollow markers show their test accuracy. The
@@ -61,8 +63,18 @@ def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
     else:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "no points yet", transform=axes.transAxes, ha="center", color=MUTED, fontsize=14)
+    save(figure, path)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure in the format that the path's suffix names, one of `FORMATS`; equal figures give equal files."""
+    from matplotlib import rc_context
+
+    kind = path.suffix[1:].lower()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    with rc_context({"svg.hashsalt": "kdq"}):
+        figure.savefig(content, format=kind, metadata=undated.get(kind))
     publish(path, content.getvalue())
 
 

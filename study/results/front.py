@@ -64,7 +64,7 @@ def configurations(points: Iterable[Point]) -> list[Configuration]:
     column; they are no repetitions, so each of them is a configuration of its own.
     """
     groups: dict[tuple[object, ...], list[Point]] = {}
-    for point in {_content(point): point for point in points}.values():
+    for point in {content(point): point for point in points}.values():
         key = (*(getattr(point, name) for name in PARAMETERS), point.bits)
         groups.setdefault(key, []).append(point)
     return [configuration for group in groups.values() for configuration in _repetitions(group)]
@@ -89,7 +89,8 @@ def missing_seeds(points: Iterable[Point]) -> str:
     return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
 
 
-def _content(point: Point) -> Point:
+def content(point: Point) -> Point:
+    """Return the point without its trial: equal for trials that share a student, which is measured once."""
     return replace(point, trial_id="", on_front=False)
 
 
@@ -108,8 +109,8 @@ def with_front(points: Iterable[Point]) -> list[Point]:
     points = list(points)
     groups = comparable(points)
     on_front = front(_pairs(groups))
-    chosen = {_content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
-    return [replace(point, on_front=_content(point) in chosen) for point in points]
+    chosen = {content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
+    return [replace(point, on_front=content(point) in chosen) for point in points]
 
 
 def front_hypervolume(points: Iterable[Point]) -> float:
@@ -130,9 +131,11 @@ def best(points: Iterable[Point], max_bits: float) -> Configuration:
 
     Ties go to the smaller one. Raises UserError if nothing fits.
     """
+    points = list(points)
     sizes = {group: max(point.total_bits for point in group.points) for group in comparable(points)}
     fitting = [group for group, size in sizes.items() if size <= max_bits]
     if not fitting:
         smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"
-        raise UserError(f"no point has at most {max_bits:.10g} total bits: {smallest}")
+        which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
+        raise UserError(f"no configuration has at most {max_bits:.10g} total bits: {which}")
     return max(fitting, key=lambda group: (group.mean("val_top1"), -sizes[group]))

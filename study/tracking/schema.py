@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 KIND = "kdq.kind"
+NAME = "mlflow.runName"  # MLflow's own
 STUDY = "kdq.study"  # on every run and on the experiment: the name of the study
 TRIAL = "kdq.trial_id"
 POINT = "kdq.point_id"

@@ -11,13 +11,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from requests import RequestException
@@ -33,6 +34,7 @@ from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
 from study.tracking.database import LOCK, check_database, ensure_database
+from study.tracking.runs import Names, StoredRun, open_runs
 from study.tracking.schema import RunKind
 from study.tracking.uri import is_sqlite, local_path, shown, sqlite_path, without_password
 
@@ -78,7 +80,7 @@ class Tracker:
         uri: tracking store or server; artifacts: the folder for artifacts of a local store (a server has its own);
         log: prints a line to the user; is_interrupted: if true, an unavailable server is not waited for.
         """
-        self.client = MlflowClient(tracking_uri=uri)
+        self.client, self.store = MlflowClient(tracking_uri=uri), open_runs(uri)
         self.uri, self.study, self.log, self.is_interrupted = uri, study, log, is_interrupted
         self.experiment = self._experiment(artifacts)
         self._draw_next = 0.0
@@ -88,25 +90,28 @@ class Tracker:
         self._restore_runs()
 
     def _load_runs(self) -> None:
-        """Load the existing runs."""
-        self.runs: dict[str, Run] = {self._key(run): run for run in self._search(ViewType.ACTIVE_ONLY)}
+        """Load the existing runs, with their tags only."""
+        names = Names(tags=(schema.TRIAL, schema.POINT, schema.DOCUMENT, MLFLOW_PARENT_RUN_ID))
+        self.runs: dict[str, StoredRun] = {self._key(run): run for run in self.store.read(self.experiment, names)}
         self._orphans = {key for key, run in self.runs.items() if key != "study" and not self._has_parent(key, run)}
         self._last_epoch: dict[str, int] = {}
+        self._is_front_logged = self.is_finished("study")  # a study that ended well logged its front before
 
-    def _has_parent(self, key: str, run: Run) -> bool:
+    def _has_parent(self, key: str, run: StoredRun) -> bool:
         parent = self.runs.get(_parent(key))
-        return parent is not None and run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent.info.run_id
+        return parent is not None and run.tags.get(MLFLOW_PARENT_RUN_ID) == parent.id
 
     def _restore_runs(self) -> bool:
         """Restore what was deleted in the MLflow UI: the command of a study makes it whole, with its curves and files.
 
         Return whether there was anything. Runs of former trials stay deleted, and so do runs that have a successor.
         """
-        found = [run for run in self._search(ViewType.DELETED_ONLY) if not _is_former(run)]
-        found.sort(key=lambda run: (run.info.status == "FINISHED", run.info.start_time))  # the best one comes last
+        names = Names(tags=(schema.TRIAL, schema.POINT))
+        found = [run for run in self.store.read(self.experiment, names, deleted=True) if not _is_former(run)]
+        found.sort(key=lambda run: run.status == "FINISHED")  # of several for a key the best, then the newest, is last
         deleted = {key: run for run in found if (key := self._key(run)) not in self.runs}
         for run in deleted.values():
-            self.client.restore_run(run.info.run_id)
+            self.client.restore_run(run.id)
         if deleted:
             self._load_runs()
             self.log(f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there")
@@ -151,20 +156,9 @@ class Tracker:
         tags = {"mlflow.experimentKind": "custom_model_development", schema.STUDY: self.study}
         return str(self.client.create_experiment(self.study, artifact_location=location, tags=tags))
 
-    def _search(self, view: int) -> list[Run]:
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], run_view_type=view, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                return [run for run in runs if schema.KIND in run.data.tags]
-
     @staticmethod
-    def _key(run: Run) -> str:
-        tags = run.data.tags
-        return str(tags.get(schema.POINT) or tags.get(schema.TRIAL) or "study")
+    def _key(run: StoredRun) -> str:
+        return run.tags.get(schema.POINT) or run.tags.get(schema.TRIAL) or "study"
 
     def _open(
         self,
@@ -183,34 +177,36 @@ class Tracker:
         killed in between leaves no run incomplete.
         """
         repeated: list[RunTag] = []
+        given: Collection[str] = ()
         if key not in self.runs:
             own = {schema.KIND: kind, schema.STUDY: self.study, MLFLOW_RUN_NAME: name, **tags}
             if parent:
                 own |= {MLFLOW_PARENT_RUN_ID: self._run_id(parent), schema.TRIAL: key.partition("/")[0]}
-            self.runs[key] = self.client.create_run(self.experiment, tags=own, run_name=name)
+            info = self.client.create_run(self.experiment, tags=own, run_name=name).info
+            self.runs[key] = StoredRun(info.run_id, self.experiment, info.status, info.artifact_uri, own)
             self._last_epoch[key] = 0
         elif not self.is_finished(key):
             self.client.update_run(self._run_id(key), status="RUNNING")
             repeated = [RunTag(k, v) for k, v in tags.items()]
+            given = self.client.get_run(self._run_id(key)).data.params
         run_id = self._run_id(key)
         if not self.is_finished(key):
-            given = self.runs[key].data.params  # MLflow forbids changes, such as the name of an extended space
+            # MLflow forbids changes of parameters, such as the name of an extended space.
             flat = [Param(k, str(v)) for k, v in params.items() if k not in given]
             self.client.log_batch(run_id, params=flat, metrics=metrics, tags=repeated)
         for orphan in [each for each in self._orphans if _parent(each) == key]:  # its parent was deleted for good
-            self._set_tags(self._run_id(orphan), {MLFLOW_PARENT_RUN_ID: run_id})
+            self._tag(orphan, {MLFLOW_PARENT_RUN_ID: run_id})
             self._orphans.remove(orphan)
         return run_id
 
     def _claim(self, key: str, kind: RunKind) -> None:
         """Mark a run as the study's again, after an interrupted extension that had marked it as former."""
-        if key in self.runs and self.runs[key].data.tags[schema.KIND] != kind:
-            self._set_tags(self._run_id(key), {schema.KIND: kind})
-            self.runs[key] = self.client.get_run(self._run_id(key))
+        if key in self.runs and self.runs[key].kind != kind:
+            self._tag(key, {schema.KIND: kind})
 
     def is_finished(self, key: str) -> bool:
         """Return whether the run of this trial or point, or of the study by an earlier command, is finished."""
-        return key in self._finished or (key in self.runs and self.runs[key].info.status == "FINISHED")
+        return key in self._finished or (key in self.runs and self.runs[key].status == "FINISHED")
 
     def _finish(self, key: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(self._run_id(key), status)
@@ -219,7 +215,8 @@ class Tracker:
 
     def document(self) -> dict[str, Any] | None:
         """Return the study's document as last started or extended, or None for a new study."""
-        return _document(self.runs.get("study"))
+        run = self.runs.get("study")
+        return _document(run.tags) if run else None
 
     @retry
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
@@ -227,8 +224,8 @@ class Tracker:
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        run_id = self._open("study", RunKind.STUDY, self.study, params, {**described, **table})
-        self._set_tags(run_id, {schema.STATUS: StudyStatus.RUNNING})
+        self._open("study", RunKind.STUDY, self.study, params, {**described, **table})
+        self._tag("study", {schema.STATUS: StudyStatus.RUNNING})
 
     @retry
     def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
@@ -243,13 +240,13 @@ class Tracker:
             trial, _, width = key.partition("/")
             is_kept = trials is None or trial in trials
             kind = _kind(is_point=bool(width), is_kept=is_kept)
-            if self.runs[key].data.tags[schema.KIND] != kind:
-                self._set_tags(self._run_id(key), {schema.KIND: kind})
+            if self.runs[key].kind != kind:
+                self._tag(key, {schema.KIND: kind})
             standing[is_kept] += not width
-        run_id = self._run_id("study")
-        self.client.update_run(run_id, status="RUNNING")
-        self._set_tags(run_id, {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command})
-        self.runs["study"] = self.client.get_run(run_id)
+        self.client.update_run(self._run_id("study"), status="RUNNING")
+        self.runs["study"] = replace(self.runs["study"], status="RUNNING")
+        self._is_front_logged = False
+        self._tag("study", {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command})
         return standing[True], standing[False]
 
     @retry
@@ -289,6 +286,7 @@ class Tracker:
         for file in files:
             self.client.log_artifact(run_id, file)
         self._finish(key)
+        self._is_front_logged = False
 
     @retry
     def end_trial(self, trial_id: str, status: TrialStatus, reason: str, best: Mapping[str, float]) -> None:
@@ -307,9 +305,12 @@ class Tracker:
 
     @retry
     def log_front(self, points: Sequence[Point], always: bool = False) -> None:
-        """Log the front on the study's run as table, CSV and figure; unless `always`, at most every FIGURE_SECONDS."""
+        """Log the front on the study's run as table, CSV and figure, if it has points that were not in it before.
+
+        Unless `always`, at most every FIGURE_SECONDS.
+        """
         began = time.monotonic()
-        if not points or (not always and began < self._draw_next):
+        if self._is_front_logged or not points or (not always and began < self._draw_next):
             return
         marked = with_front(points)
         run_id = self._run_id("study")
@@ -319,6 +320,7 @@ class Tracker:
             draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
             self.client.log_artifacts(run_id, folder)
         self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
+        self._is_front_logged = True
         now = time.monotonic()
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
 
@@ -326,20 +328,22 @@ class Tracker:
     def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         run_id = self._run_id("study")
-        before = self.runs["study"].data.metrics
+        before = self.client.get_run(run_id).data.metrics
         batch = [Metric(key, float(value), now, 0) for key, value in metrics.items() if before.get(key) != value]
         self.client.log_batch(run_id, metrics=batch, tags=[RunTag(schema.STATUS, status)])
         self.client.set_terminated(run_id, ENDED.get(status, "FAILED"))
 
     def figure_path(self) -> str:
         """Return where the front's figure is: a path in a local store, else an artifact URI."""
-        return local_path(str(self.runs["study"].info.artifact_uri)) + "/front.png"
+        return local_path(self.runs["study"].artifact_uri) + "/front.png"
 
     def _run_id(self, key: str) -> str:
-        return str(self.runs[key].info.run_id)
+        return self.runs[key].id
 
-    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    def _tag(self, key: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run in the store and here."""
+        self.client.log_batch(self._run_id(key), tags=[RunTag(name, value) for name, value in tags.items()])
+        self.runs[key] = replace(self.runs[key], tags={**self.runs[key].tags, **tags})
 
 
 def _parent(key: str) -> str:
@@ -348,8 +352,8 @@ def _parent(key: str) -> str:
     return trial if width else "study"
 
 
-def _is_former(run: Run) -> bool:
-    return run.data.tags[schema.KIND] in (RunKind.FORMER_TRIAL, RunKind.FORMER_POINT)
+def _is_former(run: StoredRun) -> bool:
+    return run.kind in (RunKind.FORMER_TRIAL, RunKind.FORMER_POINT)
 
 
 def _kind(*, is_point: bool, is_kept: bool) -> RunKind:
@@ -400,11 +404,12 @@ def find_document(uri: str, study: str) -> dict[str, Any] | None:
         found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL, order_by=["start_time DESC"])
     except (MlflowException, SQLAlchemyError) as error:
         raise _unusable(uri, error) from None
-    return _document(found[0] if found else None)
+    return _document(found[0].data.tags) if found else None
 
 
-def _document(run: Run | None) -> dict[str, Any] | None:
-    return json.loads(run.data.tags[schema.DOCUMENT]) if run else None
+def _document(tags: Mapping[str, str]) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(tags[schema.DOCUMENT])
+    return document
 
 
 def _find_experiment(client: MlflowClient, study: str) -> str | None:

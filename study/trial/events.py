@@ -14,12 +14,14 @@ class EpochEnded:
     """The student was trained for one more epoch, now or by an earlier trial that shares it.
 
     metrics: the epoch's entry in the student's history, with `val_top1`; probe: the student's accuracy and total bits
-    at each probed width, None where trials are not compared, or if another study trained the student without a probe.
+    at each probed width, None where trials are not compared, or if another study trained the student without a probe;
+    is_reused: it was trained earlier, by this or another trial.
     """
 
     epoch: int
     metrics: Mapping[str, float]
     probe: Probe | None = None
+    is_reused: bool = False
 
     @property
     def val_top1(self) -> float:

@@ -128,7 +128,7 @@ class _Run:
             started = time.perf_counter()
             found = self._probe(student, epoch)
             seconds = {"probe_seconds": time.perf_counter() - started} if found else {}
-            yield EpochEnded(epoch.number, {**epoch.metrics, **seconds}, found)
+            yield EpochEnded(epoch.number, {**epoch.metrics, **seconds}, found, is_reused=epoch.model is None)
         if not is_trained_here:  # it existed, or another trial trained it while this one waited
             yield StudentReused()
 

@@ -189,7 +189,10 @@ def test_a_record_is_printed_and_replayed(run, tmp_path):
     path, figure = tmp_path / "record.csv", tmp_path / "replay.png"
     assert run("record", "--study", "recorded", "--output", str(path)) == ""
     text = run("replay", "--record", str(path), "--orders", "5", "--figure", str(figure))
-    assert text.startswith("2 trials of 2 epochs, 1 of them on the true front; means ± deviations over 5 orders\n")
+    assert text.startswith(
+        "2 trials of 2 epochs, 1 of them on the true front: the study's own, of its points; "
+        "means ± deviations over 5 orders\n"
+    )
     assert f"figure {figure}" in text
     with Image.open(figure) as image:
         assert image.size == (1600, 800)
@@ -198,7 +201,16 @@ def test_a_record_is_printed_and_replayed(run, tmp_path):
     assert table["epochs"].tolist()[0] == 4
     rows = json.loads(run("replay", "--record", str(path), "--orders", "5", "--format", "json"))
     assert [row["strategy"] for row in rows] == table["strategy"].tolist()
-    assert rows[0]["hypervolume"] == pytest.approx(table["hypervolume"][0])
+    front = json.loads(run("front", "--study", "recorded", "--format", "json"))
+    assert rows[0]["hypervolume"] == table["hypervolume"][0] == front["hypervolume"]
+
+
+def test_a_record_without_points_says_what_its_replay_ranks(run, tmp_path):
+    path = tmp_path / "record.csv"
+    path.write_text("trial_id,student,epoch,bits,total_bits,val_top1\nt,s,1,32,100,50\nt,s,2,32,100,60\n")
+    path.write_text(path.read_text() + "t,s,1,2,10,50\nt,s,2,2,10,60\n")
+    first = run("replay", "--record", str(path), "--orders", "1").splitlines()[0]
+    assert "1 of them on the true front: of single trials as probed after the last epoch" in first
 
 
 @pytest.mark.parametrize(
@@ -217,3 +229,25 @@ def test_a_mistake_in_a_replay_is_one_line_and_status_2(run, arguments, message)
     assert message in printed
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["front.jpg", "front", ".png", "front.svg.gz"])
+def test_a_figure_of_another_format_is_refused_before_anything_is_read(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["front", "--study", "s", "--tracking-uri", "sqlite:///missing.db", "--figure", name])
+    assert end.value.code == 2
+    assert f"'{name}': must end in .png, .svg or .pdf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "--study", "s", "--orders", "9" * 5000],
+        ["replay", "--study", "s", "--reduction-factor", "x" * 5000],
+        ["best", "--study", "s", "--max-bits", "0x" + "f" * 5000],
+    ],
+)
+def test_a_long_number_is_refused_in_a_short_line(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert len(capsys.readouterr().err.splitlines()[-1]) < 200

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from analysis.record import Record, from_csv, from_rows, to_csv
+from analysis.record import Record, Target, from_csv, from_rows, to_csv
 from kdq.errors import UserError
 
 HEADER = "trial_id,student,epoch,bits,total_bits,val_top1\n"
@@ -20,8 +20,9 @@ def test_a_record_by_hand(recorded):
 
 def test_csv_there_and_back(recorded):
     text = to_csv(recorded)
-    assert text.startswith(HEADER + f"a,{recorded[0].student},1,2,560000,40.0\n")
-    assert f"b,{recorded[-1].student},2,32,8600000,\n" in text
+    header = "trial_id,student,epoch,bits,total_bits,val_top1,final_top1,configuration\n"
+    assert text.startswith(header + f"a,{recorded[0].student},1,2,560000,40.0,81.0,c1\n")
+    assert f"b,{recorded[-1].student},2,32,8600000,,,\n" in text
     assert repr(from_csv(text)) == repr(recorded)
 
 
@@ -47,6 +48,40 @@ def test_the_order_of_rows_is_irrelevant(recorded):
 def test_a_wrong_row_is_named(row, message):
     with pytest.raises(UserError, match=message):
         from_csv(HEADER + row + "\n")
+
+
+WITH_POINTS = HEADER.replace("\n", ",final_top1,configuration\n")
+
+
+def test_configurations_are_means_over_seeds_and_found_with_all_of_them():
+    """t and u have different seeds; v shares the student of u, and so its point at float; w is not compared."""
+    rows = [
+        *("t,s0,1,32,100,50,60,c1", "u,s1,1,32,104,50,70,c1", "v,s1,1,32,104,50,70,c1"),
+        *("t,s0,1,2,10,40,30,c2", "u,s1,1,2,10,40,40,c2", "w,s2,1,32,100,99,,"),
+    ]
+    record = from_rows(from_csv(WITH_POINTS + "\n".join(rows)))
+    whole, two = record.targets
+    assert whole == Target((frozenset("t"), frozenset("uv")), 65.0, 102.0)
+    assert two == Target((frozenset("t"), frozenset("u")), 35.0, 10.0)
+    assert [whole.is_found_by(trials) for trials in ("", "t", "uv", "tv", "tu")] == [False, False, False, True, True]
+
+
+def test_without_points_the_last_epoch_counts():
+    record = from_rows(from_csv(HEADER + "t,s,1,32,100,50\nt,s,2,32,100,60\n"))
+    assert record.targets == (Target((frozenset("t"),), 60.0, 100.0),)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("t,s,1,32,100,50,60,\n", "line 2: final_top1 = 60.0: must be a percentage, or empty without a configuration"),
+        ("t,s,1,32,100,50,,c1\n", "line 2: final_top1 = nan: must be a percentage"),
+        ("t,s,1,32,100,50,60,c1\nt,s,2,32,100,50,61,c1\n", "trial t, 32 bits: epochs 1 and 2 have different points"),
+    ],
+)
+def test_points_that_do_not_fit_are_named(rows, message):
+    with pytest.raises(UserError, match=message):
+        from_rows(from_csv(WITH_POINTS + rows))
 
 
 def test_another_table_is_told():

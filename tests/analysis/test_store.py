@@ -1,23 +1,33 @@
 import contextlib
 import socket
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
 
 import mlflow
 import pytest
 
-from analysis import store as store_module
-from analysis.store import open_store
+from analysis.store import Store, open_store
 from kdq.errors import UserError
 from study.results.front import with_front
+from study.tracking import runs as runs_module
+from study.tracking.runs import Names, ServerRuns
+from study.tracking.schema import RunKind
 
 
 def by_id(points):
     return sorted(points, key=lambda point: (point.trial_id, point.bits))
 
 
-@pytest.fixture(params=[1000, 2], ids=["one page", "many pages"])
+@pytest.fixture(params=["database", "server, one page", "server, many pages"])
 def store(request, logged, monkeypatch):
-    monkeypatch.setattr(store_module, "PAGE", request.param)
-    return open_store(logged.uri)
+    """The same store by its tables, and by the search that a server answers."""
+    store = open_store(logged.uri)
+    if request.param == "database":
+        return store
+    monkeypatch.setattr(runs_module, "PAGE", 2 if "many" in request.param else 1000)
+    return replace(store, runs=ServerRuns(logged.uri))
 
 
 def test_only_studies_are_listed(store):
@@ -118,6 +128,45 @@ def test_a_foreign_point_run_is_told(tmp_path, logged):
         client.delete_experiment(study.info.experiment_id)
 
 
+def test_deleted_runs_and_infinite_or_missing_values_are_read_as_mlflow_has_them(store, logged):
+    client = mlflow.MlflowClient(tracking_uri=logged.uri)
+    experiment = store.study("fresh").experiment_id
+    tags = {"kdq.kind": "trial", "kdq.trial_id": "t"}
+    kept, deleted = (client.create_run(experiment, tags=tags).info.run_id for _ in range(2))
+    for value in (1.0, float("nan")):
+        client.log_metric(kept, "val_top1", value)
+    client.log_metric(kept, "test_top1", float("inf"))
+    client.delete_run(deleted)
+    try:
+        names = Names(("kdq.trial_id",), (), ("val_top1", "test_top1", "never"))
+        (run,) = store.runs.read(experiment, names, RunKind.TRIAL)
+        metrics = client.get_run(kept).data.metrics
+        assert (run.id, run.tags) == (kept, tags)
+        assert repr(run.metrics) == repr({name: metrics[name] for name in run.metrics})
+        assert run.metrics.keys() == {"val_top1", "test_top1"}
+    finally:
+        client.delete_run(kept)
+
+
+def test_a_sqlite_file_that_is_no_store_any_more_is_reported(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as file, file:
+        file.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+        file.execute("INSERT INTO experiments VALUES (0)")
+    with pytest.raises(UserError, match=r"the tracking store sqlite:.* does not respond: .*no such column"):
+        open_store(f"sqlite:///{tmp_path}/mlflow.db").studies()
+
+
+def test_points_of_a_database_are_read_without_mlflow(logged):
+    code = f"""
+import sys
+from analysis.store import open_store
+store = open_store({logged.uri!r})
+assert len(store.points(store.study("grid"))) == 12
+assert not {{"mlflow", "torch", "pandas"}} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_global_state_of_mlflow_is_used(logged):
     before = mlflow.get_tracking_uri(), mlflow.active_run()
     open_store(logged.uri).studies()
@@ -136,6 +185,6 @@ def test_a_server_that_goes_away_is_told(logged):
     open_store(logged.uri)  # which keeps MLflow from trying again for minutes
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
-    gone = store_module.Store(f"http://127.0.0.1:{port}", mlflow.MlflowClient(f"http://127.0.0.1:{port}"))
+    gone = Store(f"http://127.0.0.1:{port}", ServerRuns(f"http://127.0.0.1:{port}"))
     with pytest.raises(UserError, match="does not respond"):
         gone.studies()

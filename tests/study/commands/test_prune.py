@@ -96,6 +96,52 @@ def test_the_teacher_of_another_study_stays(folder: Path) -> None:
     assert left == {inputs["teacher"], taught}
 
 
+def make_former(folder: Path, **changes: Any) -> None:
+    """Have another version of the program have run the study, which gave its trials other ids."""
+    file = folder / "mlruns" / "studies" / "small" / FILE
+    note = json.loads(file.read_text())
+    note["settings"]["versions"]["point"] -= 1
+    note["settings"] |= changes
+    file.write_text(json.dumps(note))
+    journal = file.with_name("journal.jsonl")
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    former = [record | {"trial": record["trial"][::-1]} if "trial" in record else record for record in records]
+    journal.write_text("".join(json.dumps(record) + "\n" for record in former))
+
+
+def test_a_study_of_a_former_version_is_pruned(folder: Path) -> None:
+    make_former(folder)
+    prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
+    assert stages(folder) == {"accuracy": 1, "data": 1, "point": 6, "student": 1}
+
+
+@pytest.mark.parametrize(
+    ("searcher", "quantizer", "why"),
+    [
+        ("grid", "gpfq_plain", "cannot read its settings .*gpfq_plain"),
+        ("tpe", "rtn", "cannot list the trials that tpe"),
+    ],
+)
+def test_a_former_study_whose_trials_are_unknown_is_refused_with_its_remedy(
+    folder: Path, searcher: str, quantizer: str, why: str
+) -> None:
+    settings = json.loads((folder / "mlruns" / "studies" / "small" / FILE).read_text())["settings"]
+    space = settings["space"] | {"searcher": searcher}
+    workload = settings["workload"] | {"quantizer": {"method": quantizer, "params": {}}}
+    make_former(folder, space=space, workload=workload)
+    with pytest.raises(UserError, match=rf"was run by another version .* {why}.*: prune it with that version"):
+        prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
+    assert stages(folder)["student"] == 3
+
+
+def test_former_studies_do_not_keep_others_from_being_pruned(folder: Path) -> None:
+    settings = json.loads((folder / "mlruns" / "studies" / "small" / FILE).read_text())["settings"]
+    former = settings | {"versions": {"point": 1}, "space": {"unknown": 1}}
+    renote(folder, "former", status="completed", settings=former)
+    prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
+    assert stages(folder)["student"] == 1
+
+
 def test_asked_at_a_terminal_only_yes_removes(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

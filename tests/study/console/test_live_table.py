@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from study.commands import run as run_module
-from study.console.live_table import LiveTable
+from study.console.live_table import WORKERS_START, LiveTable
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.run import main
@@ -117,6 +117,70 @@ def test_the_estimate_counts_only_trials_that_ran_here() -> None:
         shown.start(trial)
         shown.end(trial, TrialStatus.COMPLETED, "", None)
     assert shown.time_left() == "all trials ended"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the table sees, to be set."""
+    now = [1000.0]
+    monkeypatch.setattr("study.console.live_table.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_begins_with_what_the_planner_expects_and_the_start_of_workers(clock: list[float]) -> None:
+    shown, _ = live_table()
+    shown.total, shown.expected = 4, 100.0  # one trial is not in the table yet
+    for trial, training in (("t0", 10.0), ("t1", 200.0), ("t2", 80.0)):
+        shown.expect(trial, training, 10.0)
+    assert shown.time_left() == f"about {duration(20 + 210 + 90 + 100 + WORKERS_START)} left"
+    shown.start("t0")
+    assert shown.time_left() == f"about {duration(20 + 210 + 90 + 100)} left"
+
+
+def test_a_cheap_trial_at_first_does_not_make_the_others_cheap(clock: list[float]) -> None:
+    shown, _ = live_table()
+    shown.expected = 100.0
+    for trial, training in (("t0", 10.0), ("t1", 200.0), ("t2", 80.0)):
+        shown.expect(trial, training, 10.0)
+    shown.start("t0")
+    for epoch in (1, 2):
+        clock[0] += 5
+        shown.epoch("t0", epoch, 50.0)
+    for bits in (4, 8):
+        clock[0] += 5
+        shown.point("t0", point(50.0, bits))
+    shown.end("t0", TrialStatus.COMPLETED, "", None)
+    assert shown.time_left() == f"about {duration(210 + 90)} left"
+    shown.start("t1")
+    clock[0] += 300  # three times as slow as expected
+    shown.epoch("t1", 1, 50.0)
+    assert shown.time_left() == f"about {duration((110 + 90) * (100 + 20 + 300) / (100 + 20 + 100))} left"
+
+
+def test_the_others_are_expected_to_be_stopped_as_early_as_those_before_them(clock: list[float]) -> None:
+    shown, _ = live_table()
+    shown.expected = 100.0
+    for trial in ("t0", "t1", "t2"):
+        shown.expect(trial, 100.0, 0.0)
+    shown.start("t0")
+    clock[0] += 50
+    shown.epoch("t0", 1, 50.0)
+    shown.end("t0", TrialStatus.STOPPED, "by asha", None)
+    assert shown.time_left() == f"about {duration(200 * 150 / 200)} left"
+
+
+def test_time_in_a_pause_and_reused_epochs_say_nothing_of_the_pace(clock: list[float]) -> None:
+    shown, output = live_table()
+    shown.expected = 100.0
+    for trial in ("t0", "t1", "t2"):
+        shown.expect(trial, 100.0, 0.0)
+    shown.start("t0")
+    shown.epoch("t0", 1, 50.0, is_reused=True)
+    shown.pause("t0", 1)
+    clock[0] += 10_000
+    shown.start("t0")
+    assert shown.time_left() == f"about {duration(50 + 200)} left"
+    assert "dkd beta=0: epoch 1/2, val 50.00 % (reused)" in output.getvalue()
 
 
 @pytest.mark.parametrize(

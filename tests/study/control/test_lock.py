@@ -1,5 +1,6 @@
 """The same study started twice, by real processes."""
 
+import errno
 import os
 import re
 import subprocess
@@ -67,4 +68,19 @@ def test_a_holder_that_could_not_say_who_it_is_is_another_process(tmp_path: Path
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "running").write_text("a file")
     with pytest.raises(UserError, match="is not writable"), study_lock(tmp_path / "running", "mine"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "write permission"), (errno.EIO, "mount it")],
+)
+def test_a_lock_that_cannot_be_written_has_the_remedy_of_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(UserError, match=remedy), study_lock(tmp_path / "running", "mine"):
         pass

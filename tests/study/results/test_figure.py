@@ -96,3 +96,13 @@ def test_the_axis_shows_what_lies_within_five_points_of_a_tight_front():
     assert low < 46.0
     low, _ = accuracy_limits(front, lowest_point=20.0)
     assert 43 < low < 44.4
+
+
+@pytest.mark.parametrize(("name", "begins"), [("f.png", b"\x89PNG"), ("f.svg", b"<?xml"), ("f.PDF", b"%PDF")])
+def test_the_suffix_names_the_format(tmp_path, name, begins):
+    files = [tmp_path / "1" / name, tmp_path / "2" / name]
+    for file in files:
+        draw_front([], file, "title")
+    first, second = (file.read_bytes() for file in files)
+    assert first.startswith(begins)
+    assert first == second

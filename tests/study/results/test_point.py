@@ -242,6 +242,15 @@ def test_trials_that_share_a_seed_are_no_repetitions():
     assert [point.on_front for point in with_front([first, second])] == [False, True]
 
 
+def test_best_that_finds_nothing_counts_what_it_did_not_compare():
+    whole = [replace(POINT, seed=seed, trial_id=f"t{seed}") for seed in (0, 1)]
+    tiny = replace(POINT, bits=1, total_bits=1)
+    with pytest.raises(
+        UserError, match=rf"the smallest has {POINT.total_bits}, not compared: 1 with fewer than 2 seeds"
+    ):
+        best([*whole, tiny], 10)
+
+
 @given(studies.filter(bool), st.integers(1, 6000))
 def test_best_equals_the_definition(points, max_bits):
     most = max(group.n for group in configurations(points))

@@ -20,6 +20,7 @@ from analysis.store import Store
 from kdq.errors import UserError
 from study.results.point import Point
 from study.tracking import tracker as tracking_module
+from study.tracking.runs import DatabaseRuns
 from study.tracking.tracker import Tracker, find_document, open_tracker
 from study.tracking.uri import sqlite_uri
 
@@ -36,6 +37,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(store: Path, study: str) -> Tracker:
     """As a driver that has just started sees the study."""
     return open_tracker(f"sqlite:///{store}/mlflow.db", study, store, print, lambda: False)
+
+
+def logged(tracker: Tracker, key: str) -> Run:
+    """A run with all that it has in the store."""
+    return tracker.client.get_run(tracker.runs[key].id)
 
 
 def start(tracker: Tracker) -> None:
@@ -55,7 +61,7 @@ def test_a_store_in_a_folder_of_any_name_has_its_files_there(store: Path, tmp_pa
     tracker.log_point(POINT, "point", PARAMS, [str(packed)])
     tracker.log_front([POINT], always=True)
     assert Path(tracker.figure_path()).is_file()
-    (file,) = Store(tracker.uri, tracker.client).artifacts(tracker.runs[f"{TRIAL}/4"].info.run_id)
+    (file,) = Store(tracker.uri, tracker.store).artifacts(tracker.runs[f"{TRIAL}/4"].id)
     assert Path(file).read_bytes() == b"x"
     assert Path(file).is_relative_to(folder / "artifacts" / "odd")
     assert set(tmp_path.iterdir()) == {folder, packed}
@@ -70,10 +76,10 @@ def test_a_mixed_point_has_a_run_of_its_own(store: Path) -> None:
         for point in (POINT, mixed):
             tracker.log_point(point, "point", {**PARAMS, "bits": point.bits}, [])
         tracker.log_front([POINT, mixed], always=True)
-    runs = opened(store, "mixed").runs
-    assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4", f"{TRIAL}/mixed-0123abcd"}
-    assert runs[f"{TRIAL}/mixed-0123abcd"].data.params["bits"] == "mixed-0123abcd"
-    assert runs[f"{TRIAL}/mixed-0123abcd"].data.metrics["total_bits"] == 900
+    tracker = opened(store, "mixed")
+    assert tracker.runs.keys() == {"study", TRIAL, f"{TRIAL}/4", f"{TRIAL}/mixed-0123abcd"}
+    assert logged(tracker, f"{TRIAL}/mixed-0123abcd").data.params["bits"] == "mixed-0123abcd"
+    assert logged(tracker, f"{TRIAL}/mixed-0123abcd").data.metrics["total_bits"] == 900
 
 
 def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path: Path) -> None:
@@ -91,12 +97,12 @@ def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path:
         tracker.end_study("completed", {"points": 1})
     client, runs = tracker.client, opened(store, "twice").runs
     assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    trial = runs[TRIAL].info.run_id
+    assert {run.status for run in runs.values()} == {"FINISHED"}
+    trial = runs[TRIAL].id
     assert [m.step for m in client.get_metric_history(trial, "val_top1")] == [1, 2]
     assert len(client.get_metric_history(trial, "val_top1_4bit")) == 1
-    assert len(client.get_metric_history(runs[f"{TRIAL}/4"].info.run_id, "val_top1")) == 1
-    assert len(client.get_metric_history(runs["study"].info.run_id, "points")) == 1
+    assert len(client.get_metric_history(runs[f"{TRIAL}/4"].id, "val_top1")) == 1
+    assert len(client.get_metric_history(runs["study"].id, "points")) == 1
 
 
 def test_curves_go_on_where_a_killed_driver_left_them(store: Path) -> None:
@@ -107,7 +113,7 @@ def test_curves_go_on_where_a_killed_driver_left_them(store: Path) -> None:
     start(second)
     for epoch in (1, 2):
         second.log_epoch(TRIAL, epoch, {"val_top1": 50.0})
-    history = second.client.get_metric_history(second.runs[TRIAL].info.run_id, "val_top1")
+    history = second.client.get_metric_history(second.runs[TRIAL].id, "val_top1")
     assert [m.step for m in history] == [1, 2]
 
 
@@ -145,13 +151,14 @@ def test_a_kill_after_any_call_leaves_what_the_next_driver_completes(
         work(tracker)
     monkeypatch.undo()
     work(opened(store, name))
-    runs = opened(store, name).runs
+    tracker = opened(store, name)
+    runs = tracker.runs
     assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert runs[f"{TRIAL}/4"].data.params == {"method": "dkd", "seed": "0"}
-    assert runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
-    assert runs[TRIAL].data.params == {"method": "dkd", "seed": "0"}
-    assert runs[TRIAL].data.tags["kdq.status"] == "completed"
+    assert {run.status for run in runs.values()} == {"FINISHED"}
+    assert logged(tracker, f"{TRIAL}/4").data.params == {"method": "dkd", "seed": "0"}
+    assert logged(tracker, f"{TRIAL}/4").data.metrics["val_top1"] == 90.0
+    assert logged(tracker, TRIAL).data.params == {"method": "dkd", "seed": "0"}
+    assert logged(tracker, TRIAL).data.tags["kdq.status"] == "completed"
 
 
 def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +186,8 @@ def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: py
     tracker.end_trial(TRIAL, "completed", "", {})
     found = opened(store, "gone")
     assert len(found.client.search_runs([found.experiment])) == 3
-    assert found.runs[f"{TRIAL}/4"].data.metrics["val_top1"] == 90.0
-    assert {found.runs[key].info.status for key in (TRIAL, f"{TRIAL}/4")} == {"FINISHED"}
+    assert logged(found, f"{TRIAL}/4").data.metrics["val_top1"] == 90.0
+    assert {found.runs[key].status for key in (TRIAL, f"{TRIAL}/4")} == {"FINISHED"}
     assert said == [], "it was back at once"
 
 
@@ -249,12 +256,12 @@ def test_an_extension_that_was_cut_off_takes_no_run_from_the_study(
         patch.setattr(MlflowClient, "update_run", killed)
         with pytest.raises(Killed):
             opened(store, "cut off").extend({"settings": {}, "trials": []}, "another command", trials=[])
-    kinds = {key: run.data.tags["kdq.kind"] for key, run in opened(store, "cut off").runs.items()}
+    kinds = {key: run.kind for key, run in opened(store, "cut off").runs.items()}
     assert kinds == {"study": "study", TRIAL: "former trial", f"{TRIAL}/4": "former point"}
     again = opened(store, "cut off")
     start(again)
     again.log_point(POINT, "point", PARAMS, [])
-    kinds = {key: run.data.tags["kdq.kind"] for key, run in opened(store, "cut off").runs.items()}
+    kinds = {key: run.kind for key, run in opened(store, "cut off").runs.items()}
     assert kinds == {"study": "study", TRIAL: "trial", f"{TRIAL}/4": "point"}
 
 
@@ -278,7 +285,7 @@ def test_a_server_is_waited_for_with_a_bound_and_not_at_all_if_it_refuses(
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("no answer", error)
 
-    monkeypatch.setattr(MlflowClient, "search_runs", fail)
+    monkeypatch.setattr(DatabaseRuns, "read", fail)
     monkeypatch.setattr(MlflowClient, "create_run", fail)
     with pytest.raises(MlflowException, match="no answer"):
         start(tracker)
@@ -295,7 +302,7 @@ def test_a_server_is_not_waited_for_by_a_study_that_is_interrupted(
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("no answer")
 
-    monkeypatch.setattr(MlflowClient, "search_runs", fail)
+    monkeypatch.setattr(DatabaseRuns, "read", fail)
     monkeypatch.setattr(MlflowClient, "create_run", fail)
     with pytest.raises(MlflowException, match="no answer"):
         start(tracker)
@@ -325,19 +332,19 @@ def test_a_server_that_takes_no_artifact_is_waited_for_unless_it_refuses(
     with nullcontext() if waits else pytest.raises(HTTPError):
         tracker.log_point(POINT, "point", PARAMS, [str(tmp_path / "packed")])
     found = opened(store, f"artifacts {status}").runs[f"{TRIAL}/4"]
-    assert found.info.status == ("FINISHED" if waits else "RUNNING")
+    assert found.status == ("FINISHED" if waits else "RUNNING")
 
 
 def test_one_that_failed_is_opened_again(store: Path) -> None:
     first = opened(store, "again")
     start(first)
     first.end_trial(TRIAL, "failed", "a reason", {})
-    assert opened(store, "again").runs[TRIAL].info.status == "FAILED"
+    assert opened(store, "again").runs[TRIAL].status == "FAILED"
     second = opened(store, "again")
     start(second)
-    assert opened(store, "again").runs[TRIAL].info.status == "RUNNING"
+    assert opened(store, "again").runs[TRIAL].status == "RUNNING"
     second.end_trial(TRIAL, "completed", "", {})
-    run = opened(store, "again").runs[TRIAL]
+    run = logged(opened(store, "again"), TRIAL)
     assert (run.info.status, run.data.tags["kdq.status"], run.data.tags["kdq.reason"]) == ("FINISHED", "completed", "")
 
 
@@ -368,7 +375,7 @@ def test_runs_deleted_in_the_ui_are_restored(store: Path, deleted: list[str]) ->
     name = f"restored {' '.join(deleted).replace('/', ' ')}"
     first = opened(store, name)
     _complete(first)
-    before = {key: run.info.run_id for key, run in first.runs.items()}
+    before = {key: run.id for key, run in first.runs.items()}
     for key in deleted:
         first.client.delete_run(before[key])
     said: list[str] = []
@@ -376,7 +383,7 @@ def test_runs_deleted_in_the_ui_are_restored(store: Path, deleted: list[str]) ->
     assert said == [f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there"]
     assert again.document() == {"settings": {}, "trials": [TRIAL]}
     _complete(again)
-    _check_family(first, {key: run.info.run_id for key, run in opened(store, name).runs.items()}, before)
+    _check_family(first, {key: run.id for key, run in opened(store, name).runs.items()}, before)
 
 
 def _check_family(tracker: Tracker, found: dict[str, str], expected: dict[str, str]) -> None:
@@ -391,11 +398,11 @@ def _check_family(tracker: Tracker, found: dict[str, str], expected: dict[str, s
 def test_runs_deleted_while_the_study_runs_are_restored(store: Path) -> None:
     tracker = opened(store, "meanwhile")
     start(tracker)
-    before = {key: run.info.run_id for key, run in tracker.runs.items()}
+    before = {key: run.id for key, run in tracker.runs.items()}
     for run_id in before.values():
         tracker.client.delete_run(run_id)
     _complete(tracker)
-    found = {key: run.info.run_id for key, run in opened(store, "meanwhile").runs.items()}
+    found = {key: run.id for key, run in opened(store, "meanwhile").runs.items()}
     _check_family(tracker, found, {**found, **before})
 
 
@@ -404,13 +411,13 @@ def test_children_of_runs_deleted_for_good_come_under_their_successors(store: Pa
     first = opened(store, "gone for good")
     _complete(first)
     for key in ("study", TRIAL):
-        first.client.set_tag(first.runs[key].info.run_id, "kdq.kind", "former trial")  # it is not restored
-        first.client.delete_run(first.runs[key].info.run_id)
+        first.client.set_tag(first.runs[key].id, "kdq.kind", "former trial")  # it is not restored
+        first.client.delete_run(first.runs[key].id)
     _complete(opened(store, "gone for good"))
     runs = opened(store, "gone for good").runs
-    found = {key: run.info.run_id for key, run in runs.items()}
-    assert found[f"{TRIAL}/4"] == first.runs[f"{TRIAL}/4"].info.run_id
-    assert found["study"] != first.runs["study"].info.run_id
+    found = {key: run.id for key, run in runs.items()}
+    assert found[f"{TRIAL}/4"] == first.runs[f"{TRIAL}/4"].id
+    assert found["study"] != first.runs["study"].id
     _check_family(first, found, found)
 
 
@@ -429,5 +436,28 @@ def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch:
     tracker.log_front([POINT])
     tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)])
     assert drawn == [1]
+    tracker.log_point(POINT, "point", PARAMS, [])
     tracker.log_front([POINT], always=True)
     assert drawn == [1, 1]
+
+
+def test_a_front_without_new_points_is_not_logged_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr("study.tracking.tracker.draw_front", lambda points, path, title: drawn.append(len(points)))
+
+    def study(points: list[Point]) -> None:
+        tracker = opened(store, "front once")
+        start(tracker)
+        for point in points:
+            tracker.log_point(point, "point", PARAMS, [])
+        tracker.log_front(points, always=True)
+        tracker.end_study("completed", {"points": len(points)})
+
+    larger = replace(POINT, bits=8, total_bits=2000)
+    for points in ([POINT], [POINT], [POINT, larger], [POINT, larger]):
+        study(points)
+    assert drawn == [1, 2]
+    tracker = opened(store, "front once")
+    tracker.extend({"settings": {"epochs": 2}}, "command", None)  # which may drop points
+    tracker.log_front([POINT], always=True)
+    assert drawn == [1, 2, 1]
