@@ -5,6 +5,7 @@ from study.commands.options import RunOptions
 from study.commands.site import machines_at
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
+from study.plan.precision import settle
 from study.plan.resources import resources, root_folder, slots
 from study.trial.check_inputs import check_inputs
 
@@ -13,8 +14,10 @@ def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
     check_inputs(plan, options.data_dir, root_folder(options.storage_path))
     machines = machines_at(options.address)
-    at_once = slots(resources(options.cpus_per_trial, options.gpus_per_trial, machines), machines)
-    lines = [estimate_time.describe(name, plan, at_once)]
+    trial = resources(options.cpus_per_trial, options.gpus_per_trial, machines)
+    at_once = slots(trial, machines)
+    plan, precision = settle(plan, trial.device)
+    lines = [*([precision] if plan.needs_distilling else []), estimate_time.describe(name, plan, at_once)]
     if options.extend or options.retry_failed:
         lines.append("(for the whole study from scratch; finished results are reused)")
     downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kdq.data.sources import DATASETS, Shape
 from kdq.distill.methods import METHODS
+from kdq.distill.recipe import autocast
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.resnets import ARCHITECTURES
@@ -65,13 +66,14 @@ def estimate(plan: Plan, slots: int) -> str:
         )
     teacher = model(teacher_arch(workload), shape)
     student = model(workload.student, shape) if plan.needs_distilling else teacher
+    precision = workload.train.precision
     images = torch.rand(PROBE_IMAGES, shape.channels, shape.size, shape.size)
     forward = _rate(lambda: _forward(student, images))
     epoch = 0.0
     if plan.needs_distilling:
-        epoch = train / _rate(lambda: _step(student, images)) + workload.val_images / forward
+        epoch = train / _rate(lambda: _step(student, images, precision)) + workload.val_images / forward
         epoch *= _students_at_once(plan)
-    teaching = workload.train.epochs * views(plan) * train / _rate(lambda: _forward(teacher, images))
+    teaching = workload.train.epochs * views(plan) * train / _rate(lambda: _forward(teacher, images, precision))
     quantization, note = _quantization(student, images)
     trials = len(plan.expected) * len(plan.seeds)
     evaluations = plan.points / trials
@@ -81,7 +83,7 @@ def estimate(plan: Plan, slots: int) -> str:
     return (
         f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time: "
         f"{duration(epoch)} an epoch, {duration(points)} for the points{note}, {duration(teaching)} for the teacher "
-        f"(measured now on the CPU, one thread, random images)"
+        f"(measured now on the CPU, one thread, {precision} training, random images)"
     )
 
 
@@ -119,12 +121,15 @@ def model(arch: str, shape: Shape) -> Classifier:
 
 
 @torch.inference_mode()
-def _forward(model: Classifier, images: Tensor) -> None:
-    model.eval()(images)
+def _forward(model: Classifier, images: Tensor, precision: str = "float32") -> None:
+    with autocast(images.device, precision):
+        model.eval()(images)
 
 
-def _step(model: Classifier, images: Tensor) -> None:
-    model.train()(images).square().mean().backward()
+def _step(model: Classifier, images: Tensor, precision: str) -> None:
+    with autocast(images.device, precision):
+        logits = model.train()(images)
+    logits.float().square().mean().backward()
 
 
 def _rate(work: Callable[[], None]) -> float:
