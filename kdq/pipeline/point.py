@@ -2,15 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
-from kdq.models.evaluate import top1
+from kdq.models.evaluate import accuracy, logits_many
 from kdq.pack.file import pack
 from kdq.pack.size import avg_bits, paper_bits, size_breakdown, total_bits
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
@@ -63,7 +64,7 @@ def measure(
     The specs differ in their bits only. `model` and `data` are called only if something has to be made; both
     must give the same device.
     """
-    made: dict[Allocation, Quantized] = {}
+    made: dict[Allocation, _Made] = {}
     model = cache(model)
     for spec in specs:
         if spec.bits not in made and store.find(spec.stage()) is None:
@@ -72,29 +73,57 @@ def measure(
             missing = [s for s in specs if s.bits.is_float == is_float and store.find(s.stage()) is None]
             made |= _quantize(missing, model(), data())
         if spec.bits in made:
-            yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec.bits], data=data()))
+            yield spec, store.make(spec.stage(), partial(_write, bits=spec.bits, made=made[spec.bits]))
         else:
             yield spec, store.path(spec.stage())
 
 
-def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[Allocation, Quantized]:
-    """The models by their bits."""
+class _Accuracies(NamedTuple):
+    """Top-1 in percent, and the seconds of one model's share of the evaluation."""
+
+    val: float
+    test: float
+    seconds: float
+
+
+class _Made(NamedTuple):
+    """A quantized model, and the function that evaluates it together with others, by their bits."""
+
+    quantized: Quantized
+    evaluate: Callable[[], Mapping[Allocation, _Accuracies]]
+
+
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[Allocation, _Made]:
+    """The models by their bits. They are evaluated when the first is about to be stored, unless another process has."""
     images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
     made = quantize_many(model, images, [spec.config for spec in specs])
-    return {spec.bits: quantized for spec, quantized in zip(specs, made, strict=True)}
+    quantized = {spec.bits: one for spec, one in zip(specs, made, strict=True)}
+    evaluate = cache(partial(_evaluate, {bits: one.model for bits, one in quantized.items()}, data))
+    return {bits: _Made(one, evaluate) for bits, one in quantized.items()}
 
 
-def _write(folder: Path, quantized: Quantized, data: Dataset) -> None:
+def _evaluate(models: Mapping[Allocation, Classifier], data: Dataset) -> Mapping[Allocation, _Accuracies]:
+    """Evaluate the models in one pass over the images."""
     started = time.perf_counter()
+    parts = (data.val_images, data.val_labels), (data.test_images, data.test_labels)
+    val, test = (
+        [accuracy(found, labels) for found in logits_many(list(models.values()), images)] for images, labels in parts
+    )
+    seconds = (time.perf_counter() - started) / len(models)
+    return {bits: _Accuracies(v, t, seconds) for bits, v, t in zip(models, val, test, strict=True)}
+
+
+def _write(folder: Path, bits: Allocation, made: _Made) -> None:
+    quantized, accuracies = made.quantized, made.evaluate()[bits]
     pack(quantized, folder / PACKED_FILE)
     measurement = {
         "total_bits": total_bits(quantized),
         "avg_bits": avg_bits(quantized),
         "paper_bits": paper_bits(quantized),
         "packed_bytes": (folder / PACKED_FILE).stat().st_size,
-        "val_top1": top1(quantized.model, data.val_images, data.val_labels),
-        "test_top1": top1(quantized.model, data.test_images, data.test_labels),
-        "evaluate_seconds": time.perf_counter() - started,
+        "val_top1": accuracies.val,
+        "test_top1": accuracies.test,
+        "evaluate_seconds": accuracies.seconds,
     }
     layers = {
         "size_breakdown": [asdict(row) for row in size_breakdown(quantized)],

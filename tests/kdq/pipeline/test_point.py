@@ -1,6 +1,8 @@
 """Points as stages: quantized together, measured, packed, and found again."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.evaluate import top1
+from kdq.models.evaluate import logits_many, top1
 from kdq.pack.file import load, payload_bytes
+from kdq.pipeline import point
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, PointSpec, measure, measured
 from kdq.quantize.config import QuantizerSpec
 from kdq.quantize.model import layer_names
@@ -66,6 +69,26 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["size_breakdown"])
         assert total == found["total_bits"]
         assert {row["bits"] for row in layers["layers"]} == {spec.bits.document()} - {32}
+
+
+@pytest.mark.parametrize("activation_bits", [None, 4])
+def test_widths_are_evaluated_in_one_pass_with_the_accuracies_of_each_alone(
+    tmp_path: Path, model: Classifier, data: Dataset, monkeypatch: pytest.MonkeyPatch, activation_bits: int | None
+) -> None:
+    passes: list[int] = []
+
+    def counted(models: Sequence[Classifier], images: torch.Tensor) -> list[torch.Tensor]:
+        passes.append(len(models))
+        return logits_many(models, images)
+
+    monkeypatch.setattr(point, "logits_many", counted)
+    quantizer = QuantizerSpec(activation_bits=activation_bits)
+    given = [replace(spec, quantizer=quantizer) for spec in specs(32, 1, 2, 4)]
+    for _, folder in measure(StageStore(tmp_path), given, lambda: model, lambda: data):
+        found, loaded = measured(folder), load(folder / PACKED_FILE)
+        assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
+        assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
+    assert passes == [1, 1, 3, 3]  # validation and test images, of the float point alone and first
 
 
 def test_the_order_is_kept_and_only_what_is_missing_is_made(tmp_path: Path, model: Classifier, data: Dataset) -> None:
