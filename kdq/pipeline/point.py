@@ -53,16 +53,24 @@ def measured(folder: Path) -> dict[str, Json]:
     return measurement
 
 
+class Known(NamedTuple):
+    """Top-1 accuracies in percent of the float model, as far as the stage that made it has measured them."""
+
+    val: float | None = None
+    test: float | None = None
+
+
 def measure(
     store: StageStore,
     specs: Sequence[PointSpec],
     model: Callable[[], Classifier],
     data: Callable[[], Dataset],
+    known: Callable[[], Known] = Known,
 ) -> Iterator[tuple[PointSpec, Path]]:
     """Every point and its folder, in the order asked for; those that the store lacks are made, together.
 
-    The specs differ in their bits only. `model` and `data` are called only if something has to be made; both
-    must give the same device.
+    The specs differ in their bits only. `model`, `data` and `known` are called only if something has to be made;
+    the first two must give the same device. What is known of the float model is not measured again.
     """
     made: dict[Allocation, _Made] = {}
     model = cache(model)
@@ -71,7 +79,7 @@ def measure(
             # The float point alone and first: it stands even if the model cannot be quantized.
             is_float = spec.bits.is_float
             missing = [s for s in specs if s.bits.is_float == is_float and store.find(s.stage()) is None]
-            made |= _quantize(missing, model(), data())
+            made |= _quantize(missing, model(), data(), known() if is_float else Known())
         if spec.bits in made:
             yield spec, store.make(spec.stage(), partial(_write, bits=spec.bits, made=made[spec.bits]))
         else:
@@ -93,21 +101,24 @@ class _Made(NamedTuple):
     evaluate: Callable[[], Mapping[Allocation, _Accuracies]]
 
 
-def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[Allocation, _Made]:
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset, known: Known) -> dict[Allocation, _Made]:
     """The models by their bits. They are evaluated when the first is about to be stored, unless another process has."""
     images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
     made = quantize_many(model, images, [spec.config for spec in specs])
     quantized = {spec.bits: one for spec, one in zip(specs, made, strict=True)}
-    evaluate = cache(partial(_evaluate, {bits: one.model for bits, one in quantized.items()}, data))
+    evaluate = cache(partial(_evaluate, {bits: one.model for bits, one in quantized.items()}, data, known))
     return {bits: _Made(one, evaluate) for bits, one in quantized.items()}
 
 
-def _evaluate(models: Mapping[Allocation, Classifier], data: Dataset) -> Mapping[Allocation, _Accuracies]:
-    """Evaluate the models in one pass over the images."""
+def _evaluate(models: Mapping[Allocation, Classifier], data: Dataset, known: Known) -> Mapping[Allocation, _Accuracies]:
+    """Evaluate the models in one pass over the images; those of which the accuracy is not known."""
     started = time.perf_counter()
-    parts = (data.val_images, data.val_labels), (data.test_images, data.test_labels)
+    parts = (known.val, data.val_images, data.val_labels), (known.test, data.test_images, data.test_labels)
     val, test = (
-        [accuracy(found, labels) for found in logits_many(list(models.values()), images)] for images, labels in parts
+        [accuracy(found, labels) for found in logits_many(list(models.values()), images)]
+        if given is None
+        else [given] * len(models)
+        for given, images, labels in parts
     )
     seconds = (time.perf_counter() - started) / len(models)
     return {bits: _Accuracies(v, t, seconds) for bits, v, t in zip(models, val, test, strict=True)}
