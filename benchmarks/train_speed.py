@@ -209,7 +209,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = StageStore(Path(folder))
         found = [row for arch in options.students for row in compare(options, arch, store)]
-    publish("train_speed", head, found)
+    publish("train_speed-processor_time" if options.processor_time else "train_speed", head, found)
 
 
 def rows(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
