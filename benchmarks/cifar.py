@@ -24,8 +24,8 @@ def teacher(data_dir: Path) -> Classifier:
     return load(Checkpoint("resnet56", find_checkpoint(data_dir, "resnet56*.th")), classes=10, normalization=IMAGENET)
 
 
-def student(data: Dataset, seed: int = 0) -> Classifier:
-    return build("resnet20", classes=data.classes, normalization=data.normalization, seed=seed)
+def student(data: Dataset, seed: int = 0, arch: str = "resnet20") -> Classifier:
+    return build(arch, classes=data.classes, normalization=data.normalization, seed=seed)
 
 
 def recipe(epochs: int) -> TrainConfig:

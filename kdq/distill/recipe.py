@@ -16,6 +16,8 @@ DIGITS = 9  # decimals of an epoch at which the learning rate drops, so that tho
 MOST_EPOCHS = 1_000_000  # more would fill the memory with lists of epochs, and never end
 PRECISIONS = ("float32", "bf16")
 """Precisions of the forward passes in training, by autocast; weights, losses, updates and validation are float32."""
+AUTO = "auto"
+"""A recipe's precision that is still to be chosen of PRECISIONS, by `kdq.distill.precision.choose`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class TrainConfig:
     lr: peak learning rate; momentum: of SGD, or the first β of Adam; weight_decay: of the weights of convolutions
     and linear layers only; warmup_epochs: length of the warm-up; milestones, step_factor: shares of the training
     at which `step` multiplies the learning rate, and the factor; ema: decay of the average of the weights that is
-    validated and kept instead of the last weights, 0 for none; precision: one of PRECISIONS; compile: use
-    torch.compile, on a GPU. Raises UserError for a value that is not allowed.
+    validated and kept instead of the last weights, 0 for none; precision: one of PRECISIONS, or AUTO, with which
+    nothing can be trained yet; compile: use torch.compile, on a GPU. Raises UserError for a value that is not allowed.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -61,7 +63,8 @@ class TrainConfig:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise UserError(f"{name} = {getattr(self, name)}: must be {rule}")
-        choices: dict[str, Iterable[str]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        precisions = (*PRECISIONS, AUTO)
+        choices: dict[str, Iterable[str]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": precisions}
         for name, known in choices.items():
             if getattr(self, name) not in list(known):
                 raise unknown(name, getattr(self, name), known)
@@ -70,6 +73,7 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the training, as JSON, without the fields that the schedule does not use."""
+        assert self.precision in PRECISIONS, "a precision is chosen before anything is identified"
         fields = asdict(self)
         if self.schedule != "step":
             del fields["milestones"], fields["step_factor"]
@@ -160,4 +164,5 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context of a forward pass in one of PRECISIONS."""
+    assert precision in PRECISIONS
     return torch.autocast(device.type, torch.bfloat16, enabled=precision != "float32")

@@ -13,6 +13,7 @@ from kdq.data.augment import View, Views
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig, Terms
 from kdq.distill.recipe import (
+    AUTO,
     TrainConfig,
     autocast,
     learning_rate,
@@ -44,7 +45,7 @@ class Trainer:
     All randomness is in the initial weights and the views. data: on the students' device; teacher: may be None for
     a method that needs none; peer: a student with other initial weights; stream_seed: determines the views (see
     kdq.data.augment). Raises UserError if a teacher is needed and missing, for a student of another number of classes
-    or channels than the data's, and for `compile` on a CPU.
+    or channels than the data's, for the precision AUTO, and for `compile` on a CPU.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Trainer:
         if method.method.needs_teacher and teacher is None:
             raise UserError(f"method {method.name!r} needs a teacher; give one, or use the method 'ce'")
         assert method.method.needs_peer == (peer is not None)
+        if config.precision == AUTO:
+            raise UserError(f"precision = {AUTO!r}: must be chosen first; kdq.distill.precision.choose(device) does")
         self.config = config
         self.method = method
         self.device = data.train_images.device

@@ -1,4 +1,7 @@
-"""Logits and top-1 accuracy of a classifier on images kept as one tensor."""
+"""Logits and top-1 accuracy of classifiers on images kept as one tensor."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,8 @@ from kdq.errors import UserError
 from kdq.models.classifier import Classifier
 from kdq.models.images import as_float, as_tensor, check_images
 
-BATCH = 125  # images per forward pass: on a CPU, their activations should stay in its cache
+BATCH = 64
+"""Images per forward pass: on a CPU, the activations of so many stay in its cache (docs/results/evaluate.csv)."""
 
 
 @torch.inference_mode()
@@ -18,15 +22,43 @@ def logits(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
     The model gets them in the dtype of its parameters. Its training mode is restored afterwards (evaluating batch norm
     in training mode is a classic mistake). Raises UserError for images that are none.
     """
-    images = check_images(images, channels=model.mean.shape[1] if isinstance(model, Classifier) else None)
-    own = next((p for p in model.parameters() if p.is_floating_point()), images.new_empty(0, dtype=torch.float32))
+    return logits_many([model], images, batch_size)[0]
+
+
+@torch.inference_mode()
+def logits_many(models: Sequence[nn.Module], images: Tensor, batch_size: int = BATCH) -> list[Tensor]:
+    """Return the logits of each of at least one model, as `logits` does, in one pass over the images."""
+    images = check_images(images, channels=_channels(models[0]))
+    destinations = [_parameter(model, images) for model in models]
+    batches: list[list[Tensor]] = [[] for _ in models]
+    with ExitStack() as evaluating:
+        for model in models:
+            evaluating.enter_context(_evaluation_mode(model))
+        for part in torch.split(images, batch_size):
+            batch = as_float(part)
+            for model, own, found in zip(models, destinations, batches, strict=True):
+                found.append(model(batch.to(own.device, own.dtype)))
+    return [torch.cat(found).float() for found in batches]
+
+
+def _channels(model: nn.Module) -> int | None:
+    return model.mean.shape[1] if isinstance(model, Classifier) else None
+
+
+def _parameter(model: nn.Module, images: Tensor) -> Tensor:
+    """Return a tensor of the device and dtype in which the model computes."""
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    return next(floating, images.new_empty(0, dtype=torch.float32))
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        batches = [model(as_float(batch).to(own.device, own.dtype)) for batch in torch.split(images, batch_size)]
+        yield
     finally:
         model.train(was_training)
-    return torch.cat(batches).float()
 
 
 def top1(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = BATCH) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from kdq.bits import FLOAT_BITS
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
-from kdq.models.evaluate import top1
+from kdq.models.evaluate import accuracy, logits_many
 from kdq.pack.size import total_bits
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
 from kdq.quantize.model import choose_calibration, quantize_many
@@ -59,5 +59,6 @@ def _measure(model: Classifier, data: Dataset, bits: Sequence[int], quantizer: Q
     images = choose_calibration(data.train_images, seed=seed, count=CALIBRATION_IMAGES)
     own = quantizer.method, quantizer.params, quantizer.activation_bits
     made = quantize_many(model, images, [QuantizeConfig(width, *own, seed=seed) for width in bits])
-    sample = data.val_images[:VAL_IMAGES], data.val_labels[:VAL_IMAGES]
-    return [(width, top1(each.model, *sample), total_bits(each)) for width, each in zip(bits, made, strict=True)]
+    found = logits_many([each.model for each in made], data.val_images[:VAL_IMAGES])
+    accuracies = [accuracy(logits, data.val_labels[:VAL_IMAGES]) for logits in found]
+    return [(width, top1, total_bits(each)) for width, top1, each in zip(bits, accuracies, made, strict=True)]

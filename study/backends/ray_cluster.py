@@ -23,6 +23,7 @@ import ray
 from filelock import Timeout
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdq.distill.precision import Choice, choose
 from kdq.errors import UserError
 from kdq.store.files import system_lock
 from kdq.store.stage import digest
@@ -141,6 +142,15 @@ def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: P
     lines = [f"{nodes[node]}: {problem}" for node, problems in found.items() for problem in problems]
     if lines:
         raise UserError("\n  ".join(["the cluster is not ready, and nothing was started:", *lines]))
+
+
+def choices(machines: Sequence[Machine], trial: Resources) -> dict[str, Choice]:
+    """Return, by name, the precision that each node would choose that a trial fits on. They have passed `preflight`."""
+    remote = ray.remote(num_cpus=0)(choose)
+    nodes = [machine for machine in machines if machine.slots(trial)]
+    strategies = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
+    found = ray.get([remote.options(scheduling_strategy=own).remote(trial.device) for own in strategies])
+    return {node.name: choice for node, choice in zip(nodes, found, strict=True)}
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kdq.data.sources import DATASETS
 from kdq.errors import UserError
@@ -12,6 +14,7 @@ from study.commands.site import Site
 from study.control.journal import Journal
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
+from study.plan.precision import settle
 from study.tracking.database import is_made
 from study.tracking.uri import is_sqlite, sqlite_path
 from study.trial.check_inputs import check_inputs
@@ -21,9 +24,12 @@ def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
     site = Site.at(options)
     _check_writable(site.root)
-    _check_former(name, plan, options, site)
+    before = _former_settings(name, options, site)
+    plan, precision = settle(plan, site.resources.device, before)
+    if before:
+        check(name, before, plan, extend=options.extend)
     check_inputs(plan, options.data_dir, site.root)
-    lines = [estimate_time.describe(name, plan, site.slots)]
+    lines = [*([precision] if plan.needs_distilling else []), estimate_time.describe(name, plan, site.slots)]
     if options.extend or options.retry_failed:
         lines.append("(for the whole study from scratch; finished results are reused)")
     downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir
@@ -40,8 +46,8 @@ def _check_writable(folder: Path) -> None:
         raise UserError(f"{folder} is not writable: {error}; make it writable, or run in another folder") from None
 
 
-def _check_former(name: str, plan: Plan, options: RunOptions, site: Site) -> None:
-    """Raise UserError if a study of this name exists, or another experiment, and cannot go on as asked."""
+def _former_settings(name: str, options: RunOptions, site: Site) -> Mapping[str, Any] | None:
+    """Return the settings of the study if it exists; raise UserError if it, or its store, cannot be used."""
     journal = Journal(site.root / "studies" / name / "journal.jsonl")
     if options.retry_failed:
         check_retry(name, journal)
@@ -50,10 +56,10 @@ def _check_former(name: str, plan: Plan, options: RunOptions, site: Site) -> Non
         file = sqlite_path(site.tracking_uri)
         _check_writable(file.parent)
         if not is_made(file):
-            return  # without MLflow, whose import takes seconds
+            return None  # without MLflow, whose import takes seconds
         if not os.access(file, os.W_OK):
             raise UserError(f"{file} is not writable; make it writable, or give another --tracking-uri")
     from study.tracking.tracker import find_document
 
-    if before := find_document(site.tracking_uri, name):
-        check(name, before["settings"], plan, extend=options.extend)
+    before = find_document(site.tracking_uri, name)
+    return before["settings"] if before else None

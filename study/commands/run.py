@@ -128,9 +128,8 @@ class _Study:
 
     def run(self, teacher: "TeacherSpec | None") -> Outcome:
         """Prepare what the trials share, run them and print the summary."""
-        from study.commands.extend import check, check_retry
+        from study.commands.extend import check_retry
         from study.console.live_table import LiveTable
-        from study.control.study_file import write_study_file
         from study.tracking.tracker import open_tracker
 
         if self.options.retry_failed:
@@ -138,7 +137,30 @@ class _Study:
         live_table = LiveTable(self.name, self.site.slots, self.plan.trial_count)
         root, is_interrupted = self.site.root, lambda: bool(self.interrupts.received)
         tracker = open_tracker(self.site.tracking_uri, self.name, root, live_table.print, is_interrupted)
-        if before := tracker.document():
+        before = tracker.document()
+        return self._settled(before, live_table)._start(teacher, before, tracker, live_table)
+
+    def _settled(self, before: Mapping[str, Any] | None, live_table: "LiveTable") -> "_Study":
+        """Return the study with the precision that it has, or, if it is new, that suits this machine; print it."""
+        from study.plan.precision import settle
+
+        plan, line = settle(self.plan, self.site.resources.device, before and before["settings"])
+        if plan.needs_distilling:
+            live_table.print(line)
+        return replace(self, plan=plan)
+
+    def _start(
+        self,
+        teacher: "TeacherSpec | None",
+        before: Mapping[str, Any] | None,
+        tracker: "Tracker",
+        live_table: "LiveTable",
+    ) -> Outcome:
+        from study.commands.extend import check
+        from study.control.study_file import write_study_file
+
+        root = self.site.root
+        if before:
             check(self.name, before["settings"], self.plan, extend=self.options.extend)
         inputs, metrics = self._prepare(teacher, live_table)
         document = {"settings": self.plan.document(), "inputs": self._ids(inputs, tracker)}
@@ -163,9 +185,12 @@ class _Study:
         torch.set_num_threads(trial.threads)  # as in the workers: a teacher's exact weights depend on it
         reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, live_table.print)
         if self.options.address:
-            from study.backends.ray_cluster import preflight
+            from study.backends.ray_cluster import choices, preflight
+            from study.plan.precision import slower
 
             preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
+            for line in slower(self.plan.workload.train.precision, choices(self.site.machines, trial)):
+                live_table.print(line)
         data = data.to(trial.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have no GPU
         return prepare_models(self.plan, teacher, reference, data, store, live_table.print)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kdq.data.sources import DATASETS, Shape
 from kdq.distill.methods import METHODS
+from kdq.distill.recipe import autocast
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.resnets import ARCHITECTURES
@@ -92,13 +93,15 @@ def measure(plan: Plan, seconds: float) -> Costs:
         )
     teacher = model(teacher_arch(workload), shape)
     student = model(workload.student, shape) if plan.needs_distilling else teacher
+    precision = workload.train.precision
     images = torch.rand(PROBE_IMAGES, shape.channels, shape.size, shape.size)
     forward = _rate(lambda: _forward(student, images), seconds)
     epoch = teaching = 0.0
     if plan.needs_distilling:
-        epoch = train / _rate(lambda: _step(student, images), seconds) + workload.val_images / forward
+        epoch = train / _rate(lambda: _step(student, images, precision), seconds) + workload.val_images / forward
     if streams := views(plan):
-        teaching = workload.train.epochs * streams * train / _rate(lambda: _forward(teacher, images), seconds)
+        rate = _rate(lambda: _forward(teacher, images, precision), seconds)
+        teaching = workload.train.epochs * streams * train / rate
     evaluation = (workload.val_images + shape.test) / forward
     return Costs(epoch, teaching, evaluation, *_quantization(student, images))
 
@@ -117,7 +120,7 @@ def estimate(plan: Plan, slots: int) -> str:
     return (
         f"estimate: about {duration(one)} a trial, {duration(whole)} in all with {slots} at a time: "
         f"{duration(epoch)} an epoch, {duration(points)} for the points{costs.note}, {duration(costs.teaching)} for "
-        f"the teacher (measured now on the CPU, one thread, random images)"
+        f"the teacher (measured now on the CPU, one thread, {plan.workload.train.precision} training, random images)"
     )
 
 
@@ -155,12 +158,15 @@ def model(arch: str, shape: Shape) -> Classifier:
 
 
 @torch.inference_mode()
-def _forward(model: Classifier, images: Tensor) -> None:
-    model.eval()(images)
+def _forward(model: Classifier, images: Tensor, precision: str = "float32") -> None:
+    with autocast(images.device, precision):
+        model.eval()(images)
 
 
-def _step(model: Classifier, images: Tensor) -> None:
-    model.train()(images).square().mean().backward()
+def _step(model: Classifier, images: Tensor, precision: str) -> None:
+    with autocast(images.device, precision):
+        logits = model.train()(images)
+    logits.float().square().mean().backward()
 
 
 def _rate(work: Callable[[], None], seconds: float) -> float:

@@ -1,6 +1,5 @@
 """Prepares what all trials of a study share before the first one starts: data, teacher and peer, as stages."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,11 +15,10 @@ from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_c
 from kdq.errors import UserError
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
 from kdq.models.classifier import Normalization
-from kdq.models.evaluate import top1
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.resnets import ARCHITECTURES
+from kdq.pipeline.accuracy import measure_accuracies
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
-from kdq.store.damage import damaged, read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 from study.plan.plan import Plan
@@ -31,8 +29,6 @@ from study.trial.worker import DataRef, Inputs, ModelRef, load_teacher
 TEACHER_VERSION = 1
 TEACHER_SEED = 0
 WEIGHTS_VERSION = 1
-ACCURACY_VERSION = 1
-ACCURACY_FILE = "accuracy.json"
 CHANCE_FACTOR = (
     1.5  # a teacher below this multiple of chance accuracy was not trained on this data set, or sees it distorted
 )
@@ -170,14 +166,8 @@ def evaluate_teacher(
     teacher: ModelRef, reference: DataRef, data: Dataset, store: StageStore, log: Log
 ) -> tuple[float, float]:
     """Return the teacher's validation and test accuracy in percent; raise UserError if it is close to chance."""
-
-    def evaluate(folder: Path) -> None:
-        model = load_teacher(teacher, data)
-        val, test = top1(model, data.val_images, data.val_labels), top1(model, data.test_images, data.test_labels)
-        (folder / ACCURACY_FILE).write_text(json.dumps({"val_top1": val, "test_top1": test}))
-
-    stage = Stage("accuracy", ACCURACY_VERSION, {"model": teacher.id, "data": reference.fingerprint})
-    val, test = _accuracy(store.make(stage, evaluate))
+    fingerprint = reference.fingerprint
+    val, test = measure_accuracies(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data)
     log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         raise UserError(
@@ -186,15 +176,6 @@ def evaluate_teacher(
             f"try --set teacher_normalization=imagenet (or dataset), or another --teacher"
         )
     return val, test
-
-
-def _accuracy(folder: Path) -> tuple[float, float]:
-    """Validation and test accuracy that a stage holds."""
-    accuracy = read_json(folder / ACCURACY_FILE)
-    try:
-        return float(accuracy["val_top1"]), float(accuracy["test_top1"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(folder, f"{ACCURACY_FILE}: {error!r}") from error
 
 
 def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:

@@ -17,9 +17,10 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
-from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
+from kdq.pipeline.accuracy import find_accuracies
+from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, Known, measure, measured
 from kdq.pipeline.probe import Probe, probe
-from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, load_student
+from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, last_metrics, load_student
 from kdq.store.damage import damaged
 from kdq.store.folder_store import StageStore
 from study.console import failures
@@ -116,7 +117,7 @@ class _Run:
         # A pruned student whose points exist is not retrained only to report its epochs.
         if student and (self.store.find(student.stage()) or not self.trial.is_finished(self.store)):
             yield from self._distill(student)
-        for point, folder in measure(self.store, self.trial.points, self._model, self._data):
+        for point, folder in measure(self.store, self.trial.points, self._model, self._data, self._known):
             files = tuple(str(folder / name) for name in (PACKED_FILE, LAYERS_FILE))
             yield PointMeasured(self._point(point.bits.column, folder), files)
 
@@ -162,6 +163,15 @@ class _Run:
             return load_student(folder, student, self._data()).to(self.device)
         assert self.inputs.teacher
         return load_teacher(self.inputs.teacher, self._data())
+
+    def _known(self) -> Known:
+        """Return the accuracies of the float model: those of a student's last epoch, or of the teacher."""
+        if student := self.trial.student:
+            return Known(val=last_metrics(self.store, student)["val_top1"])
+        teacher = self.inputs.teacher
+        assert teacher
+        found = find_accuracies(self.store, teacher.id, self.inputs.data.fingerprint)
+        return Known(*found) if found else Known()
 
     def _point(self, bits: Bits, folder: Path) -> Point:
         trial = self.trial

@@ -10,7 +10,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from kdq.distill.precision import Choice
 from kdq.distill.trainer import Trainer
+from study.plan import precision
 from study.run import main
 from study.tracking.tracker import Tracker
 from study.trial import worker
@@ -175,3 +177,24 @@ def test_more_epochs_go_on_where_the_schedule_is_constant_and_begin_anew_where_n
     assert main(["--prune", "cosine", "--yes"]) == 0
     left = {path.parent for path in Path("mlruns/stages/student").glob("*/stage.json")}
     assert len(students - left) == 4, "those of three epochs, and those of two"
+
+
+def test_a_study_keeps_its_precision_on_another_machine(
+    study: Callable[..., int],
+    trained: Counter[int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    auto, printed = ("--set", "train.precision=auto"), "precision of training: bf16 (auto: "
+    monkeypatch.setattr(precision, "choose", lambda device: Choice("bf16", "this processor has AMX"))
+    assert study(*auto, "--trials", "1") == 0
+    assert printed + "this processor has AMX)" in said(capsys)
+    assert {run.data.params["train.precision"] for run in runs("study").values()} == {"bf16"}
+    trained.clear()
+    monkeypatch.setattr(precision, "choose", lambda device: Choice("float32", "this processor lacks it"))
+    assert study(*auto, "--trials", "1") == 0
+    found = printed + "chosen when the study began; a new study would take float32, since this processor lacks it)"
+    assert found in said(capsys)
+    assert not trained
+    assert study("--set", "train.precision=float32", "--trials", "1") == 2
+    assert "workload.train.precision was bf16, is now float32" in " ".join(capsys.readouterr().err.split())

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -6,7 +8,7 @@ from torch import nn
 
 from kdq.errors import UserError
 from kdq.models.classifier import Normalization, build
-from kdq.models.evaluate import accuracy, logits, top1
+from kdq.models.evaluate import accuracy, logits, logits_many, top1
 
 
 @pytest.fixture
@@ -48,11 +50,25 @@ def test_the_training_mode_is_restored_after_an_error(images):
     with pytest.raises(RuntimeError, match="out of memory"):
         logits(model, images)
     assert model.training
+    others = nn.Conv2d(3, 1, 1), model, nn.Conv2d(3, 1, 1).eval()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        logits_many(others, images)
+    assert [other.training for other in others] == [True, True, False]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 500])
 def test_the_batch_size_does_not_matter(model, images, batch_size):
     torch.testing.assert_close(logits(model, images, batch_size), logits(model, images), rtol=1e-4, atol=1e-4)
+
+
+def test_many_models_in_one_pass_give_the_logits_of_each_alone(model, images):
+    models = [copy.deepcopy(model).train(), copy.deepcopy(model).double().eval(), copy.deepcopy(model).eval()]
+    models[2].net.linear.bias.data += 1
+    found = logits_many(models, images, batch_size=7)
+    assert [one.training for one in models] == [True, False, False]
+    for one, together in zip(models, found, strict=True):
+        assert torch.equal(together, logits(one, images, batch_size=7))
+    assert not torch.equal(found[0], found[2])
 
 
 def test_images_are_scaled_to_one_and_logits_are_float32():

@@ -1,6 +1,8 @@
 """Points as stages: quantized together, measured, packed, and found again."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.evaluate import top1
+from kdq.models.evaluate import logits_many, top1
 from kdq.pack.file import load, payload_bytes
-from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, PointSpec, measure, measured
+from kdq.pipeline import point
+from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, Known, PointSpec, measure, measured
 from kdq.quantize.config import QuantizerSpec
 from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
@@ -66,6 +69,48 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["size_breakdown"])
         assert total == found["total_bits"]
         assert {row["bits"] for row in layers["layers"]} == {spec.bits.document()} - {32}
+
+
+@pytest.mark.parametrize("activation_bits", [None, 4])
+def test_widths_are_evaluated_in_one_pass_with_the_accuracies_of_each_alone(
+    tmp_path: Path, model: Classifier, data: Dataset, monkeypatch: pytest.MonkeyPatch, activation_bits: int | None
+) -> None:
+    passes: list[int] = []
+
+    def counted(models: Sequence[Classifier], images: torch.Tensor) -> list[torch.Tensor]:
+        passes.append(len(models))
+        return logits_many(models, images)
+
+    monkeypatch.setattr(point, "logits_many", counted)
+    quantizer = QuantizerSpec(activation_bits=activation_bits)
+    given = [replace(spec, quantizer=quantizer) for spec in specs(32, 1, 2, 4)]
+    for _, folder in measure(StageStore(tmp_path), given, lambda: model, lambda: data):
+        found, loaded = measured(folder), load(folder / PACKED_FILE)
+        assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
+        assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
+    assert passes == [1, 1, 3, 3]  # validation and test images, of the float point alone and first
+
+
+def test_what_is_known_of_the_float_model_is_not_measured_again(
+    tmp_path: Path, model: Classifier, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def counted(models: Sequence[Classifier], images: torch.Tensor) -> list[torch.Tensor]:
+        passes.append(len(models))
+        return logits_many(models, images)
+
+    monkeypatch.setattr(point, "logits_many", counted)
+    val = top1(model, data.val_images, data.val_labels)
+    plain = measure(StageStore(tmp_path / "a"), specs(32, 2), lambda: model, lambda: data)
+    wanted = [measured(folder) for _, folder in plain]
+    assert passes == [1, 1, 1, 1]
+    passes.clear()
+    with_known = measure(StageStore(tmp_path / "b"), specs(32, 2), lambda: model, lambda: data, lambda: Known(val))
+    found = [measured(folder) for _, folder in with_known]
+    assert passes == [1, 1, 1]
+    for one, other in zip(found, wanted, strict=True):
+        assert {**one, "evaluate_seconds": 0} == {**other, "evaluate_seconds": 0}
 
 
 def test_the_order_is_kept_and_only_what_is_missing_is_made(tmp_path: Path, model: Classifier, data: Dataset) -> None:

@@ -1,0 +1,52 @@
+"""The precision of a study's trainings: chosen once by the driver where the workload leaves it `auto`.
+
+A study keeps its choice: it is part of its settings, so that it is resumed elsewhere with the same stages, and of the
+students' identities. A study's default name, in contrast, is that of its settings before the choice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from kdq.distill.precision import Choice, choose
+from kdq.distill.recipe import AUTO, TrainConfig
+from study.plan.plan import Plan
+
+
+def settle(plan: Plan, device: str, before: Mapping[str, Any] | None = None) -> tuple[Plan, str]:
+    """Return the plan with a precision in each recipe, and a line that names that of the students and why.
+
+    device: the type of device that trials use; before: the settings of the study if it exists, whose precision is
+    kept unless the workload names one itself.
+    """
+    here, workload = choose(device), plan.workload
+    kept: Mapping[str, Any] = before["workload"] if before else {}
+    train = _settled(workload.train, kept.get("train"), here)
+    taught = workload.teacher_train and _settled(workload.teacher_train, kept.get("teacher_train"), here)
+    settled = replace(plan, workload=replace(workload, train=train, teacher_train=taught))
+    return settled, f"precision of training: {train.precision} ({_reason(workload.train, train, here, bool(before))})"
+
+
+def _settled(recipe: TrainConfig, before: Mapping[str, Any] | None, here: Choice) -> TrainConfig:
+    if recipe.precision != AUTO:
+        return recipe
+    return replace(recipe, precision=before["precision"] if before else here.precision)
+
+
+def _reason(given: TrainConfig, settled: TrainConfig, here: Choice, exists: bool) -> str:
+    if given.precision != AUTO:
+        return "as the workload sets it"
+    if not exists:
+        return f"{AUTO}: {here.reason}"
+    if settled.precision == here.precision:
+        return f"{AUTO}: chosen when the study began, and fast here too: {here.reason}"
+    return f"{AUTO}: chosen when the study began; a new study would take {here.precision}, since {here.reason}"
+
+
+def slower(precision: str, nodes: Mapping[str, Choice]) -> list[str]:
+    """Return a line for each node, by name, that trains slowly in the precision of the study: it emulates bf16."""
+    return [
+        f"{node} trains slowly: {choice.reason}, and one study trains in one precision, {precision}"
+        for node, choice in nodes.items()
+        if precision != choice.precision == "float32"
+    ]
