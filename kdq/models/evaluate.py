@@ -10,7 +10,7 @@ from kdq.errors import UserError
 from kdq.models.classifier import Classifier
 from kdq.models.images import as_float, as_tensor, check_images
 
-BATCH = 64
+BATCH = 32
 """Images per forward pass: on a CPU, the activations of so many stay in its cache (docs/results/evaluate.csv)."""
 
 
