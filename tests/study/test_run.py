@@ -34,7 +34,8 @@ def test_a_dry_run_plans_and_starts_nothing(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("workload digits: 1,797 real 8x8 images")
     assert "--workload cifar10" in lines[0]
-    assert "18 trials, 18 distinct students, 54 points" in lines[1]
+    assert lines[1] == "precision of training: float32 (as the workload sets it)"
+    assert "18 trials, 18 distinct students, 54 points" in lines[2]
     assert "estimate: about" in lines[-2]
     assert lines[-1].startswith("disk: at most ")
     assert list(tmp_path.iterdir()) == []
@@ -46,10 +47,10 @@ def test_a_dry_run_of_a_search_that_decides_as_it_goes(
     monkeypatch.chdir(tmp_path)
     assert main(["--space", "joint_ranges", "--seeds", "0,1", "--trials", "4", "--bits", "2", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.search(r": 8 trials, about \d distinct students, about 16 points$", lines[1])
-    assert lines[2] == "  searcher tpe suggests configurations from the results so far"
-    assert lines[3] == "every trial has 2 points: float, 2 bits"
-    assert len(lines) == 6
+    assert re.search(r": 8 trials, about \d distinct students, about 16 points$", lines[2])
+    assert lines[3] == "  searcher tpe suggests configurations from the results so far"
+    assert lines[4] == "every trial has 2 points: float, 2 bits"
+    assert len(lines) == 7
 
 
 def test_a_dry_run_of_bits_as_an_axis(
@@ -58,9 +59,9 @@ def test_a_dry_run_of_bits_as_an_axis(
     monkeypatch.chdir(tmp_path)
     assert main(["--space", "smoke", "--set", "method=ce", "--set", "bits={grid: [2, [3, 4]]}", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].endswith(": 2 trials, 1 distinct students, 5 points")
-    assert lines[2:4] == ["  ce bits=2 seed=0", "  ce bits=3,4 seed=0"]
-    assert lines[4] == "bits are searched: every trial has a point at float, and those at one of 2 | 3,4"
+    assert lines[2].endswith(": 2 trials, 1 distinct students, 5 points")
+    assert lines[3:5] == ["  ce bits=2 seed=0", "  ce bits=3,4 seed=0"]
+    assert lines[5] == "bits are searched: every trial has a point at float, and those at one of 2 | 3,4"
 
 
 MISTAKES = [
