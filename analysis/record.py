@@ -68,7 +68,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class StudyRecord:
     """curves: trial -> its values after each epoch, float first; students: trial -> its student; epochs: of a training;
     configurations: what the study's front compares, empty if the record has no points.
 
@@ -97,7 +97,7 @@ class Record:
         }
 
 
-def from_rows(rows: Iterable[Row]) -> Record:
+def from_rows(rows: Iterable[Row]) -> StudyRecord:
     """Return the record of rows in any order. Raises UserError if a row is duplicated or missing."""
     rows = list(rows)
     trials: dict[str, dict[int, dict[int, Row]]] = {}
@@ -112,7 +112,7 @@ def from_rows(rows: Iterable[Row]) -> Record:
     if not trials:
         raise UserError("the record is empty: it needs one row for each trial, epoch and width")
     epochs = max(max(trial) for trial in trials.values())
-    return Record(
+    return StudyRecord(
         {trial: _curve(trial, trials[trial], epochs) for trial in sorted(trials)},
         dict(sorted(students.items())),
         epochs,

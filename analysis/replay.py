@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.record import Record, Target
+from analysis.record import StudyRecord, Target
 from kdq.errors import UserError
 from study.results.front import REFERENCE
 from study.results.pareto import front, hypervolume
@@ -61,7 +61,7 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 """Strategy -> its outcome on each order; the orders are the same for all."""
 
 
-def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
+def play(record: StudyRecord, setting: Setting) -> dict[str, list[Outcome]]:
     """Return the outcomes of the full grid, random search and every scheduler that stops trials, on every order.
 
     Random search trains as many students as the epochs of `asha_pareto`, on average, are enough for. Raises UserError
@@ -86,7 +86,7 @@ def play(record: Record, setting: Setting) -> dict[str, list[Outcome]]:
     return {GRID: played.pop(GRID), RANDOM: outcomes(RANDOM, drawn), **played}
 
 
-def _first(record: Record, order: Sequence[str], students: int) -> list[str]:
+def _first(record: StudyRecord, order: Sequence[str], students: int) -> list[str]:
     """Return the trials of an order whose student is among its first `students` ones."""
     chosen = list(dict.fromkeys(record.students[trial] for trial in order))[:students]
     return [trial for trial in order if record.students[trial] in chosen]
@@ -98,7 +98,7 @@ def _scheduler(name: str, config: RungConfig) -> Scheduler:
     return make_scheduler(name, config)
 
 
-def simulate(scheduler: Scheduler, record: Record, order: Sequence[str], slots: int) -> Outcome:
+def simulate(scheduler: Scheduler, record: StudyRecord, order: Sequence[str], slots: int) -> Outcome:
     """Run trials under a scheduler as a study does, where every epoch of every student takes the same time.
 
     A free slot takes the next trial in the order; once all have started, a paused one that may continue. An epoch
@@ -130,14 +130,14 @@ def simulate(scheduler: Scheduler, record: Record, order: Sequence[str], slots: 
     return Outcome(sum(trained.values()), tuple(completed))
 
 
-def on_front(record: Record) -> frozenset[str]:
+def on_front(record: StudyRecord) -> frozenset[str]:
     """Return the trials of the targets on the front of all targets, which a study is to find."""
     marks = front([(target.accuracy, target.total_bits) for target in record.targets])
     best = [target for target, is_on in zip(record.targets, marks, strict=True) if is_on]
     return frozenset(trial for target in best for same in target.trials for trial in same)
 
 
-def curve(record: Record, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[np.float64]:
+def curve(record: StudyRecord, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the hypervolume of the targets that completed trials have found, in percent × octaves, after `at` epochs
     in all."""
     left: list[Target] = list(record.targets)
@@ -153,7 +153,7 @@ def curve(record: Record, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[
     return np.array(volumes)[np.searchsorted(epochs, at, side="right") - 1]
 
 
-def mean_curves(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
+def mean_curves(record: StudyRecord, outcomes: Outcomes) -> "pandas.DataFrame":
     """Return the hypervolume by epochs, up to the longest order: columns strategy, epochs, mean, deviation and n."""
     import pandas
 
@@ -166,7 +166,7 @@ def mean_curves(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
     return pandas.concat(tables, ignore_index=True)
 
 
-def summary(record: Record, outcomes: Outcomes) -> "pandas.DataFrame":
+def summary(record: StudyRecord, outcomes: Outcomes) -> "pandas.DataFrame":
     """Return a row for each strategy: means over the orders and sample deviations (`_std`).
 
     epochs: trained; saved: percent of the full grid's epochs; front_lost: percent of the true front's trials that

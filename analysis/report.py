@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.record import Record
+from analysis.record import StudyRecord
 from analysis.replay import EQUAL_BUDGET, on_front
-from analysis.store import Store, Study
+from analysis.store import Store, StoredStudy
 from kdq.bits import bits_name
-from study.results.front import Configuration, best, comparable, front_hypervolume, missing_seeds
+from study.results.front import SeedGroup, best, comparable, front_hypervolume, missing_seeds
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.results.tables import as_table, as_text, front_table, to_csv, to_json
@@ -27,7 +27,7 @@ def points_report(points: Iterable[Point], form: str) -> str:
     return to_csv(points) if form == "csv" else to_json(points)
 
 
-def front_report(study: Study, points: Iterable[Point], form: str, figure: Path | None) -> str:
+def front_report(study: StoredStudy, points: Iterable[Point], form: str, figure: Path | None) -> str:
     """Return the front and its hypervolume. form: csv (the front only), json or table."""
     points = list(points)
     table, volume = front_table(points), front_hypervolume(points)
@@ -43,7 +43,7 @@ def front_report(study: Study, points: Iterable[Point], form: str, figure: Path 
     return "\n".join([*lines, *([f"figure {figure}"] if figure else [])])
 
 
-def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
+def best_report(store: Store, study: StoredStudy, max_bits: float, form: str) -> str:
     """Return the configuration with the best validation accuracy within a budget. form: json or text."""
     points = store.points(study)
     chosen = best(points, max_bits)
@@ -61,7 +61,7 @@ def best_report(store: Store, study: Study, max_bits: float, form: str) -> str:
     return "\n".join(filter(None, [_best_text(document, chosen), missing_seeds(points)]))
 
 
-def _flags(chosen: Configuration) -> str:
+def _flags(chosen: SeedGroup) -> str:
     """Return the options that narrow the study's command to this configuration."""
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in chosen.points))
     fixed = [f"--set {setting}" for setting in _settings(chosen) if not setting.startswith("student=")]
@@ -69,14 +69,14 @@ def _flags(chosen: Configuration) -> str:
     return " ".join([f"--seeds {seeds}", *widths, *fixed])
 
 
-def _settings(chosen: Configuration) -> list[str]:
+def _settings(chosen: SeedGroup) -> list[str]:
     """Return the settings of a configuration, such as `alpha=0.5`."""
     parameters = {name: value for name, value in chosen.parameters.items() if name != "options"}
     settings = [f"{k}={v if isinstance(v, str) else exact(v)}" for k, v in parameters.items()]
     return settings + chosen.points[0].options.split()
 
 
-def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:
+def _best_text(document: Mapping[str, Any], chosen: SeedGroup) -> str:
     lines = {
         "configuration": " ".join(_settings(chosen)),
         "width": f"{bits_name(chosen.bits)}, {chosen.mean('avg_bits'):.2f} on average",
@@ -91,7 +91,7 @@ def _best_text(document: Mapping[str, Any], chosen: Configuration) -> str:
     return "\n".join([head, *(f"{name:<15}{text}" for name, text in lines.items())])
 
 
-def _accuracy(chosen: Configuration, column: str) -> str:
+def _accuracy(chosen: SeedGroup, column: str) -> str:
     deviation = chosen.deviation(column)
     spread = "one seed" if deviation is None else f"± {deviation:.2f} over {chosen.n} seeds"
     return f"{chosen.mean(column):.2f} % ({spread})"
@@ -109,7 +109,7 @@ def studies_report(store: Store, form: str) -> str:
     return pandas.DataFrame(rows).to_string(index=False, na_rep="", float_format="{:.2f}".format)
 
 
-def trials_report(store: Store, study: Study, form: str) -> str:
+def trials_report(store: Store, study: StoredStudy, form: str) -> str:
     """Return one line per trial: how it ended, and why. form: csv, json or table."""
     import pandas
 
@@ -122,7 +122,7 @@ def trials_report(store: Store, study: Study, form: str) -> str:
     return table.to_csv(index=False) if form == "csv" else table.to_string(index=False)
 
 
-def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: Path | None) -> str:
+def replay_report(record: StudyRecord, table: "pandas.DataFrame", form: str, figure: Path | None) -> str:
     """Return what every strategy spent, found and lost on a record. form: csv, json or table."""
     if form == "csv":
         return table.to_csv(index=False)
@@ -142,7 +142,7 @@ def replay_report(record: Record, table: "pandas.DataFrame", form: str, figure: 
     return "\n".join([*lines, *([f"figure {figure}"] if figure else [])])
 
 
-def _ranked(record: Record) -> str:
+def _ranked(record: StudyRecord) -> str:
     """Return what the true front is made of."""
     if not record.configurations:
         return "of single trials as probed after the last epoch, since the record has no points"
@@ -166,7 +166,7 @@ def _spread(mean: float, deviation: float) -> str:
     return f"{mean:.1f}" if math.isnan(deviation) else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def _study_row(store: Store, study: Study) -> dict[str, Any]:
+def _study_row(store: Store, study: StoredStudy) -> dict[str, Any]:
     states, points = store.trial_states(study), store.points(study)
     return {
         "study": study.name,

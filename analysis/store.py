@@ -37,7 +37,7 @@ OF_TRIAL = Names(
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class StoredStudy:
     """A study by its run. command: the command that ran it."""
 
     name: str
@@ -60,7 +60,7 @@ class Store:
     uri: str
     runs: Runs
 
-    def studies(self) -> list[Study]:
+    def studies(self) -> list[StoredStudy]:
         """Return all studies, sorted by name."""
         with _answers(self.uri):
             names = self.runs.experiments()
@@ -68,25 +68,25 @@ class Store:
         studies = [_study(name, runs[experiment]) for experiment, name in names.items() if experiment in runs]
         return sorted(studies, key=lambda study: study.name)
 
-    def study(self, name: str) -> Study:
+    def study(self, name: str) -> StoredStudy:
         """Return the study of this name. Raises UserError, suggesting the closest name, if there is none."""
         studies = {study.name: study for study in self.studies()}
         if name not in studies:
             raise (unknown("study", name, studies) if studies else UserError(f"no studies in {shown(self.uri)} yet"))
         return studies[name]
 
-    def points(self, study: Study) -> dict[Point, str]:
+    def points(self, study: StoredStudy) -> dict[Point, str]:
         """Return the finished points, sorted by trial and bits, with the front marked: point -> id of its run."""
         runs = self._read(study.experiment_id, OF_POINT, RunKind.POINT)
         logged = {_point(run): run.id for run in runs if run.status == "FINISHED"}
         points = sorted(logged, key=lambda point: (point.trial_id, display_order(point.bits), point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
 
-    def trial_states(self, study: Study) -> Counter[TrialStatus]:
+    def trial_states(self, study: StoredStudy) -> Counter[TrialStatus]:
         """Return the number of trials by status."""
         return Counter(map(_status, self._read(study.experiment_id, Names((schema.STATUS,)), RunKind.TRIAL)))
 
-    def trials(self, study: Study) -> list[dict[str, str]]:
+    def trials(self, study: StoredStudy) -> list[dict[str, str]]:
         """Return every trial's id, name, status and the reason of its end, in the order in which they started."""
         names = Names((schema.TRIAL, schema.NAME, schema.STATUS, schema.REASON))
         return [
@@ -99,7 +99,7 @@ class Store:
             for run in self._read(study.experiment_id, names, RunKind.TRIAL)
         ]
 
-    def record(self, study: Study) -> list[Row]:
+    def record(self, study: StoredStudy) -> list[Row]:
         """Return the accuracy of every trial at every width after every epoch, sorted by trial, epoch and bits.
 
         The epoch after the last one of a diverged trial has NaN. Raises UserError if a trial neither completed nor
@@ -187,9 +187,9 @@ def _trial_record(
     return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
 
-def _study(name: str, run: StoredRun) -> Study:
+def _study(name: str, run: StoredRun) -> StoredStudy:
     status = _parse_status(StudyStatus, run, StudyStatus.RUNNING)
-    return Study(name, run.experiment_id, status, run.tags.get(schema.COMMAND))
+    return StoredStudy(name, run.experiment_id, status, run.tags.get(schema.COMMAND))
 
 
 def _trial_id(run: StoredRun) -> str:

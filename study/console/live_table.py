@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdq.bits import bits_name
-from study.results.front import Configuration, best
+from study.results.front import SeedGroup, best
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.units import duration, exact
@@ -226,7 +226,7 @@ class LiveTable:
         return table
 
 
-def _described(group: Configuration) -> str:
+def _described(group: SeedGroup) -> str:
     values = {key: value for key, value in group.parameters.items() if not isinstance(value, str)}
     name = " ".join([str(group.parameters["method"]), *(f"{key}={exact(value)}" for key, value in values.items())])
     seeds = f", mean of {group.n} seeds" if group.n > 1 else ""

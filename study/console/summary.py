@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.console.program import CONSOLE_SCRIPT, program_name
-from study.results.front import configurations, missing_seeds, with_front
+from study.results.front import missing_seeds, seed_groups, with_front
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import as_text, front_table
@@ -95,7 +95,7 @@ def _print_commands(outcome: Outcome, uri: str, arguments: Sequence[str]) -> Non
 
 def _budget(points: Sequence[Point]) -> float:
     """Return a budget of bits that half of the front fits, as an example."""
-    front = sorted(group.mean("total_bits") for group in configurations(with_front(points)) if group.on_front)
+    front = sorted(group.mean("total_bits") for group in seed_groups(with_front(points)) if group.on_front)
     return 1.1 * front[len(front) // 2]
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kdq.bits import FLOAT_BITS, Bits, bits_name, display_order
 from kdq.store.files import publish
-from study.results.front import Configuration, configurations, with_front
+from study.results.front import SeedGroup, seed_groups, with_front
 from study.results.point import Point
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     points = with_front(points)
-    front = sorted((c for c in configurations(points) if c.on_front), key=lambda c: c.mean("total_bits"))
+    front = sorted((c for c in seed_groups(points) if c.on_front), key=lambda c: c.mean("total_bits"))
     figure = Figure(figsize=(12, 8), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=16, color=INK, pad=14, parse_math=False)
@@ -78,7 +78,7 @@ def save(figure: "Figure", path: Path) -> None:
     publish(path, content.getvalue())
 
 
-def accuracy_limits(front: Sequence[Configuration], lowest_point: float) -> tuple[float, float]:
+def accuracy_limits(front: Sequence[SeedGroup], lowest_point: float) -> tuple[float, float]:
     """Return the range of the accuracy axis, in percent, that resolves a front.
 
     It reaches down from the best by six times the median distance of the front to its best, at least five
@@ -93,7 +93,7 @@ def accuracy_limits(front: Sequence[Configuration], lowest_point: float) -> tupl
     return max(min(shown) - margin, -2.0), max(shown) + margin
 
 
-def _set_limits(axes: "Axes", points: Sequence[Point], front: Sequence[Configuration]) -> None:
+def _set_limits(axes: "Axes", points: Sequence[Point], front: Sequence[SeedGroup]) -> None:
     smallest, largest = min(p.total_bits for p in points), max(p.total_bits for p in points)
     margin = max((largest / smallest) ** 0.06, 1.5 if largest == smallest else 1.08)
     axes.set_xscale("log")
@@ -133,7 +133,7 @@ def _draw_points(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) 
             )
 
 
-def _draw_front(axes: "Axes", front: Sequence[Configuration], shapes: dict[str, str]) -> None:
+def _draw_front(axes: "Axes", front: Sequence[SeedGroup], shapes: dict[str, str]) -> None:
     bits = [group.mean("total_bits") for group in front]
     val, test = ([group.mean(name) for group in front] for name in ("val_top1", "test_top1"))
     bits_to_edge, val_to_edge = [*bits, axes.get_xlim()[1]], [*val, val[-1]]
@@ -146,7 +146,7 @@ def _draw_front(axes: "Axes", front: Sequence[Configuration], shapes: dict[str, 
         axes.scatter(x, y, s=60, marker=marker, color=colour, edgecolors=INK, linewidths=1, zorder=5)
 
 
-def _label_front(axes: "Axes", front: Sequence[Configuration]) -> None:
+def _label_front(axes: "Axes", front: Sequence[SeedGroup]) -> None:
     """Label the front from its best end down, without the labels that would overlap another."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # a Figure; this settles the layout
     placed: list[Annotation] = []
@@ -159,7 +159,7 @@ def _label_front(axes: "Axes", front: Sequence[Configuration]) -> None:
             placed.append(text)
 
 
-def _label(axes: "Axes", group: Configuration) -> "Annotation":
+def _label(axes: "Axes", group: SeedGroup) -> "Annotation":
     """Write the bits above the group's highest marker; above a caret, the accuracy too."""
     from matplotlib.patheffects import withStroke
 

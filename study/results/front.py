@@ -16,8 +16,8 @@ REFERENCE = (0.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Configuration:
-    """The points that differ only in their seeds; accuracies and sizes are means over them."""
+class SeedGroup:
+    """The points of a configuration at one width, which differ only in their seeds; accuracies and sizes are means."""
 
     points: tuple[Point, ...]
 
@@ -56,7 +56,7 @@ class Configuration:
         return {**row, "n": self.n}
 
 
-def configurations(points: Iterable[Point]) -> list[Configuration]:
+def seed_groups(points: Iterable[Point]) -> list[SeedGroup]:
     """Return the points grouped by their parameters and bits, in order of first appearance.
 
     Points that are equal except for their trial count once (where bits are searched, trials share students and so
@@ -70,13 +70,13 @@ def configurations(points: Iterable[Point]) -> list[Configuration]:
     return [configuration for group in groups.values() for configuration in _repetitions(group)]
 
 
-def comparable(points: Iterable[Point]) -> list[Configuration]:
+def comparable(points: Iterable[Point]) -> list[SeedGroup]:
     """Return the configurations with the most seeds, which alone are compared with each other.
 
     One whose other seeds failed, were stopped or have yet to run is left out: its mean over the seeds that are there is
     too high, since a scheduler stops the unlucky ones.
     """
-    groups = configurations(points)
+    groups = seed_groups(points)
     most = max((group.n for group in groups), default=0)
     return [group for group in groups if group.n == most]
 
@@ -85,7 +85,7 @@ def missing_seeds(points: Iterable[Point]) -> str:
     """Return a line on the configurations that `comparable` leaves out, empty if there is none."""
     points = list(points)
     compared = comparable(points)
-    left = len(configurations(points)) - len(compared)
+    left = len(seed_groups(points)) - len(compared)
     return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
 
 
@@ -94,10 +94,10 @@ def content(point: Point) -> Point:
     return replace(point, trial_id="", on_front=False)
 
 
-def _repetitions(group: Sequence[Point]) -> list[Configuration]:
+def _repetitions(group: Sequence[Point]) -> list[SeedGroup]:
     if len({point.seed for point in group}) == len(group):
-        return [Configuration(tuple(group))]
-    return [Configuration((point,)) for point in group]
+        return [SeedGroup(tuple(group))]
+    return [SeedGroup((point,)) for point in group]
 
 
 def with_front(points: Iterable[Point]) -> list[Point]:
@@ -122,11 +122,11 @@ def front_hypervolume(points: Iterable[Point]) -> float:
     return hypervolume(pairs, REFERENCE)
 
 
-def _pairs(groups: Iterable[Configuration]) -> list[tuple[float, float]]:
+def _pairs(groups: Iterable[SeedGroup]) -> list[tuple[float, float]]:
     return [(group.mean("val_top1"), group.mean("total_bits")) for group in groups]
 
 
-def best(points: Iterable[Point], max_bits: float) -> Configuration:
+def best(points: Iterable[Point], max_bits: float) -> SeedGroup:
     """Return the `comparable` configuration of the highest mean validation accuracy that fits into `max_bits`.
 
     Ties go to the smaller one. Raises UserError if nothing fits.

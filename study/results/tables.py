@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError
-from study.results.front import configurations, with_front
+from study.results.front import seed_groups, with_front
 from study.results.point import COLUMNS, PARAMETERS, Point, from_row
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def as_table(points: Iterable[Point]) -> "pandas.DataFrame":
 
 def front_table(points: Iterable[Point]) -> "pandas.DataFrame":
     """Return the configurations on the front, smallest first: parameters, means, deviations (`_std`), seeds `n`."""
-    rows = [group.row() for group in configurations(with_front(points)) if group.on_front]
+    rows = [group.row() for group in seed_groups(with_front(points)) if group.on_front]
     return _table(sorted(rows, key=lambda row: float(row["total_bits"])), FRONT_COLUMNS)
 
 

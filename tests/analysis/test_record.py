@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from analysis.record import Record, Target, from_csv, from_rows, to_csv
+from analysis.record import StudyRecord, Target, from_csv, from_rows, to_csv
 from kdq.errors import UserError
 
 HEADER = "trial_id,student,epoch,bits,total_bits,val_top1\n"
@@ -109,5 +109,5 @@ def test_what_is_twice_or_missing_is_named(rows, message):
 
 def test_only_trials_with_all_epochs_are_worth_something():
     finite, broken = ((50.0, 1.0),), ((math.nan, 1.0),)
-    record = Record({"whole": (finite, finite), "early": (broken,), "late": (finite, broken)}, {}, 2)
+    record = StudyRecord({"whole": (finite, finite), "early": (broken,), "late": (finite, broken)}, {}, 2)
     assert record.points == {"whole": finite}

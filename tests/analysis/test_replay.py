@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from analysis.figures import draw_replay
-from analysis.record import Record
+from analysis.record import StudyRecord
 from analysis.replay import GRID, RANDOM, Outcome, Setting, curve, mean_curves, on_front, play, simulate, summary
 from kdq.errors import UserError
 from study.results.pareto import hypervolume
@@ -22,7 +22,7 @@ FLOAT, FOUR, TWO = 8e6, 1e6, 5e5
 
 def record_of(finals, progress=lambda trial, epoch: epoch / EPOCHS):
     """Trials by their final accuracies at float, 4 and 2 bits, of which they show a part at each epoch."""
-    return Record(
+    return StudyRecord(
         {
             trial: tuple(
                 tuple(
@@ -95,7 +95,7 @@ def test_slots_share_the_epochs():
 def test_what_diverges_stops_and_no_rung_waits_for_it():
     record = ranked()
     broken = tuple((math.nan, bits) for bits in (FLOAT, FOUR, TWO))
-    record = Record(
+    record = StudyRecord(
         {**record.curves, "t8": (broken,), "t7": (*record.curves["t7"][:2], broken)}, record.students, EPOCHS
     )
     assert on_front(record) == {"t6"}
@@ -215,4 +215,4 @@ def test_settings_that_make_no_replay(change, message):
 )
 def test_records_that_make_no_replay(curves, message):
     with pytest.raises(UserError, match=message):
-        play(Record(curves, {"t": "t"}, EPOCHS), Setting())
+        play(StudyRecord(curves, {"t": "t"}, EPOCHS), Setting())

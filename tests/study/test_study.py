@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,12 @@ def test_the_teacher_itself_is_quantized(prepared: Path, run_inline: Run) -> Non
         ("teacher", "resnet20", "4", ""),
         ("teacher", "resnet20", "32", ""),
     ]
+
+
+def test_a_study_runs_in_a_thread_of_another_program(prepared: Path, run_inline: Run) -> None:
+    """As of a job queue or a web page: Python lets only the main thread install signal handlers."""
+    arguments = ["--space", "teacher_ptq", "--bits", "8", "--name", "thread", "--set", "teacher_train.epochs=3"]
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(run_inline, prepared, *arguments).result()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "trials: 1 completed" in result.stdout

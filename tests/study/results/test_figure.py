@@ -6,7 +6,7 @@ from PIL import Image
 
 from kdq.bits import BIT_WIDTHS
 from study.results.figure import accuracy_limits, draw_front
-from study.results.front import configurations, with_front
+from study.results.front import seed_groups, with_front
 from study.results.point import Point
 
 POINT = Point("t1", "dkd", 1.0, 8.0, 4.0, None, 0, "resnet20", 3, 3.2, 900_000, 112_500, 85.0, 84.0)
@@ -74,7 +74,7 @@ def test_a_failed_write_leaves_the_old_figure(tmp_path, monkeypatch):
 
 
 def limits(accuracies):
-    groups = configurations(with_front(sweep(accuracies)))
+    groups = seed_groups(with_front(sweep(accuracies)))
     return accuracy_limits([group for group in groups if group.on_front], min(accuracies))
 
 
@@ -91,7 +91,7 @@ def test_the_axis_shows_all_of_a_front_without_outliers(accuracies):
 
 
 def test_the_axis_shows_what_lies_within_five_points_of_a_tight_front():
-    front = configurations(with_front(sweep([49.0, 49.4])))
+    front = seed_groups(with_front(sweep([49.0, 49.4])))
     low, _ = accuracy_limits(front, lowest_point=46.0)
     assert low < 46.0
     low, _ = accuracy_limits(front, lowest_point=20.0)

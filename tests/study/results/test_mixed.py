@@ -13,7 +13,7 @@ from kdq.quantize.config import QuantizerSpec
 from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
 from study.results.figure import draw_front
-from study.results.front import best, configurations, with_front
+from study.results.front import best, seed_groups, with_front
 from study.results.point import Point, from_row
 from study.results.tables import as_table, as_text, from_csv, from_json, front_table, to_csv, to_json
 
@@ -53,7 +53,7 @@ def test_csv_and_json_bring_it_back_with_its_label(points: list[Point]) -> None:
 
 
 def test_it_is_a_configuration_of_its_own_on_the_front(points: list[Point]) -> None:
-    assert [group.bits for group in configurations(points)] == [32, 4, MIXED.label]
+    assert [group.bits for group in seed_groups(points)] == [32, 4, MIXED.label]
     marked = with_front(points)
     assert marked[2].on_front  # it is the smallest
     assert best(marked, points[2].total_bits).bits == MIXED.label

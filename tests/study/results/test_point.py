@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kdq.bits import BIT_WIDTHS
 from kdq.errors import UserError
-from study.results.front import best, configurations, front_hypervolume, missing_seeds, with_front
+from study.results.front import best, front_hypervolume, missing_seeds, seed_groups, with_front
 from study.results.pareto import front
 from study.results.point import COLUMNS, Point, from_row
 from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, from_json, front_table, to_csv, to_json
@@ -86,7 +86,7 @@ def test_options_are_the_parameters_without_a_column_that_are_not_at_their_defau
 
 def test_points_of_other_options_are_other_configurations():
     points = [replace(POINT, seed=seed, options=text) for seed in (0, 1) for text in ("", "warmup=0.5")]
-    groups = configurations(points)
+    groups = seed_groups(points)
     assert [(group.points[0].options, group.n) for group in groups] == [("", 2), ("warmup=0.5", 2)]
     assert "options" not in groups[0].parameters
     assert groups[1].parameters["options"] == "warmup=0.5"
@@ -209,7 +209,7 @@ def test_the_order_of_points_does_not_decide(points, random):
 def test_every_point_is_in_one_configuration_and_marked_with_it(points):
     marked = with_front(points)
     assert [replace(point, on_front=False) for point in marked] == points
-    groups = configurations(marked)
+    groups = seed_groups(marked)
     in_groups = [replace(point, trial_id="") for group in groups for point in group.points]
     assert len(set(in_groups)) == len(in_groups)
     assert set(in_groups) == {replace(point, trial_id="") for point in marked}
@@ -220,25 +220,25 @@ def test_every_point_is_in_one_configuration_and_marked_with_it(points):
 
 def test_trials_that_share_a_float_point_count_it_once():
     twins = [replace(POINT, trial_id=trial, bits=32) for trial in ("a", "b")]
-    (group,) = configurations(twins)
+    (group,) = seed_groups(twins)
     assert group.n == 1
     assert all(point.on_front for point in with_front(twins))
-    assert len(configurations([*twins, replace(twins[0], val_top1=1.0)])) == 2
+    assert len(seed_groups([*twins, replace(twins[0], val_top1=1.0)])) == 2
 
 
 def test_means_and_deviations_over_seeds():
     values = (80.0, 81.0, 85.0)
-    (group,) = configurations(replace(POINT, seed=seed, val_top1=v) for seed, v in enumerate(values))
+    (group,) = seed_groups(replace(POINT, seed=seed, val_top1=v) for seed, v in enumerate(values))
     assert group.n == 3
     assert group.mean("val_top1") == 82.0
     assert group.deviation("val_top1") == statistics.stdev(values) == pytest.approx(math.sqrt(7))
-    assert configurations([POINT])[0].deviation("val_top1") is None
+    assert seed_groups([POINT])[0].deviation("val_top1") is None
 
 
 def test_trials_that_share_a_seed_are_no_repetitions():
     """A space may search what is no column, such as the learning rate."""
     first, second = replace(POINT, trial_id="a"), replace(POINT, trial_id="b", val_top1=86.0)
-    assert [group.points for group in configurations([first, second])] == [(first,), (second,)]
+    assert [group.points for group in seed_groups([first, second])] == [(first,), (second,)]
     assert [point.on_front for point in with_front([first, second])] == [False, True]
 
 
@@ -253,8 +253,8 @@ def test_best_that_finds_nothing_counts_what_it_did_not_compare():
 
 @given(studies.filter(bool), st.integers(1, 6000))
 def test_best_equals_the_definition(points, max_bits):
-    most = max(group.n for group in configurations(points))
-    whole = [group for group in configurations(points) if group.n == most]
+    most = max(group.n for group in seed_groups(points))
+    whole = [group for group in seed_groups(points) if group.n == most]
     fitting = [group for group in whole if group.points[0].total_bits <= max_bits]
     if not fitting:
         smallest = min(group.points[0].total_bits for group in whole)
