@@ -63,11 +63,14 @@ def shown(uri: str) -> str:
     """Return the address without password and query, for messages; a malformed one hides all that may be either."""
     if is_sqlite(uri):
         return uri.partition("?")[0]
-    head, may_be_password = _split(uri)[0], _hides_query(uri)
+    head = _split(uri)[0]
     scheme = re.match(r"[a-z][\w+.-]*://|", head, re.IGNORECASE)[0]  # type: ignore[index]
-    user, at, server = head.removeprefix(scheme).rpartition("@")
+    rest = head.removeprefix(scheme)
+    if _hides_query(uri):
+        return f"{scheme}{_COLON.split(rest)[0]}"
+    user, at, server = rest.rpartition("@")
     end = _HOST.match(server).end()  # type: ignore[union-attr]
-    if (port := _PORT.match(server, end)) and (at or not may_be_password):
+    if port := _PORT.match(server, end):
         end = port.end()
     return f"{scheme}{_COLON.split(user)[0]}{at}{server[:end]}{_COLON.split(server[end:])[0]}"
 

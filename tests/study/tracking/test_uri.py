@@ -129,6 +129,7 @@ def test_a_host_name_that_is_none():
         "http://host/?token=s3cret",
         "http://h:x/db?email=a@b.c&password=s3cret",
         "http://me:s3cret",
+        "http://me:@s3cret;@host",
         "databricks://me:s3cret",
         "sqlite://me:s3cret@host/x",
         "sqlite:me:s3cret@host",
