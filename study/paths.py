@@ -10,8 +10,10 @@ def user_path(text: str) -> Path:
     """Return the path that `text` names, with `~` and `~USER` as home folders; it need not exist.
 
     Raises UserError for an unknown user and for a path that the system refuses, such as one with a name that is too
-    long.
+    long, or with the character NUL.
     """
+    if "\0" in text:
+        raise UserError(f"path {quoted(text)}: has the character NUL (in an address, %00); give another path")
     try:
         path = Path(text).expanduser()
         path.exists()

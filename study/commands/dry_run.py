@@ -11,6 +11,7 @@ from kdq.errors import UserError
 from study.commands.extend import check, check_retry
 from study.commands.options import RunOptions
 from study.commands.site import Site
+from study.console.failures import full_text, likely_cause
 from study.control.journal import Journal
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
@@ -21,7 +22,15 @@ from study.trial.check_inputs import check_inputs
 
 
 def describe(name: str, plan: Plan, options: RunOptions) -> str:
-    """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
+    """Return trials, students, points, time and disk space as text; raise UserError where a run would fail."""
+    try:
+        return _describe(name, plan, options)
+    except OSError as error:
+        why = likely_cause(full_text(error)) or "fix the cause and run the same command again"
+        raise UserError(f"study {name!r} cannot run: {error}; {why}") from error
+
+
+def _describe(name: str, plan: Plan, options: RunOptions) -> str:
     site = Site.at(options)
     _check_writable(site.root)
     before = _former_settings(name, options, site)
@@ -38,8 +47,8 @@ def describe(name: str, plan: Plan, options: RunOptions) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Raise UserError if a folder, or the nearest folder around one that does not exist yet, is not writable."""
-    nearest = next(each for each in (folder, *folder.parents) if each.exists())
     try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:

@@ -5,24 +5,27 @@ removed student later, it is retrained to identical weights.
 """
 
 import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kdq.distill.teacher_logits import KIND as LOGITS
-from kdq.errors import UserError, unknown
+from kdq.errors import UserError, first_line, unknown
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.folder_store import StageStore
 from study.commands.options import PruneOptions
 from study.control.lock import study_lock
-from study.control.study_file import FILE, StudyFile
+from study.control.study_file import FILE, UNREADABLE, StudyFile
 from study.control.trial_queue import Entry
 from study.plan.resources import root_folder
 from study.results.status import StudyStatus, TrialStatus
 from study.trial.trial import Trial
 from study.units import size
+
+SOURCE = ("data", "teacher", "stream_seed")
+"""The inputs of a part of the teacher's logits that tell which students are taught by it."""
 
 
 def prune(options: PruneOptions) -> int:
@@ -40,7 +43,8 @@ def prune(options: PruneOptions) -> int:
             word = StudyStatus.INTERRUPTED if study.status is StudyStatus.RUNNING else study.status
             raise UserError(f"study {name!r} is not finished ({word}): run its command again until it is")
         store = StageStore(root / "stages")
-        found = useless(study, [StudyFile.read(folder) for folder in folders.values()], store)
+        others, damaged = _read_others(folders.values())
+        found = useless(study, others, {_data(file, store) for file in damaged}, store)
         for what, paths in found.items():
             print(f"{len(paths):>7} {what}: {size(sum(map(_disk_bytes, paths)))}")
         if not found:
@@ -52,30 +56,62 @@ def prune(options: PruneOptions) -> int:
     return 0
 
 
-def useless(study: StudyFile, others: Sequence[StudyFile], store: StageStore) -> dict[str, list[Path]]:
+def _read_others(folders: Iterable[Path]) -> tuple[list[StudyFile], list[Path]]:
+    """Return the other studies, and the files of damaged ones, each of which is named in a line."""
+    studies, damaged = list[StudyFile](), list[Path]()
+    for folder in folders:
+        try:
+            studies.append(StudyFile.read(folder))
+        except UserError as error:
+            print(f"warning: {error}; until then, all that this study may need is kept")
+            damaged.append(folder / FILE)
+    return studies, damaged
+
+
+def _data(file: Path, store: StageStore) -> str | None:
+    """Return the data of a study whose file is damaged, if it is still legible and in the store."""
+    try:
+        found = re.search(rb'"data":\s*"([0-9a-f]+)"', file.read_bytes())
+    except OSError:
+        return None
+    data = found and found[1].decode()
+    return data if data and (store.root / "data" / data).is_dir() else None
+
+
+def useless(
+    study: StudyFile, others: Sequence[StudyFile], damaged: Collection[str | None], store: StageStore
+) -> dict[str, list[Path]]:
     """Return the folders that can be removed, by a description of their contents.
 
     Keeps what unfinished studies may need. Not all of their trials are known yet, so that is every student of their
-    data, architecture and seeds, and all logits of their teachers for these seeds.
+    data, architecture and seeds, and all logits of their teachers for these seeds. damaged: the data of studies of
+    which no more is known, None if not even that; they may need whatever is of their data.
     """
     unfinished = [other for other in others if other.status is not StudyStatus.COMPLETED]
     needed = {(other.data, other.student, seed) for other in unfinished for seed in other.seeds}
     needed_logits = {(other.data, other.teacher, seed) for other in unfinished for seed in other.seeds}
+
+    def is_claimed(data: str) -> bool:
+        return not {data, None}.isdisjoint(damaged)
+
     inputs = {stage for each in (study, *others) for stage in (each.teacher, each.peer)}
     version = study.versions.get("student", STUDENT_VERSION)  # an older one, if an older program ran the study
     specs = [student for trial in _past_trials(study, store) if (student := trial.student)]
     unused = {
         replace(spec.stage(epoch), version=version).id
         for spec in specs
-        if (spec.data, spec.arch, spec.seed) not in needed
+        if (spec.data, spec.arch, spec.seed) not in needed and not is_claimed(spec.data)
         for epoch in (None, *range(1, spec.train.epochs + 1))
     } - inputs
-    unused_logits = {(spec.data, spec.teacher, spec.seed) for spec in specs} - needed_logits
+    sources = {(spec.data, spec.teacher, spec.seed) for spec in specs if not is_claimed(spec.data)}
+    unused_logits = sources - needed_logits
     found = {
         "students": [folder for folder, _ in _stages(store, "student") if folder.name in unused],
-        "probes of students": [folder for folder, stage in _stages(store, "probe") if stage["student"] in unused],
+        "probes of students": [
+            folder for folder, (student,) in _stages(store, "probe", "student") if student in unused
+        ],
         "parts of the teacher's logits": [
-            folder for folder, stage in _stages(store, LOGITS) if _source(stage) in unused_logits
+            folder for folder, source in _stages(store, LOGITS, *SOURCE) if source in unused_logits
         ],
     }
     return {what: folders for what, folders in found.items() if folders}
@@ -93,15 +129,18 @@ def _needs_no_student(entry: Entry, store: StageStore) -> bool:
     return entry.status.leaves_checkpoint or (entry.status is TrialStatus.COMPLETED and entry.trial.is_finished(store))
 
 
-def _stages(store: StageStore, kind: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield the folder and the inputs of every stage of a kind."""
+def _stages(store: StageStore, kind: str, *names: str) -> Iterator[tuple[Path, tuple[str | int, ...]]]:
+    """Yield the folder of every stage of a kind, with these inputs; a damaged one is named in a line, and skipped."""
     for file in sorted((store.root / kind).glob("[0-9a-f]*/stage.json")):
-        yield file.parent, json.loads(file.read_text())["inputs"]
-
-
-def _source(logits: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Return the data, teacher and seed of a part of the teacher-logits cache."""
-    return logits["data"], logits["teacher"], logits["stream_seed"]
+        try:
+            document = json.loads(file.read_bytes())["inputs"]
+            inputs = tuple(document[name] for name in names)
+            if not isinstance(document, dict) or not all(isinstance(value, str | int) for value in inputs):
+                raise ValueError("its inputs are of wrong types")
+        except UNREADABLE as error:
+            print(f"warning: {file}: damaged, so it is kept ({first_line(error)})")
+        else:
+            yield file.parent, inputs
 
 
 def _disk_bytes(folder: Path) -> int:

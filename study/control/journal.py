@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from kdq.errors import UserError
 from kdq.store.files import flush
@@ -87,24 +87,20 @@ RECORDS: dict[str, type[Record]] = {
 
 
 class Journal:
-    """An append-only file of JSON records, one per line. Only the study's driver, which holds its lock, opens it."""
+    """An append-only file of JSON records, one per line. Only the study's driver, which holds its lock, appends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Record]:
-        """Return all records. A last line cut off by a crash never took effect, and is removed from the file.
+        """Return all records. A last line that is incomplete has not taken effect, and is ignored.
 
-        Raises UserError with file and line if the file is damaged.
+        The file is not changed, so a driver may append meanwhile. Raises UserError with file and line if it is damaged.
         """
         if not self.path.exists():
             return []
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
         return [self._decode(number, line) for number, line in enumerate(whole.splitlines(), 1)]
 
     def _decode(self, number: int, line: bytes) -> Record:
@@ -118,16 +114,25 @@ class Journal:
             ) from None
 
     def append(self, record: Record) -> None:
-        """Append a record, and return when it is on disk."""
+        """Append a record, and return when it is on disk. Replaces a last line that a crash cut off."""
         line = canonical(encode(record)).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
-        with self.path.open("ab") as file:
+        with self.path.open("a+b") as file:
+            _drop_incomplete_line(file)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
         if is_new:
             flush(self.path.parent)
+
+
+def _drop_incomplete_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if file.read(1) not in (b"", b"\n"):
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def encode(record: Record) -> dict[str, Json]:

@@ -54,17 +54,30 @@ class StudyFile:
         try:
             document = json.loads(path.read_text())
             read = cls(folder, **{**document, "status": StudyStatus(document["status"])})
+            read._check()
             if read.is_current:
                 planned(read.settings)
-            assert {"workload", "seeds"} <= read.settings.keys()
-            assert isinstance(read.inputs["data"], str)
-            assert {type(stage) for stage in (read.teacher, read.peer)} <= {str, type(None)}
         except UNREADABLE as error:
             raise UserError(
                 f"{path}: damaged, or written by another version of this program ({first_line(error)}): run its "
                 f"command again, or remove the folder {folder}"
             ) from None
         return read
+
+    def _check(self) -> None:
+        """Check the types of what every version's file has; raise one of UNREADABLE if one is wrong."""
+        versions, seeds = self.versions, self.settings["seeds"]
+        if not isinstance(versions, dict) or not all(type(version) is int for version in versions.values()):
+            raise ValueError("settings.versions: must map names to whole numbers")
+        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+            raise ValueError("settings.seeds: must be a list of whole numbers")
+        workload = self.settings["workload"]
+        if not isinstance(workload, dict) or not isinstance(workload.get("student"), str):
+            raise ValueError("settings.workload.student: must be a text")
+        if not isinstance(self.inputs["data"], str):
+            raise ValueError("inputs.data: must be a text")
+        if not all(isinstance(stage, str | None) for stage in (self.teacher, self.peer)):
+            raise ValueError("inputs.teacher and inputs.peer: each must be a text or null")
 
     @property
     def is_current(self) -> bool:
@@ -125,11 +138,17 @@ class StudyFile:
     def earlier(self) -> Iterator[Trial]:
         """Yield the trials planned before each extension, many of which the study may still have.
 
-        Nothing for `tpe` and `nsga2`, whose trials are not part of a plan.
+        Nothing for `tpe` and `nsga2`, whose trials are not part of a plan. Raises UserError if the journal is damaged.
         """
         for record in self._journal.read():
             if isinstance(record, Extended):
-                plan = planned(record.settings)
+                try:
+                    plan = planned(record.settings)
+                except UNREADABLE as error:
+                    raise UserError(
+                        f"{self._journal.path}: the settings before an extension are damaged ({first_line(error)}): "
+                        f"remove the folder {self.folder}, or keep the study as it is"
+                    ) from None
                 yield from (self._make(plan)(*run) for run in plan.runs)
 
     @property

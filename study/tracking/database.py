@@ -10,6 +10,7 @@ from kdq.errors import UserError
 from kdq.store.files import flush, system_lock
 
 LOCK = "store.lock"  # beside the file: studies of several storage paths may share it
+BUSY_SECONDS = 60  # for which a read of a SQLite file waits for a process that writes to it
 _MAKING = ".making-"
 _BESIDE = ("-journal", "-wal", "-shm")  # SQLite's own files beside a database
 
@@ -57,14 +58,15 @@ def _make(file: Path) -> None:
 def check_database(file: Path) -> None:
     """Raise UserError if a file is not a database, or a half made one, which has nothing.
 
-    (Once its tables are complete, MLflow adds an experiment.)
+    (Once its tables are complete, MLflow adds an experiment.) Waits BUSY_SECONDS for a process that writes to it. What
+    a writer that was killed left half done, SQLite undoes here, for which it must open the file to write.
     """
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             is_half_made = "experiments" in tables and not database.execute("SELECT 1 FROM experiments").fetchone()
     except sqlite3.Error as error:
-        raise UserError(f"{file} cannot be read as a tracking store: {error}; give another --tracking-uri") from None
+        raise UserError(_why_unusable(file, error)) from None
     if tables and "experiments" not in tables:
         raise UserError(f"{file} is a SQLite file, but not an MLflow tracking store; give another --tracking-uri")
     if is_half_made:
@@ -72,3 +74,15 @@ def check_database(file: Path) -> None:
             f"{file} is half made, since the program that made it was interrupted, and has no study: remove it, and "
             f"run the same command again"
         )
+
+
+def _why_unusable(file: Path, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details of SQLite's extended codes
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"another process has locked {file} for more than {BUSY_SECONDS} s: wait until it ends, or stop it"
+    if code == sqlite3.SQLITE_READONLY:
+        return (
+            f"{file} has an unfinished change, since the program that wrote it was killed, and this user may not undo "
+            f"it: make the file and its folder writable, or run as the user to whom they belong"
+        )
+    return f"{file} cannot be read as a tracking store: {error}; give another --tracking-uri"

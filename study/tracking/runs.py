@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from study.tracking import schema
+from study.tracking.database import BUSY_SECONDS
 from study.tracking.schema import RunKind
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select, TableClause
 
 PAGE = 1000
-BUSY_SECONDS = 60  # for which a read of a SQLite file waits for a process that writes to it
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,6 @@ class Tracker:
         self._finished: set[str] = set()  # by this driver
         self._gave_up = False
         self._load_runs()
-        self._restore_runs()
 
     def _load_runs(self) -> None:
         """Load the existing runs, with their tags only."""
@@ -104,18 +103,22 @@ class Tracker:
     def _restore_runs(self) -> bool:
         """Restore what was deleted in the MLflow UI: the command of a study makes it whole, with its curves and files.
 
-        Return whether there was anything. Runs of former trials stay deleted, and so do runs that have a successor.
+        Return whether there was anything.
         """
-        names = Names(tags=(schema.TRIAL, schema.POINT))
-        found = [run for run in self.store.read(self.experiment, names, deleted=True) if not _is_former(run)]
-        found.sort(key=lambda run: run.status == "FINISHED")  # of several for a key the best, then the newest, is last
-        deleted = {key: run for run in found if (key := self._key(run)) not in self.runs}
+        deleted = self._deleted_runs()
         for run in deleted.values():
             self.client.restore_run(run.id)
         if deleted:
             self._load_runs()
             self.log(f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there")
         return bool(deleted)
+
+    def _deleted_runs(self) -> dict[str, StoredRun]:
+        """Return the runs to restore: neither those of former trials, nor those that have a successor."""
+        names = Names(tags=(schema.TRIAL, schema.POINT, schema.DOCUMENT))
+        found = [run for run in self.store.read(self.experiment, names, deleted=True) if not _is_former(run)]
+        found.sort(key=lambda run: run.status == "FINISHED")  # of several for a key the best, then the newest, is last
+        return {key: run for run in found if (key := self._key(run)) not in self.runs}
 
     def wait(self, error: MlflowException | RequestException) -> None:
         """Wait until a server that failed with this error is available again; print that unless it is immediately.
@@ -214,13 +217,20 @@ class Tracker:
             self._finished.add(key)
 
     def document(self) -> dict[str, Any] | None:
-        """Return the study's document as last started or extended, or None for a new study."""
-        run = self.runs.get("study")
+        """Return the study's document as last started or extended, or None for a new study.
+
+        A study that was deleted in the MLflow UI still has its document.
+        """
+        run = self.runs.get("study") or self._deleted_runs().get("study")
         return _document(run.tags) if run else None
 
     @retry
     def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
-        """Open the study's run. document: everything that determines the study; command: runs it again."""
+        """Open the study's run. document: everything that determines the study; command: runs it again.
+
+        Only now are runs restored that were deleted in the MLflow UI: a command that is refused changes nothing.
+        """
+        self._restore_runs()
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
@@ -233,8 +243,9 @@ class Tracker:
 
         Marks the runs of dropped trials as former, and those of trials that it has again as its own. Returns the
         numbers of kept and of former trials. The document is written last: if the driver is killed before that, the
-        study is as before, and claims its runs back.
+        study is as before, and claims its runs back. Restores deleted runs first, as `start_study` does.
         """
+        self._restore_runs()
         standing = Counter[bool]()
         for key in self.runs.keys() - {"study"}:
             trial, _, width = key.partition("/")

@@ -17,7 +17,10 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 
 _KINDS = "use sqlite:///FILE, http(s)://HOST:PORT, or a postgresql, mysql or mssql address"
 FOLDER = Path("mlruns")
 _QUOTED = "sqlite+pysqlite"
-_SECRET = re.compile("pass|pwd|secret|token|auth|cred|sig|(api|access|private).?key", re.IGNORECASE)
+_SECRET = re.compile("pass|pwd?|secret|token|jwt|auth|cred|sig|(api|access|account|private).?key", re.IGNORECASE)
+_COLON = re.compile("(?::|%(?:25)*3a)", re.IGNORECASE)
+_HOST = re.compile(rf"\[[0-9a-f:.]*(?:%25\w+)?\]|(?:(?!{_COLON.pattern})[^/])*", re.IGNORECASE)
+_PORT = re.compile(r":\d+(?=/|$)")
 _SPECIAL = re.compile(r"[%?\x00-\x1f\x7f]")
 
 
@@ -59,19 +62,41 @@ def require_store(uri: str) -> None:
 def shown(uri: str) -> str:
     """Return the address without password and query, for messages; a malformed one hides all that may be either."""
     if is_sqlite(uri):
-        return uri
-    scheme, separator, rest = uri.rpartition("://") if "://" in uri.partition("@")[0] else ("", "", uri)
+        return uri.partition("?")[0]
+    head = _split(uri)[0]
+    scheme = re.match(r"[a-z][\w+.-]*://|", head, re.IGNORECASE)[0]  # type: ignore[index]
+    rest = head.removeprefix(scheme)
+    if _hides_query(uri):
+        return f"{scheme}{_COLON.split(rest)[0]}"
     user, at, server = rest.rpartition("@")
-    return f"{scheme}{separator}{user.partition(':')[0]}{at}{re.split('[?#]', server)[0]}"
+    end = _HOST.match(server).end()  # type: ignore[union-attr]
+    if port := _PORT.match(server, end):
+        end = port.end()
+    return f"{scheme}{_COLON.split(user)[0]}{at}{server[:end]}{_COLON.split(server[end:])[0]}"
 
 
 def repeatable(uri: str) -> str:
     """Return the address for a command that repeats this one: as `shown`, with what its query has beside secrets."""
-    if is_sqlite(uri):
-        return uri
-    query = uri.rpartition("@")[2].partition("?")[2].partition("#")[0]
-    kept = [part for part in query.split("&") if part and not _SECRET.search(unquote_plus(part))]
+    query = "" if _hides_query(uri) else _split(uri)[1]
+    kept = [part for part in query.split("&") if "=" in part and not _is_secret(part)]
     return "?".join([shown(uri), "&".join(kept)]) if kept else shown(uri)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """Return the address before its query, fragment or `;` parameters, and its query."""
+    head, *rest = re.split("([?#;])" if not is_sqlite(uri) else "([?])", uri, maxsplit=1)
+    return head, rest[1].partition("#")[0] if rest and rest[0] == "?" else ""
+
+
+def _hides_query(uri: str) -> bool:
+    """Return whether what seems to be a query may belong to a password that is not quoted: `user:a?b@host`."""
+    head = _split(uri)[0]
+    return not is_sqlite(uri) and "@" in uri[len(head) :] and bool(_COLON.search(head.partition("://")[2] or head))
+
+
+def _is_secret(part: str) -> bool:
+    """Return whether a part of a query sets a secret, by its name or by one in its value, as in `odbc_connect`."""
+    return any(map(_SECRET.search, re.findall("([^=;&?]*)=", unquote_plus(part))))
 
 
 def without_password(text: str, uri: str) -> str:
@@ -80,7 +105,8 @@ def without_password(text: str, uri: str) -> str:
 
 
 def is_sqlite(uri: str) -> bool:
-    return uri.startswith(("sqlite:", f"{_QUOTED}:"))
+    """Return whether this is the address of a SQLite file; another that begins with `sqlite:` may have a password."""
+    return uri.startswith(("sqlite:///", f"{_QUOTED}:///"))
 
 
 def sqlite_uri(file: Path) -> str:
@@ -94,13 +120,13 @@ def sqlite_uri(file: Path) -> str:
 
 def sqlite_path(uri: str) -> Path:
     """Return the absolute path of a SQLite address's file; raise UserError if it names none."""
-    _, separator, path = uri.partition(":///")
+    kind, separator, path = uri.partition(":///")
     path = path.partition("?")[0]
-    if not separator or path in ("", ":memory:"):
-        raise UserError(f"tracking address {uri!r} names no file; use sqlite:///FILE")
+    if not separator or ":" in kind or path in ("", ":memory:"):
+        raise UserError(f"tracking address {shown(uri)!r} names no file; use sqlite:///FILE")
     written, meant = (user_path(text).absolute() for text in (path, unquote(path)))
     if written.parent.exists() and not meant.parent.exists():
-        raise UserError(f"tracking address {uri!r} means {meant}; write {sqlite_uri(written)} for {written}")
+        raise UserError(f"tracking address {shown(uri)!r} means {meant}; write {sqlite_uri(written)} for {written}")
     return meant
 
 

@@ -132,6 +132,8 @@ def test_a_mistake_is_one_message_and_status_2(
         (["--storage-path", "/proc"], "/proc is not writable: "),
         (["--retry-failed"], "has run no trial here: omit --retry-failed"),
         (["--name", "damaged"], "journal.jsonl"),
+        (["--name", "unreadable"], "study 'unreadable' cannot run: [Errno 21] Is a directory"),
+        (["--tracking-uri", "sqlite:///a%00x.db"], "has the character NUL"),
     ],
 )
 def test_a_dry_run_looks_at_folders_and_at_former_studies(
@@ -146,10 +148,29 @@ def test_a_dry_run_looks_at_folders_and_at_former_studies(
     damaged = tmp_path / "mlruns" / "studies" / "damaged" / "journal.jsonl"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("no record\n")
+    (tmp_path / "mlruns" / "studies" / "unreadable" / "journal.jsonl").mkdir(parents=True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert main(["--space", "dkd_grid", "--dry-run", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_dry_run_in_a_folder_that_may_not_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(folder: Path) -> bool:  # as the system does, but not to root
+        if tmp_path in folder.parents:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return is_there(folder)
+
+    is_there = Path.exists
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("study.commands.site.tracking_uri", lambda text, root: f"sqlite:///{root}/mlflow.db")
+    monkeypatch.setattr("study.commands.site.root_folder", lambda path: tmp_path / "mlruns")
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert main(["--space", "dkd_grid", "--dry-run"]) == 2
+    assert f"{tmp_path / 'mlruns'} is not writable: [Errno 13] Permission denied" in capsys.readouterr().err
 
 
 def test_the_script_says_a_mistake_without_a_traceback(run: Run, tmp_path: Path) -> None:

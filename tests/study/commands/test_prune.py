@@ -1,6 +1,7 @@
 """What a finished study can spare goes, after it was listed; what others may want, and all results, stay."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -140,6 +141,76 @@ def test_former_studies_do_not_keep_others_from_being_pruned(folder: Path) -> No
     renote(folder, "former", status="completed", settings=former)
     prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
     assert stages(folder)["student"] == 1
+
+
+DAMAGE: list[tuple[str, Any]] = [
+    ("workload", 5),
+    ("workload", {}),
+    ("workload", {"student": 5}),
+    ("seeds", 5),
+    ("seeds", [[1]]),
+    ("seeds", []),
+    ("versions", [1]),
+    ("versions", {"student": []}),
+    ("versions", None),
+]
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_a_damaged_study_is_named_and_keeps_what_it_may_need(
+    folder: Path, former: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder / "mlruns"
+    whole = (root / "studies" / "small" / FILE).read_text()
+    settings = json.loads(whole)["settings"] | ({"versions": {"point": 1}} if former else {})
+    prune_small = PruneOptions("small", str(root), yes=True)
+    for key, value in DAMAGE:
+        renote(folder, "other", status="failed", settings=settings | {key: value})
+        assert prune(prune_small) == 0
+        assert re.search(rf"other/{FILE}: damaged, .*{key}.*: run its command", capsys.readouterr().out)
+        assert stages(folder)["student"] == 3
+        renote(folder, "small", settings=settings | {key: value})
+        with pytest.raises(UserError, match=rf"small/{FILE}: damaged, .*: run its command again, or remove"):
+            prune(prune_small)
+        (root / "studies" / "small" / FILE).write_text(whole)
+    other = root / "studies" / "other" / FILE
+    for cut in {0, 1, len(whole) // 2, len(whole) - 2}:
+        other.write_text(whole[:cut])
+        assert prune(prune_small) == 0
+        assert f"other/{FILE}: damaged" in capsys.readouterr().out
+        assert stages(folder)["student"] == 3
+
+
+def test_a_damaged_study_of_other_data_keeps_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder / "mlruns"
+    (root / "stages" / "data" / "0123abcd").mkdir()
+    renote(folder, "other", inputs={"data": "0123abcd", "peer": None, "teacher": None})
+    other = root / "studies" / "other" / FILE
+    other.write_text(other.read_text()[:-1])
+    prune(PruneOptions("small", str(root), yes=True))
+    assert f"other/{FILE}: damaged" in capsys.readouterr().out
+    assert stages(folder)["student"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "5", "[]", "{}", '{"inputs": 5}', '{"inputs": []}', "[" * 100_000, "\xff"])
+def test_a_damaged_stage_is_named_and_kept(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder / "mlruns"
+    damaged = [next((root / "stages" / kind).glob("[0-9a-f]*/stage.json")) for kind in ("student", "logits")]
+    for file in damaged:
+        file.write_text(text, "latin-1")
+    assert prune(PruneOptions("small", str(root), yes=True)) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{file}: damaged, so it is kept" in shown and file.exists() for file in damaged)
+    assert stages(folder)["logits"] == 1
+
+
+def test_a_stage_whose_inputs_are_of_wrong_types_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = next((folder / "mlruns" / "stages" / "logits").glob("*/stage.json"))
+    stage = json.loads(file.read_text())
+    file.write_text(json.dumps(stage | {"inputs": stage["inputs"] | {"teacher": [1]}}))
+    prune(PruneOptions("small", str(folder / "mlruns"), yes=True))
+    assert f"{file}: damaged, so it is kept" in capsys.readouterr().out
+    assert file.exists()
 
 
 def test_asked_at_a_terminal_only_yes_removes(

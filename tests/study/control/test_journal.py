@@ -41,9 +41,10 @@ def test_a_torn_last_line_never_took_effect(tmp_path: Path) -> None:
         made.path.write_bytes(whole[:cut])
         kept = whole[:cut].count(b"\n")
         assert made.read() == RECORDS[:kept]
-        assert made.path.read_bytes() == whole[: whole.rfind(b"\n", 0, cut) + 1]
+        assert made.path.read_bytes() == whole[:cut], "a driver may be writing the rest"
         made.append(RECORDS[kept])
         assert made.read() == RECORDS[: kept + 1]
+        assert whole.startswith(made.path.read_bytes())
 
 
 OLD = b"""\

@@ -1,6 +1,7 @@
 """MLflow's database, made by processes that are killed meanwhile, or whose disk is full."""
 
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy.exc import SQLAlchemyError
 
 from kdq.errors import UserError
+from study.tracking import database
 from study.tracking.database import LOCK, check_database, ensure_database
 from study.tracking.tracker import open_tracker
 
@@ -71,3 +73,45 @@ def test_a_file_of_a_former_version_that_is_half_made_is_named(tmp_path: Path) -
     for use in (check_database, ensure_database):
         with pytest.raises(UserError, match=f"{file} is half made, .*, and has no study: remove it"):
             use(file)
+
+
+def make_store(file: Path) -> None:
+    """Make what the check takes for MLflow's database, in milliseconds, of several hundred pages."""
+    with closing(sqlite3.connect(file)) as store:
+        store.execute("CREATE TABLE experiments (name TEXT)")
+        store.executemany("INSERT INTO experiments VALUES (?)", [("before" * 100,)] * 1000)
+        store.commit()
+
+
+def die_while_writing(file: Path) -> None:
+    store = sqlite3.connect(file)
+    store.execute("PRAGMA cache_size = 1")  # so that the change reaches the file before it is committed
+    store.execute("UPDATE experiments SET name = 'after'")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_store_whose_writer_was_killed_is_usable_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    for use in (check_database, ensure_database):
+        file.unlink(missing_ok=True)
+        make_store(file)
+        before = file.read_bytes()
+        writer = FORKS.Process(target=die_while_writing, args=(file,))
+        writer.start()
+        writer.join()
+        assert writer.exitcode == -signal.SIGKILL
+        assert file.with_name("mlflow.db-journal").stat().st_size > 0
+        assert file.read_bytes() != before
+        use(file)
+        assert file.read_bytes() == before
+
+
+def test_a_database_that_is_locked_is_not_called_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    file = tmp_path / "mlflow.db"
+    make_store(file)
+    with closing(sqlite3.connect(file)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match=rf"another process has locked {file} .*: wait until it ends"):
+            check_database(file)
+    check_database(file)

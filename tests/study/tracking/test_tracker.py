@@ -380,9 +380,12 @@ def test_runs_deleted_in_the_ui_are_restored(store: Path, deleted: list[str]) ->
         first.client.delete_run(before[key])
     said: list[str] = []
     again = open_tracker(first.uri, name, store, said.append, lambda: False)
-    assert said == [f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there"]
     assert again.document() == {"settings": {}, "trials": [TRIAL]}
+    for key in deleted:
+        assert first.client.get_run(before[key]).info.lifecycle_stage == "deleted", "the command may yet be refused"
+    assert not said
     _complete(again)
+    assert said == [f"restored in MLflow: {len(deleted)} runs of this study, which were deleted there"]
     _check_family(first, {key: run.id for key, run in opened(store, name).runs.items()}, before)
 
 
@@ -393,6 +396,18 @@ def _check_family(tracker: Tracker, found: dict[str, str], expected: dict[str, s
     parents = {run_id: run.data.tags.get("mlflow.parentRunId") for run_id, run in runs.items()}
     assert parents == {found["study"]: None, found[TRIAL]: found["study"], found[f"{TRIAL}/4"]: found[TRIAL]}
     assert [m.step for m in tracker.client.get_metric_history(found[TRIAL], "val_top1")] == [1]
+
+
+def test_runs_deleted_in_the_ui_are_restored_before_an_extension(store: Path) -> None:
+    first = opened(store, "restored and extended")
+    _complete(first)
+    before = {key: run.id for key, run in first.runs.items()}
+    for run_id in before.values():
+        first.client.delete_run(run_id)
+    again = opened(store, "restored and extended")
+    assert again.extend({"settings": {"epochs": 2}}, "command", None) == (1, 0)
+    assert again.document() == {"settings": {"epochs": 2}}
+    _check_family(first, {key: run.id for key, run in again.runs.items()}, before)
 
 
 def test_runs_deleted_while_the_study_runs_are_restored(store: Path) -> None:

@@ -127,6 +127,18 @@ def test_a_host_name_that_is_none():
         "http://me:s3cret@[::1",
         "postgresql://me:s3cret@host:99999/db",
         "http://host/?token=s3cret",
+        "http://h:x/db?email=a@b.c&password=s3cret",
+        "http://me:s3cret",
+        "http://me:@s3cret;@host",
+        "databricks://me:s3cret",
+        "sqlite://me:s3cret@host/x",
+        "sqlite:me:s3cret@host",
+        "sqlite+pysqlcipher://me:s3cret@/x:///y",
+        "ftp://me%3As3cret@host",
+        "ftp://me%253as3cret",
+        "ftp://host/db;password=s3cret",
+        "ftp://host/db?pw=s3cret",
+        "ftp://host/db?password=s3c@ret",
     ],
 )
 def test_no_message_has_a_password(address):
@@ -142,6 +154,9 @@ def test_shown_hides_secrets():
     assert shown("postgresql://me:secret@host:1/db?password=x") == "postgresql://me@host:1/db"
     assert shown("http://host/x") == "http://host/x"
     assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert shown("http://[::1]:5000/x") == "http://[::1]:5000/x"
+    assert shown("http://me:secret@[fe80::1%25eth0]:5000") == "http://me@[fe80::1%25eth0]:5000"
+    assert shown("http://host/a@b/c") == "http://host/a@b/c"
 
 
 @pytest.mark.parametrize(
@@ -152,6 +167,10 @@ def test_shown_hides_secrets():
         ("mssql+pyodbc://h/db?driver=ODBC+18&odbc_connect=P%57D%3Ds3c", "mssql+pyodbc://h/db?driver=ODBC+18"),
         ("https://host/?access_token=s3c#x", "https://host/"),
         ("https://host/mlflow", "https://host/mlflow"),
+        ("mysql://h/db?ssl_ca=/a/auth/ca.pem&pw=s3c", "mysql://h/db?ssl_ca=/a/auth/ca.pem"),
+        ("postgresql://h:1/db?application_name=signal", "postgresql://h:1/db?application_name=signal"),
+        ("postgresql://h/db?user=a@b.c&password=s3@c", "postgresql://h/db?user=a@b.c"),
+        ("mssql://h/db?odbc_connect=UID%3Da%3BAPP%3Dauth", "mssql://h/db?odbc_connect=UID%3Da%3BAPP%3Dauth"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],
 )
@@ -163,6 +182,37 @@ def test_a_command_keeps_the_query_and_no_secret(address, expected):
         "--tracking-uri",
         expected,
     ]
+
+
+AROUND = st.text("a1 :/?#;@%[]=", max_size=4)
+SCHEMES = st.sampled_from(["http", "postgresql", "mysql+pymysql", "databricks", "ftp", "sqlite", "sqlite+x"])
+
+
+@given(SCHEMES, AROUND, AROUND)
+def test_a_password_of_any_letters_is_hidden_wherever_it_is(scheme, before, after):
+    password = f"{before}s3cret{after}"
+    for address in (
+        f"{scheme}://me:{password}@host:5000/db",
+        f"{scheme}://me:{password}@host/db?email=a@b.c",
+        f"{scheme}://me%3A{password}@host",
+        f"{scheme}:me:{password}@host",
+        f"me:a{password}@host",
+        f"{scheme}://me:s3cret",
+        f"{scheme}://host/db?password={password}",
+        f"{scheme}://host:5000/db?email=a@b.c&pw={password}",
+        f"{scheme}://host/db;password={password}",
+        f"{scheme}://me@host/db?a=b&SSL_Password={password}#x",
+    ):
+        assert "s3cret" not in shown(address) + repeatable(address), address
+        if scheme in ("databricks", "ftp", "sqlite", "sqlite+x"):  # no server is looked for
+            with pytest.raises(UserError) as refused:
+                tracking_uri(address)
+            assert "s3cret" not in str(refused.value), address
+
+
+def test_a_file_whose_name_no_system_allows_is_refused():
+    with pytest.raises(UserError, match="has the character NUL"):
+        tracking_uri("sqlite:///a%00x.db")
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path):
