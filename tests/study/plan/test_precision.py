@@ -10,7 +10,7 @@ from study.plan import precision
 from study.plan.plan import Plan, differences
 from study.plan.precision import settle, slower
 from study.space.load import load_space
-from study.space.workload import load_workload
+from study.space.workload import FOLDER, load_workload
 from study.trial.trial import InputIds, make_trial
 
 FAST = Choice("bf16", "this processor has AMX")
@@ -34,12 +34,11 @@ def test_auto_is_what_the_machine_chooses(monkeypatch: pytest.MonkeyPatch, machi
     assert settle(settled, "cpu")[0] == settled
 
 
-def test_every_shipped_workload_but_digits_is_auto() -> None:
-    for name in ("cifar10", "cifar100", "cifar10_small"):
-        assert load_workload(name, {}).train.precision == "auto"
-    digits = load_workload("digits", {})
-    assert digits.teacher_train
-    assert (digits.train.precision, digits.teacher_train.precision) == ("float32", "float32")
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_shipped_workload_but_digits_is_auto(name: str) -> None:
+    workload = load_workload(name, {})
+    recipes = [recipe for recipe in (workload.train, workload.teacher_train) if recipe]
+    assert {recipe.precision for recipe in recipes} == {"float32" if name == "digits" else "auto"}
 
 
 def test_a_study_keeps_its_precision_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
