@@ -44,7 +44,7 @@ def _reason(given: TrainConfig, settled: TrainConfig, here: Choice, exists: bool
 
 
 def slower(precision: str, nodes: Mapping[str, Choice]) -> list[str]:
-    """Return a line for each node, by name, that trains slowly in the precision of the study: it emulates bf16."""
+    """Return a line for each node, by name, on which bf16, the precision of the study, is slower than float32."""
     return [
         f"{node} trains slowly: {choice.reason}, and one study trains in one precision, {precision}"
         for node, choice in nodes.items()

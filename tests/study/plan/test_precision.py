@@ -91,7 +91,7 @@ def test_a_teacher_trained_here_has_a_precision_too(monkeypatch: pytest.MonkeyPa
     assert taught(SLOW, began.document()) == began
 
 
-def test_a_node_that_emulates_bf16_is_named() -> None:
+def test_a_node_on_which_bf16_is_slower_is_named() -> None:
     nodes = {"node a": FAST, "node b": SLOW}
     (line,) = slower("bf16", nodes)
     assert line == ("node b trains slowly: this processor has neither, and one study trains in one precision, bf16")
