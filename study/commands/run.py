@@ -145,7 +145,7 @@ class _Study:
         from study.plan.precision import settle
 
         plan, line = settle(self.plan, self.site.resources.device, before and before["settings"])
-        if plan.needs_distilling:
+        if line:
             live_table.print(line)
         return replace(self, plan=plan)
 
@@ -189,8 +189,9 @@ class _Study:
             from study.plan.precision import slower
 
             preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
-            for line in slower(self.plan.workload.train.precision, choices(self.site.machines, trial)):
-                live_table.print(line)
+            if self.plan.needs_distilling:
+                for line in slower(self.plan.workload.train.precision, choices(self.site.machines, trial)):
+                    live_table.print(line)
         data = data.to(trial.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have no GPU
         return prepare_models(self.plan, teacher, reference, data, store, live_table.print)
 

@@ -81,8 +81,8 @@ def prepare_teacher(
 ) -> ModelRef:
     """Return the teacher as a stage: a checkpoint read and checked, or trained here."""
     if isinstance(spec, Trained):
-        recipe = workload.teacher_train or workload.train
-        return _train("teacher", spec.arch or workload.student, recipe, TEACHER_SEED, reference, data, store, log)
+        arch, recipe = spec.arch or workload.student, workload.teacher_recipe
+        return _train("teacher", arch, recipe, TEACHER_SEED, reference, data, store, log)
     if isinstance(spec, Transformers):
         return _pretrained(spec, data, store, log)
     normalization = _assumed(workload, data)

@@ -17,8 +17,8 @@ FAST = Choice("bf16", "this processor has AMX")
 SLOW = Choice("float32", "this processor has neither")
 
 
-def plan(workload: str = "cifar10_small", **settings: Any) -> Plan:
-    return Plan("smoke", workload, load_space("smoke", {}), load_workload(workload, settings), (0,))
+def plan(workload: str = "cifar10_small", space: str = "smoke", **settings: Any) -> Plan:
+    return Plan(space, workload, load_space(space, {}), load_workload(workload, settings), (0,))
 
 
 def on(monkeypatch: pytest.MonkeyPatch, machine: Choice) -> None:
@@ -96,3 +96,44 @@ def test_a_node_on_which_bf16_is_slower_is_named() -> None:
     (line,) = slower("bf16", nodes)
     assert line == ("node b trains slowly: this processor has neither, and one study trains in one precision, bf16")
     assert slower("float32", nodes) == []
+
+
+CHOSEN = "bf16 (auto: this processor has AMX)"
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "named"),
+    [
+        ("smoke", {}, CHOSEN),
+        ("teacher_ptq", {}, CHOSEN),
+        ("teacher_ptq", {"train.precision": "float32"}, CHOSEN),
+        ("teacher_ptq", {"teacher_train": None}, CHOSEN),
+        ("teacher_ptq", {"teacher": "resnet56:file"}, None),
+        (
+            "smoke",
+            {"teacher": "resnet56:file", "teacher_train.precision": "float32"},
+            CHOSEN,
+        ),
+        (
+            "smoke",
+            {"train.precision": "float32"},
+            f"students float32 (as the workload sets it), teacher {CHOSEN}",
+        ),
+        (
+            "smoke",
+            {"train.precision": "bf16"},
+            f"students bf16 (as the workload sets it), teacher {CHOSEN}",
+        ),
+        (
+            "smoke",
+            {"teacher_train.precision": "float32"},
+            f"students {CHOSEN}, teacher float32 (as the workload sets it)",
+        ),
+    ],
+)
+def test_the_line_names_what_is_trained(
+    monkeypatch: pytest.MonkeyPatch, space: str, settings: Mapping[str, Any], named: str | None
+) -> None:
+    on(monkeypatch, FAST)
+    _, line = settle(plan("cifar100_small", space, **settings), "cpu")
+    assert line == (named and f"precision of training: {named}")
