@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
+from kdq.models.float32 import exact_float32
 from kdq.models.images import as_float, as_tensor, check_images
 
 BATCH = 32
@@ -26,6 +27,7 @@ def logits(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
 
 
 @torch.inference_mode()
+@exact_float32()
 def logits_many(models: Sequence[nn.Module], images: Tensor, batch_size: int = BATCH) -> list[Tensor]:
     """Return the logits of each of at least one model, as `logits` does, in one pass over the images."""
     images = check_images(images, channels=_channels(models[0]))
