@@ -12,7 +12,8 @@ from kdq.models.float32 import exact_float32
 from kdq.models.images import as_float, as_tensor, check_images
 
 BATCH = 32
-"""Images per forward pass: on a CPU, the activations of so many stay in its cache (docs/results/evaluate.csv)."""
+"""Images per forward pass: few need little memory. On a CPU 16 to 125 took equally long to 12 %, and changed none of
+the classes that 14 models predicted of 10,000 images (docs/results/evaluate.csv)."""
 
 
 @torch.inference_mode()

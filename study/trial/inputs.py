@@ -167,7 +167,8 @@ def evaluate_teacher(
 ) -> tuple[float, float]:
     """Return the teacher's validation and test accuracy in percent; raise UserError if it is close to chance."""
     fingerprint = reference.fingerprint
-    val, test = measure_accuracies(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data)
+    found = measure_accuracies(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data)
+    val, test = found["val_top1"], found["test_top1"]
     log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         raise UserError(
