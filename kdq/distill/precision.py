@@ -1,7 +1,7 @@
 """Which precision trains faster here: bf16 where the hardware has instructions for it, else float32.
 
 The choice depends on what the processor or the GPU has, not on a measurement, so one machine always chooses alike.
-`benchmarks/train_speed.py` shows on any machine whether the choice is right, docs/results/README.md on which it was.
+`benchmarks/instructions.py` shows on any machine whether the choice is right, docs/results/README.md on which it was.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ class Choice(NamedTuple):
 def choose(device: str) -> Choice:
     """Return the faster precision of the forward and backward passes on a device type, `cpu` or `cuda`, here.
 
-    Without such instructions bf16 is emulated: on a CPU it then takes 2 to 11 times as long as float32.
+    Without such instructions bf16 is emulated: on a CPU it then takes 2 to 14 times as long as float32.
     """
     if device == "cuda":
         return _of_gpu()
