@@ -3,8 +3,9 @@
     python -m benchmarks.evaluate --data-dir DIR
 
 The published ResNet-20 at float and six widths, on test images, in seconds of one thread's processor time, so that
-other load on the machine matters less. The ways take turns. `changed` counts the
-images, of all models, on which the predicted class differs from that of the first way, which was ours before.
+other load on the machine matters less. The ways take turns. `changed` counts the images, of all models, on which the
+predicted class differs from that of the first way, which was ours before. The first row is the float model alone
+before its batch norms are folded, as a student's last epoch and a teacher are evaluated.
 """
 
 import argparse
@@ -22,9 +23,9 @@ from kdq.bits import FLOAT_BITS
 from kdq.distill.teachers import find_checkpoint
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load
 from kdq.models.classifier import Classifier
-from kdq.models.evaluate import logits, logits_many
+from kdq.models.evaluate import BATCH, logits, logits_many
 from kdq.quantize.config import QuantizeConfig
-from kdq.quantize.model import choose_calibration, quantize_many
+from kdq.quantize.model import choose_calibration, quantize, quantize_many
 from kdq.store.folder_store import StageStore
 
 WIDTHS = (FLOAT_BITS, 2, 3, 4, 5, 6, 8)
@@ -44,9 +45,21 @@ def ways(models: Sequence[Classifier], images: Tensor) -> dict[str, Way]:
     def together(size: int) -> Way:
         return lambda: logits_many(models, images, size)
 
-    return {f"each model, batches of {BEFORE}": each(BEFORE)} | {
-        f"one pass, batches of {size}": together(size) for size in BATCHES
-    }
+    return (
+        {f"each model, batches of {BEFORE}": each(BEFORE)}
+        | {f"each model, batches of {BATCH}": each(BATCH)}
+        | {f"one pass, batches of {size}": together(size) for size in BATCHES}
+    )
+
+
+def unfolded(model: Classifier, folded: Classifier, images: Tensor) -> dict[str, object]:
+    """Return the row of the float model whose batch norms are not folded yet."""
+    started = time.process_time()
+    found = logits(model, images).argmax(1)
+    seconds = time.process_time() - started
+    changed = int((found != logits(folded, images).argmax(1)).sum())
+    name = f"float model, not folded, batches of {BATCH}"
+    return {"activations": "float", "evaluation": name, **summary([seconds]), "x before": "", "changed": changed}
 
 
 def measure(models: Sequence[Classifier], images: Tensor, rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
@@ -68,20 +81,25 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     head = {"images": str(options.images), "unit": "s of processor time", **circumstances(1)}
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = dataset(options.data_dir, StageStore(Path(folder)), 45_000)
         path = find_checkpoint(options.data_dir, "resnet20*.th")
         model = load(Checkpoint("resnet20", path), classes=10, normalization=IMAGENET)
         calibration = choose_calibration(data.train_images, seed=0)
         images = data.test_images[: options.images]
+        folded = quantize(model, calibration, QuantizeConfig(FLOAT_BITS)).model
+        rows = [unfolded(model, folded, images)]
         for activation_bits in (None, 8):
             configs = [QuantizeConfig(bits, activation_bits=activation_bits) for bits in WIDTHS]
             models = [quantized.model for quantized in quantize_many(model, calibration, configs)]
             seconds, changed = measure(models, images, options.rounds)
             before = summary(next(iter(seconds.values())))["median"]
             for name, values in seconds.items():
-                row = {"activations": activation_bits or "float", "evaluation": name, **summary(values)}
+                row: dict[str, object] = {
+                    "activations": activation_bits or "float",
+                    "evaluation": name,
+                    **summary(values),
+                }
                 rows.append(row | {"x before": before / summary(values)["median"], "changed": changed[name]})
     publish("evaluate", head, rows)
 

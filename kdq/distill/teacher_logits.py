@@ -33,6 +33,7 @@ from kdq.data.augment import View, Views
 from kdq.data.dataset import Dataset
 from kdq.distill.recipe import autocast
 from kdq.models.classifier import Classifier
+from kdq.models.float32 import exact_float32
 from kdq.models.graph import fold
 from kdq.models.resnets import ARCHITECTURES
 from kdq.store.folder_store import StageStore
@@ -51,6 +52,7 @@ def forward_teacher(teacher: Classifier, precision: str = "float32") -> TeacherL
     frozen = (fold(teacher) if teacher.arch in ARCHITECTURES else teacher).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
+    @exact_float32()
     def answer(view: View) -> Tensor:
         with autocast(view.images.device, precision):
             logits_teacher: Tensor = frozen(view.images)

@@ -146,6 +146,11 @@ def parse_spec(text: str) -> TeacherSpec:
     return Checkpoint(head, _path(name), key=key or None)
 
 
+def is_trained_here(text: str) -> bool:
+    """Return whether a specification of a teacher or a peer is `train` or `train:ARCH`."""
+    return text.partition(":")[0] == "train"
+
+
 def _path(text: str) -> Path:
     """Return an absolute path. Raises UserError for one that cannot exist or be looked up."""
     try:

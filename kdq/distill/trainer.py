@@ -24,6 +24,7 @@ from kdq.distill.teacher_logits import TeacherLogits
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import accuracy, logits
+from kdq.models.float32 import exact_float32
 
 CHECK_EVERY = 50  # steps between two checks of the losses: each check synchronizes with the GPU
 
@@ -105,6 +106,7 @@ class Trainer:
         """Steps per epoch."""
         return self.views.steps(self.config.batch_size)
 
+    @exact_float32()
     def run_epoch(self) -> dict[str, float]:
         """Train one epoch and evaluate the students on the validation images.
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
+from kdq.models.float32 import exact_float32
 from kdq.models.images import as_float, as_tensor, check_images
 
 BATCH = 32
-"""Images per forward pass: on a CPU, the activations of so many stay in its cache (docs/results/evaluate.csv)."""
+"""Images per forward pass: few need little memory. On a CPU 16 to 125 took equally long to 12 %, and changed none of
+the classes that 14 models predicted of 10,000 images (docs/results/evaluate.csv)."""
 
 
 @torch.inference_mode()
@@ -26,6 +28,7 @@ def logits(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
 
 
 @torch.inference_mode()
+@exact_float32()
 def logits_many(models: Sequence[nn.Module], images: Tensor, batch_size: int = BATCH) -> list[Tensor]:
     """Return the logits of each of at least one model, as `logits` does, in one pass over the images."""
     images = check_images(images, channels=_channels(models[0]))

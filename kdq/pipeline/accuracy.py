@@ -1,9 +1,8 @@
-"""The accuracies of a float model as a stage."""
+"""The accuracies of a model, and those of a float model as a stage."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
@@ -15,31 +14,31 @@ from kdq.store.stage import Stage
 ACCURACY_VERSION = 1
 ACCURACY_FILE = "accuracy.json"
 
+Accuracies = Mapping[str, float]
+"""Top-1 accuracies in percent by name: `val_top1` and `test_top1`, or those of them that are known."""
 
-class Accuracies(NamedTuple):
-    """Top-1 accuracies in percent on the validation and the test images."""
 
-    val: float
-    test: float
+def accuracies(model: Classifier, data: Dataset, known: Accuracies) -> Accuracies:
+    """Return the accuracies of a model on the validation and the test images; known ones are not measured again."""
+    parts = {"val_top1": (data.val_images, data.val_labels), "test_top1": (data.test_images, data.test_labels)}
+    return {name: known[name] if name in known else top1(model, *part) for name, part in parts.items()}
 
 
 def measure_accuracies(
     store: StageStore, model_id: str, fingerprint: str, model: Callable[[], Classifier], data: Dataset
 ) -> Accuracies:
-    """Return the accuracies of the model of a stage, evaluated unless the store has them."""
+    """Return the accuracies of the model of a stage, measured unless the store has them."""
 
-    def evaluate(folder: Path) -> None:
-        own = model()
-        val, test = top1(own, data.val_images, data.val_labels), top1(own, data.test_images, data.test_labels)
-        (folder / ACCURACY_FILE).write_text(json.dumps({"val_top1": val, "test_top1": test}))
+    def write(folder: Path) -> None:
+        (folder / ACCURACY_FILE).write_text(json.dumps(accuracies(model(), data, known={})))
 
-    return _read(store.make(_stage(model_id, fingerprint), evaluate))
+    return _read(store.make(_stage(model_id, fingerprint), write))
 
 
-def find_accuracies(store: StageStore, model_id: str, fingerprint: str) -> Accuracies | None:
-    """Return the accuracies of the model of a stage if the store has them."""
+def find_accuracies(store: StageStore, model_id: str, fingerprint: str) -> Accuracies:
+    """Return the accuracies of the model of a stage, as far as the store has them: both or none."""
     folder = store.find(_stage(model_id, fingerprint))
-    return _read(folder) if folder else None
+    return _read(folder) if folder else {}
 
 
 def _stage(model_id: str, fingerprint: str) -> Stage:
@@ -49,6 +48,6 @@ def _stage(model_id: str, fingerprint: str) -> Stage:
 def _read(folder: Path) -> Accuracies:
     found = read_json(folder / ACCURACY_FILE)
     try:
-        return Accuracies(float(found["val_top1"]), float(found["test_top1"]))
+        return {name: float(found[name]) for name in ("val_top1", "test_top1")}
     except (KeyError, TypeError, ValueError) as error:
         raise damaged(folder, f"{ACCURACY_FILE}: {error!r}") from error

@@ -2,18 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
-from kdq.models.evaluate import accuracy, logits_many
 from kdq.pack.file import pack
 from kdq.pack.size import avg_bits, paper_bits, size_breakdown, total_bits
+from kdq.pipeline.accuracy import Accuracies, accuracies
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
 from kdq.quantize.model import choose_calibration, quantize_many
 from kdq.quantize.result import Quantized
@@ -53,88 +52,50 @@ def measured(folder: Path) -> dict[str, Json]:
     return measurement
 
 
-class Known(NamedTuple):
-    """Top-1 accuracies in percent of the float model, as far as the stage that made it has measured them."""
-
-    val: float | None = None
-    test: float | None = None
-
-
 def measure(
     store: StageStore,
     specs: Sequence[PointSpec],
     model: Callable[[], Classifier],
     data: Callable[[], Dataset],
-    known: Callable[[], Known] = Known,
+    known: Callable[[], Accuracies] = dict,
 ) -> Iterator[tuple[PointSpec, Path]]:
-    """Every point and its folder, in the order asked for; those that the store lacks are made, together.
+    """Every point and its folder, in the order asked for; those that the store lacks are made.
 
+    They are quantized together, and evaluated and stored one by one: an interruption loses the points not stored yet.
     The specs differ in their bits only. `model`, `data` and `known` are called only if something has to be made;
-    the first two must give the same device. What is known of the float model is not measured again.
+    the first two must give the same device. known: accuracies of the float model, which are not measured again.
     """
-    made: dict[Allocation, _Made] = {}
+    made: dict[Allocation, Quantized] = {}
     model = cache(model)
     for spec in specs:
         if spec.bits not in made and store.find(spec.stage()) is None:
             # The float point alone and first: it stands even if the model cannot be quantized.
-            is_float = spec.bits.is_float
-            missing = [s for s in specs if s.bits.is_float == is_float and store.find(s.stage()) is None]
-            made |= _quantize(missing, model(), data(), known() if is_float else Known())
+            missing = [s for s in specs if s.bits.is_float == spec.bits.is_float and store.find(s.stage()) is None]
+            made |= _quantize(missing, model(), data())
         if spec.bits in made:
-            yield spec, store.make(spec.stage(), partial(_write, bits=spec.bits, made=made[spec.bits]))
+            own = known if spec.bits.is_float else dict
+            yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec.bits], data=data, known=own))
         else:
             yield spec, store.path(spec.stage())
 
 
-class _Accuracies(NamedTuple):
-    """Top-1 in percent, and the seconds of one model's share of the evaluation."""
-
-    val: float
-    test: float
-    seconds: float
-
-
-class _Made(NamedTuple):
-    """A quantized model, and the function that evaluates it together with others, by their bits."""
-
-    quantized: Quantized
-    evaluate: Callable[[], Mapping[Allocation, _Accuracies]]
-
-
-def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset, known: Known) -> dict[Allocation, _Made]:
-    """The models by their bits. They are evaluated when the first is about to be stored, unless another process has."""
+def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> dict[Allocation, Quantized]:
     images = choose_calibration(data.train_images, seed=specs[0].seed, count=specs[0].calibration_images)
     made = quantize_many(model, images, [spec.config for spec in specs])
-    quantized = {spec.bits: one for spec, one in zip(specs, made, strict=True)}
-    evaluate = cache(partial(_evaluate, {bits: one.model for bits, one in quantized.items()}, data, known))
-    return {bits: _Made(one, evaluate) for bits, one in quantized.items()}
+    return {spec.bits: quantized for spec, quantized in zip(specs, made, strict=True)}
 
 
-def _evaluate(models: Mapping[Allocation, Classifier], data: Dataset, known: Known) -> Mapping[Allocation, _Accuracies]:
-    """Evaluate the models in one pass over the images; those of which the accuracy is not known."""
-    started = time.perf_counter()
-    parts = (known.val, data.val_images, data.val_labels), (known.test, data.test_images, data.test_labels)
-    val, test = (
-        [accuracy(found, labels) for found in logits_many(list(models.values()), images)]
-        if given is None
-        else [given] * len(models)
-        for given, images, labels in parts
-    )
-    seconds = (time.perf_counter() - started) / len(models)
-    return {bits: _Accuracies(v, t, seconds) for bits, v, t in zip(models, val, test, strict=True)}
-
-
-def _write(folder: Path, bits: Allocation, made: _Made) -> None:
-    quantized, accuracies = made.quantized, made.evaluate()[bits]
+def _write(folder: Path, quantized: Quantized, data: Callable[[], Dataset], known: Callable[[], Accuracies]) -> None:
     pack(quantized, folder / PACKED_FILE)
+    started = time.perf_counter()
+    found = accuracies(quantized.model, data(), known())
     measurement = {
         "total_bits": total_bits(quantized),
         "avg_bits": avg_bits(quantized),
         "paper_bits": paper_bits(quantized),
         "packed_bytes": (folder / PACKED_FILE).stat().st_size,
-        "val_top1": accuracies.val,
-        "test_top1": accuracies.test,
-        "evaluate_seconds": accuracies.seconds,
+        **found,
+        "evaluate_seconds": time.perf_counter() - started,
     }
     layers = {
         "size_breakdown": [asdict(row) for row in size_breakdown(quantized)],

@@ -12,6 +12,7 @@ from kdq.bits import FLOAT_BITS
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
 from kdq.models.coverage import check_coverage
+from kdq.models.float32 import exact_float32
 from kdq.models.graph import Network, Site, check_finite, fold, layer, network
 from kdq.models.images import as_float, as_tensor, check_images
 from kdq.models.prepare import PREFIX, prepare, tensor_name
@@ -66,6 +67,7 @@ def quantize(model: nn.Module, calibration_images: Tensor, config: QuantizeConfi
 
 
 @torch.no_grad()
+@exact_float32()
 def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
     """Quantize the model by each of the configurations, computing once what they share.
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -122,10 +122,18 @@ class Task:
     device: str
 
 
-def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: Path) -> None:
-    """Check every node that a trial fits on. Raises UserError with a line for each problem, and its remedy.
+class Answer(NamedTuple):
+    """The problems of a node, and the precision that it would choose; None if it has not run the check."""
 
-    root: the storage path, which all nodes must see; data: the folder of the data's stage in it.
+    problems: list[str]
+    choice: Choice | None = None
+
+
+def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: Path) -> dict[str, Choice]:
+    """Check every node that a trial fits on; return, by its name, the precision that each would choose.
+
+    Raises UserError with a line for each problem, and its remedy. root: the storage path, which all nodes must see;
+    data: the folder of the data's stage in it.
     """
     token, code = uuid4().hex, code_version()
     with _temporary_folder(root, token) as folder:
@@ -133,24 +141,16 @@ def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: P
         tasks = [Task(node, folder, token, data, code, trial.device) for node in nodes]
         for task in tasks:
             _read(folder / task.node)  # missing: NFS may cache that, and then miss the file for a minute
-        found = {task.node: problems for task, problems in zip(tasks, _run(tasks), strict=True)}
+        found = {task.node: answer for task, answer in zip(tasks, _run(tasks), strict=True)}
         for task in tasks:
-            if not found[task.node] and _read(folder / task.node) != token:
-                found[task.node] = [
-                    f"what it writes to {root} is not visible here immediately; {_MOUNT} (NFS: with {_NFS})"
-                ]
-    lines = [f"{nodes[node]}: {problem}" for node, problems in found.items() for problem in problems]
+            if not found[task.node].problems and _read(folder / task.node) != token:
+                found[task.node] = Answer(
+                    [f"what it writes to {root} is not visible here immediately; {_MOUNT} (NFS: with {_NFS})"]
+                )
+    lines = [f"{nodes[node]}: {problem}" for node, answer in found.items() for problem in answer.problems]
     if lines:
         raise UserError("\n  ".join(["the cluster is not ready, and nothing was started:", *lines]))
-
-
-def choices(machines: Sequence[Machine], trial: Resources) -> dict[str, Choice]:
-    """Return, by name, the precision that each node would choose that a trial fits on. They have passed `preflight`."""
-    remote = ray.remote(num_cpus=0)(choose)
-    nodes = [machine for machine in machines if machine.slots(trial)]
-    strategies = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
-    found = ray.get([remote.options(scheduling_strategy=own).remote(trial.device) for own in strategies])
-    return {node.name: choice for node, choice in zip(nodes, found, strict=True)}
+    return {nodes[node]: answer.choice for node, answer in found.items() if answer.choice}
 
 
 @contextmanager
@@ -164,23 +164,28 @@ def _temporary_folder(root: Path, token: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # a slow node may still write there
 
 
-def _run(tasks: Sequence[Task]) -> list[list[str]]:
-    """Return the problems of each node."""
-    remote = ray.remote(num_cpus=0, max_retries=0)(check)
+def _run(tasks: Sequence[Task]) -> list[Answer]:
+    """Return the answer of each node."""
+    remote = ray.remote(num_cpus=0, max_retries=0)(answer)
     strategies = [NodeAffinitySchedulingStrategy(task.node, soft=False) for task in tasks]
-    answers = [remote.options(scheduling_strategy=s).remote(task) for s, task in zip(strategies, tasks, strict=True)]
-    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=SECONDS_TO_CHECK)
-    return [_answer(answer) if answer in ready else [_NO_RESPONSE] for answer in answers]
+    pending = [remote.options(scheduling_strategy=s).remote(task) for s, task in zip(strategies, tasks, strict=True)]
+    ready, _ = ray.wait(pending, num_returns=len(pending), timeout=SECONDS_TO_CHECK)
+    return [_get(one) if one in ready else Answer([_NO_RESPONSE]) for one in pending]
 
 
-def _answer(answer: Any) -> list[str]:
+def _get(ready: Any) -> Answer:
     try:
-        found: list[str] = ray.get(answer)
+        found: Answer = ray.get(ready)
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         missing = [line for line in lines if line.startswith(("ModuleNotFoundError", "ImportError"))]
-        return [f"cannot import this program ({(missing or lines)[-1]}); install its requirements there"]
+        return Answer([f"cannot import this program ({(missing or lines)[-1]}); install its requirements there"])
     return found
+
+
+def answer(task: Task) -> Answer:
+    """Return what a node finds, on that node."""
+    return Answer(check(task), choose(task.device))
 
 
 def check(task: Task) -> list[str]:

@@ -38,7 +38,7 @@ def _describe(name: str, plan: Plan, options: RunOptions) -> str:
     if before:
         check(name, before, plan, extend=options.extend)
     check_inputs(plan, options.data_dir, site.root)
-    lines = [*([precision] if plan.needs_distilling else []), estimate_time.describe(name, plan, site.slots)]
+    lines = [*([precision] if precision else []), estimate_time.describe(name, plan, site.slots)]
     if options.extend or options.retry_failed:
         lines.append("(for the whole study from scratch; finished results are reused)")
     downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir

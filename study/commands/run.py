@@ -145,7 +145,7 @@ class _Study:
         from study.plan.precision import settle
 
         plan, line = settle(self.plan, self.site.resources.device, before and before["settings"])
-        if plan.needs_distilling:
+        if line:
             live_table.print(line)
         return replace(self, plan=plan)
 
@@ -185,11 +185,11 @@ class _Study:
         torch.set_num_threads(trial.threads)  # as in the workers: a teacher's exact weights depend on it
         reference, data = prepare_data(self.plan.workload, self.options.data_dir, store, live_table.print)
         if self.options.address:
-            from study.backends.ray_cluster import choices, preflight
+            from study.backends.ray_cluster import preflight
             from study.plan.precision import slower
 
-            preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
-            for line in slower(self.plan.workload.train.precision, choices(self.site.machines, trial)):
+            nodes = preflight(self.site.machines, trial, self.site.root, Path(reference.folder))
+            for line in slower(self.plan.workload.train.precision, nodes) if self.plan.needs_distilling else ():
                 live_table.print(line)
         data = data.to(trial.device if torch.cuda.is_available() else "cpu")  # a cluster's head may have no GPU
         return prepare_models(self.plan, teacher, reference, data, store, live_table.print)

@@ -6,6 +6,7 @@ from kdq.bits import FLOAT_BITS
 from kdq.data.sources import DATASETS, Shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teacher_logits import BOUND, OVERHEAD, PART
+from kdq.distill.teachers import is_trained_here
 from kdq.models.classifier import Classifier
 from study.plan.estimate_time import model, teacher_arch, views
 from study.plan.plan import Plan
@@ -86,8 +87,8 @@ def _data(shape: Shape) -> int:
 
 def _given(network: Classifier, plan: Plan, spec: str) -> int:
     """Return the bytes of a teacher or of peer weights; those that are trained here also have checkpoints."""
-    trained = (plan.workload.teacher_train or plan.workload.train).epochs * EPOCH
-    return 2 * STAGE + weights(network) + (6 * weights(network) + 2 * trained if spec.startswith("train:") else 0)
+    trained = plan.workload.teacher_recipe.epochs * EPOCH
+    return 2 * STAGE + weights(network) + (6 * weights(network) + 2 * trained if is_trained_here(spec) else 0)
 
 
 def _logits(plan: Plan, shape: Shape, slots: int) -> int:

@@ -12,6 +12,7 @@ from kdq.bits import FLOAT_BITS
 from kdq.data.dataset import SPLIT_VERSION
 from kdq.data.sources import DATA_VERSION
 from kdq.distill.methods import METHODS
+from kdq.distill.teachers import is_trained_here
 from kdq.errors import UserError
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
@@ -100,6 +101,11 @@ class Plan:
     @property
     def needs_teacher(self) -> bool:
         return any(method == TEACHER or METHODS[method].needs_teacher for method in self.methods)
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the study trains its teacher itself."""
+        return self.needs_teacher and is_trained_here(self.workload.teacher)
 
     @property
     def needs_peer(self) -> bool:

@@ -13,24 +13,41 @@ from kdq.distill.recipe import AUTO, TrainConfig
 from study.plan.plan import Plan
 
 
-def settle(plan: Plan, device: str, before: Mapping[str, Any] | None = None) -> tuple[Plan, str]:
-    """Return the plan with a precision in each recipe, and a line that names that of the students and why.
+def settle(plan: Plan, device: str, before: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
+    """Return the plan with a precision in each recipe, and a line with those that are trained in, and why.
 
     device: the type of device that trials use; before: the settings of the study if it exists, whose precision is
-    kept unless the workload names one itself.
+    kept unless the workload names one itself. The line is None if nothing is trained.
     """
     here, workload = choose(device), plan.workload
     kept: Mapping[str, Any] = before["workload"] if before else {}
     train = _settled(workload.train, kept.get("train"), here)
     taught = workload.teacher_train and _settled(workload.teacher_train, kept.get("teacher_train"), here)
     settled = replace(plan, workload=replace(workload, train=train, teacher_train=taught))
-    return settled, f"precision of training: {train.precision} ({_reason(workload.train, train, here, bool(before))})"
+    return settled, _line(plan, settled, here, bool(before))
 
 
 def _settled(recipe: TrainConfig, before: Mapping[str, Any] | None, here: Choice) -> TrainConfig:
     if recipe.precision != AUTO:
         return recipe
     return replace(recipe, precision=before["precision"] if before else here.precision)
+
+
+def _line(given: Plan, settled: Plan, here: Choice, exists: bool) -> str | None:
+    named = {}
+    if given.needs_distilling:
+        named["students"] = _described(given.workload.train, settled.workload.train, here, exists)
+    if given.trains_teacher:
+        named["teacher"] = _described(given.workload.teacher_recipe, settled.workload.teacher_recipe, here, exists)
+    if not named:
+        return None
+    texts = set(named.values())
+    together = texts.pop() if len(texts) == 1 else ", ".join(f"{who} {text}" for who, text in named.items())
+    return f"precision of training: {together}"
+
+
+def _described(given: TrainConfig, settled: TrainConfig, here: Choice, exists: bool) -> str:
+    return f"{settled.precision} ({_reason(given, settled, here, exists)})"
 
 
 def _reason(given: TrainConfig, settled: TrainConfig, here: Choice, exists: bool) -> str:
@@ -44,7 +61,7 @@ def _reason(given: TrainConfig, settled: TrainConfig, here: Choice, exists: bool
 
 
 def slower(precision: str, nodes: Mapping[str, Choice]) -> list[str]:
-    """Return a line for each node, by name, that trains slowly in the precision of the study: it emulates bf16."""
+    """Return a line for each node, by name, on which bf16, the precision of the study, is slower than float32."""
     return [
         f"{node} trains slowly: {choice.reason}, and one study trains in one precision, {precision}"
         for node, choice in nodes.items()

@@ -59,6 +59,11 @@ class Workload:
             if value is not None and value < 1:
                 raise UserError(f"{name} = {value}: must be at least 1")
 
+    @property
+    def teacher_recipe(self) -> TrainConfig:
+        """The recipe of a `train:ARCH` teacher."""
+        return self.teacher_train or self.train
+
 
 def load_workload(name: str, overrides: Mapping[str, Any]) -> Workload:
     """Load a shipped workload by name or a user's own by path, with dotted overrides such as `train.epochs`.

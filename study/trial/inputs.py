@@ -81,8 +81,8 @@ def prepare_teacher(
 ) -> ModelRef:
     """Return the teacher as a stage: a checkpoint read and checked, or trained here."""
     if isinstance(spec, Trained):
-        recipe = workload.teacher_train or workload.train
-        return _train("teacher", spec.arch or workload.student, recipe, TEACHER_SEED, reference, data, store, log)
+        arch, recipe = spec.arch or workload.student, workload.teacher_recipe
+        return _train("teacher", arch, recipe, TEACHER_SEED, reference, data, store, log)
     if isinstance(spec, Transformers):
         return _pretrained(spec, data, store, log)
     normalization = _assumed(workload, data)
@@ -167,7 +167,8 @@ def evaluate_teacher(
 ) -> tuple[float, float]:
     """Return the teacher's validation and test accuracy in percent; raise UserError if it is close to chance."""
     fingerprint = reference.fingerprint
-    val, test = measure_accuracies(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data)
+    found = measure_accuracies(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data)
+    val, test = found["val_top1"], found["test_top1"]
     log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         raise UserError(

@@ -17,8 +17,8 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
-from kdq.pipeline.accuracy import find_accuracies
-from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, Known, measure, measured
+from kdq.pipeline.accuracy import Accuracies, find_accuracies
+from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
 from kdq.pipeline.probe import Probe, probe
 from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, last_metrics, load_student
 from kdq.store.damage import damaged
@@ -164,14 +164,13 @@ class _Run:
         assert self.inputs.teacher
         return load_teacher(self.inputs.teacher, self._data())
 
-    def _known(self) -> Known:
+    def _known(self) -> Accuracies:
         """Return the accuracies of the float model: those of a student's last epoch, or of the teacher."""
         if student := self.trial.student:
-            return Known(val=last_metrics(self.store, student)["val_top1"])
+            return {"val_top1": last_metrics(self.store, student)["val_top1"]}
         teacher = self.inputs.teacher
         assert teacher
-        found = find_accuracies(self.store, teacher.id, self.inputs.data.fingerprint)
-        return Known(*found) if found else Known()
+        return find_accuracies(self.store, teacher.id, self.inputs.data.fingerprint)
 
     def _point(self, bits: Bits, folder: Path) -> Point:
         trial = self.trial

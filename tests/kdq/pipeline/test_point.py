@@ -1,7 +1,7 @@
 """Points as stages: quantized together, measured, packed, and found again."""
 
 import json
-from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.evaluate import logits_many, top1
+from kdq.models.evaluate import top1
 from kdq.pack.file import load, payload_bytes
-from kdq.pipeline import point
-from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, Known, PointSpec, measure, measured
+from kdq.pipeline import accuracy
+from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, PointSpec, measure, measured
 from kdq.quantize.config import QuantizerSpec
 from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
@@ -29,7 +29,7 @@ def data() -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, 1, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.arange(60) % 3
-    parts = (images[:20], labels[:20], images[20:40], labels[20:40], images[40:], labels[40:])
+    parts = (images[:20], labels[:20], images[20:38], labels[20:38], images[38:], labels[38:])
     return Dataset("made", ("a", "b", "c"), Normalization((0.5,), (0.3,)), *parts, fingerprint="made")
 
 
@@ -71,46 +71,50 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         assert {row["bits"] for row in layers["layers"]} == {spec.bits.document()} - {32}
 
 
-@pytest.mark.parametrize("activation_bits", [None, 4])
-def test_widths_are_evaluated_in_one_pass_with_the_accuracies_of_each_alone(
-    tmp_path: Path, model: Classifier, data: Dataset, monkeypatch: pytest.MonkeyPatch, activation_bits: int | None
-) -> None:
-    passes: list[int] = []
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images of each evaluation of a model."""
+    counts: list[int] = []
 
-    def counted(models: Sequence[Classifier], images: torch.Tensor) -> list[torch.Tensor]:
-        passes.append(len(models))
-        return logits_many(models, images)
+    def counted(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+        counts.append(len(images))
+        return top1(model, images, labels)
 
-    monkeypatch.setattr(point, "logits_many", counted)
-    quantizer = QuantizerSpec(activation_bits=activation_bits)
-    given = [replace(spec, quantizer=quantizer) for spec in specs(32, 1, 2, 4)]
-    for _, folder in measure(StageStore(tmp_path), given, lambda: model, lambda: data):
-        found, loaded = measured(folder), load(folder / PACKED_FILE)
-        assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
-        assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
-    assert passes == [1, 1, 3, 3]  # validation and test images, of the float point alone and first
+    monkeypatch.setattr(accuracy, "top1", counted)
+    return counts
 
 
 def test_what_is_known_of_the_float_model_is_not_measured_again(
-    tmp_path: Path, model: Classifier, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Classifier, data: Dataset, evaluated: list[int]
 ) -> None:
-    passes: list[int] = []
-
-    def counted(models: Sequence[Classifier], images: torch.Tensor) -> list[torch.Tensor]:
-        passes.append(len(models))
-        return logits_many(models, images)
-
-    monkeypatch.setattr(point, "logits_many", counted)
-    val = top1(model, data.val_images, data.val_labels)
+    val, test = len(data.val_images), len(data.test_images)
     plain = measure(StageStore(tmp_path / "a"), specs(32, 2), lambda: model, lambda: data)
     wanted = [measured(folder) for _, folder in plain]
-    assert passes == [1, 1, 1, 1]
-    passes.clear()
-    with_known = measure(StageStore(tmp_path / "b"), specs(32, 2), lambda: model, lambda: data, lambda: Known(val))
+    assert evaluated == [val, test, val, test]
+    evaluated.clear()
+    known = {"val_top1": top1(model, data.val_images, data.val_labels)}
+    with_known = measure(StageStore(tmp_path / "b"), specs(32, 2), lambda: model, lambda: data, lambda: known)
     found = [measured(folder) for _, folder in with_known]
-    assert passes == [1, 1, 1]
+    assert evaluated == [test, val, test]
     for one, other in zip(found, wanted, strict=True):
         assert {**one, "evaluate_seconds": 0} == {**other, "evaluate_seconds": 0}
+
+
+@pytest.mark.parametrize("activation_bits", [None, 4])
+def test_what_is_interrupted_keeps_the_points_stored_so_far(
+    tmp_path: Path, model: Classifier, data: Dataset, evaluated: list[int], activation_bits: int | None
+) -> None:
+    store, quantizer = StageStore(tmp_path), QuantizerSpec(activation_bits=activation_bits)
+    given = [replace(spec, quantizer=quantizer) for spec in specs(1, 2, 4)]
+    with closing(measure(store, given, lambda: model, lambda: data)) as interrupted:
+        next(interrupted)
+    assert [store.find(spec.stage()) is not None for spec in given] == [True, False, False]
+    evaluated.clear()
+    for _, folder in measure(store, given, lambda: model, lambda: data):
+        found, loaded = measured(folder), load(folder / PACKED_FILE)
+        assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
+        assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
+    assert evaluated == 2 * [len(data.val_images), len(data.test_images)]
 
 
 def test_the_order_is_kept_and_only_what_is_missing_is_made(tmp_path: Path, model: Classifier, data: Dataset) -> None:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from filelock import FileLock
 
-import study.backends.ray_cluster
+from kdq.distill.precision import Choice, choose
 from kdq.errors import UserError
-from study.backends.ray_cluster import Task, check, code_version, preflight
+from study.backends import ray_cluster
+from study.backends.ray_cluster import Answer, Task, check, code_version, preflight
 from study.plan.resources import Machine, Resources
 from study.run import main
 from tests.patience import patient
@@ -243,20 +245,22 @@ def test_a_node_that_does_not_see_locks(task: Task) -> None:
     assert "locks" in problem
 
 
-def preflight_error(root: Path, answer: Callable[[Task], list[str]]) -> str:
-    """Return the error for a head that runs no trials and nodes `1` and `2` with these results; empty if none."""
+FAST, SLOW = Choice("bf16", "this processor has AMX"), Choice("float32", "this processor has neither")
+
+
+def preflight_on_two(root: Path, answer: Callable[[Task], list[str]]) -> dict[str, Choice]:
+    """Check a head that runs no trials and nodes `1` and `2`, of which the first trains fast in bf16, with these
+    problems."""
     machines = [Machine("head", 0, 0, "0"), Machine("node one", 1, 0, "1"), Machine("node two", 1, 0, "2")]
     (root / "data.json").write_text("{}")
     before = set(root.iterdir())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(study.backends.ray_cluster, "_run", lambda tasks: [answer(task) for task in tasks])
+        answers = {"1": FAST, "2": SLOW}
+        patch.setattr(ray_cluster, "_run", lambda tasks: [Answer(answer(t), answers[t.node]) for t in tasks])
         try:
-            preflight(machines, Resources(1, 0), root, root)
-        except UserError as error:
-            return str(error)
+            return preflight(machines, Resources(1, 0), root, root)
         finally:
             assert set(root.iterdir()) == before
-    return ""
 
 
 def test_a_cluster_that_is_ready(tmp_path: Path) -> None:
@@ -266,13 +270,44 @@ def test_a_cluster_that_is_ready(tmp_path: Path) -> None:
         asked.append(task.node)
         return check(task)
 
-    assert preflight_error(tmp_path, answer) == ""
+    assert preflight_on_two(tmp_path, answer) == {"node one": FAST, "node two": SLOW}
     assert asked == ["1", "2"]
 
 
 def test_the_problems_of_every_node_are_reported(tmp_path: Path) -> None:
-    error = preflight_error(tmp_path, lambda task: check(replace(task, code="another")) if task.node == "2" else [])
-    first, one, two = error.splitlines()
+    with pytest.raises(UserError) as error:
+        preflight_on_two(tmp_path, lambda task: check(replace(task, code="another")) if task.node == "2" else [])
+    first, one, two = str(error.value).splitlines()
     assert first == "the cluster is not ready, and nothing was started:"
     assert one.startswith(f"  node one: what it writes to {tmp_path} is not visible here immediately; ")
     assert two.startswith("  node two: imports different code from the driver's")
+
+
+def test_a_node_that_hangs_is_reported_and_not_waited_for(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+    """Its answer is never asked for: `ray.get` would wait for ever."""
+    asked: list[str] = []
+
+    class Remote:
+        def options(self, *, scheduling_strategy: Any) -> "Remote":
+            self.node = scheduling_strategy.node_id
+            return self
+
+        def remote(self, task: Task) -> str:
+            return self.node
+
+    def get(pending: str) -> Answer:
+        asked.append(pending)
+        return Answer([], FAST)
+
+    monkeypatch.setattr(ray_cluster.ray, "remote", lambda **_: lambda _: Remote())
+    monkeypatch.setattr(ray_cluster.ray, "wait", lambda pending, **_: (pending[1:], pending[:1]))
+    monkeypatch.setattr(ray_cluster.ray, "get", get)
+    nodes = ["a" * 56, "b" * 56]  # as long as Ray's
+    hanging, fast = ray_cluster._run([replace(task, node=node) for node in nodes])
+    assert "has not responded in" in hanging.problems[0]
+    assert fast == Answer([], FAST)
+    assert asked == nodes[1:]
+
+
+def test_a_node_reports_its_precision(task: Task) -> None:
+    assert ray_cluster.answer(task) == Answer([], choose("cpu"))

@@ -10,15 +10,15 @@ from study.plan import precision
 from study.plan.plan import Plan, differences
 from study.plan.precision import settle, slower
 from study.space.load import load_space
-from study.space.workload import load_workload
+from study.space.workload import FOLDER, load_workload
 from study.trial.trial import InputIds, make_trial
 
 FAST = Choice("bf16", "this processor has AMX")
 SLOW = Choice("float32", "this processor has neither")
 
 
-def plan(workload: str = "cifar10_small", **settings: Any) -> Plan:
-    return Plan("smoke", workload, load_space("smoke", {}), load_workload(workload, settings), (0,))
+def plan(workload: str = "cifar10_small", space: str = "smoke", **settings: Any) -> Plan:
+    return Plan(space, workload, load_space(space, {}), load_workload(workload, settings), (0,))
 
 
 def on(monkeypatch: pytest.MonkeyPatch, machine: Choice) -> None:
@@ -34,12 +34,11 @@ def test_auto_is_what_the_machine_chooses(monkeypatch: pytest.MonkeyPatch, machi
     assert settle(settled, "cpu")[0] == settled
 
 
-def test_every_shipped_workload_but_digits_is_auto() -> None:
-    for name in ("cifar10", "cifar100", "cifar10_small"):
-        assert load_workload(name, {}).train.precision == "auto"
-    digits = load_workload("digits", {})
-    assert digits.teacher_train
-    assert (digits.train.precision, digits.teacher_train.precision) == ("float32", "float32")
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_shipped_workload_but_digits_is_auto(name: str) -> None:
+    workload = load_workload(name, {})
+    recipes = [recipe for recipe in (workload.train, workload.teacher_train) if recipe]
+    assert {recipe.precision for recipe in recipes} == {"float32" if name == "digits" else "auto"}
 
 
 def test_a_study_keeps_its_precision_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +91,49 @@ def test_a_teacher_trained_here_has_a_precision_too(monkeypatch: pytest.MonkeyPa
     assert taught(SLOW, began.document()) == began
 
 
-def test_a_node_that_emulates_bf16_is_named() -> None:
+def test_a_node_on_which_bf16_is_slower_is_named() -> None:
     nodes = {"node a": FAST, "node b": SLOW}
     (line,) = slower("bf16", nodes)
     assert line == ("node b trains slowly: this processor has neither, and one study trains in one precision, bf16")
     assert slower("float32", nodes) == []
+
+
+CHOSEN = "bf16 (auto: this processor has AMX)"
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "named"),
+    [
+        ("smoke", {}, CHOSEN),
+        ("teacher_ptq", {}, CHOSEN),
+        ("teacher_ptq", {"train.precision": "float32"}, CHOSEN),
+        ("teacher_ptq", {"teacher_train": None}, CHOSEN),
+        ("teacher_ptq", {"teacher": "resnet56:file"}, None),
+        (
+            "smoke",
+            {"teacher": "resnet56:file", "teacher_train.precision": "float32"},
+            CHOSEN,
+        ),
+        (
+            "smoke",
+            {"train.precision": "float32"},
+            f"students float32 (as the workload sets it), teacher {CHOSEN}",
+        ),
+        (
+            "smoke",
+            {"train.precision": "bf16"},
+            f"students bf16 (as the workload sets it), teacher {CHOSEN}",
+        ),
+        (
+            "smoke",
+            {"teacher_train.precision": "float32"},
+            f"students {CHOSEN}, teacher float32 (as the workload sets it)",
+        ),
+    ],
+)
+def test_the_line_names_what_is_trained(
+    monkeypatch: pytest.MonkeyPatch, space: str, settings: Mapping[str, Any], named: str | None
+) -> None:
+    on(monkeypatch, FAST)
+    _, line = settle(plan("cifar100_small", space, **settings), "cpu")
+    assert line == (named and f"precision of training: {named}")

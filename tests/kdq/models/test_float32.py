@@ -1,0 +1,113 @@
+"""TF32 is off where kdq computes in float32, and as it was elsewhere."""
+
+from collections.abc import Callable, Iterator
+from threading import Barrier, Thread
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdq.data.augment import AugmentConfig, Views
+from kdq.data.dataset import Dataset
+from kdq.distill.methods import MethodConfig
+from kdq.distill.recipe import TrainConfig
+from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.trainer import Trainer
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.evaluate import top1
+from kdq.models.float32 import exact_float32
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import quantize
+
+IMAGES = torch.randint(0, 256, (8, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+LABELS = torch.arange(8) % 2
+DATA = Dataset("made", ("a", "b"), Normalization((0.5,), (0.3,)), *(IMAGES, LABELS) * 3, fingerprint="made")
+
+
+@pytest.fixture(params=[True, False], autouse=True)
+def allowed(request: pytest.FixtureRequest) -> Iterator[bool]:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = request.param
+    yield request.param
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def classifier() -> Classifier:
+    return build("resnet8", classes=2, normalization=DATA.normalization, seed=0)
+
+
+def train(model: Classifier) -> None:
+    config = TrainConfig(epochs=1, batch_size=8, lr=0.1)
+    Trainer(config, MethodConfig.parse({"method": "ce"}), model, None, DATA, stream_seed=0).run_epoch()
+
+
+def teach(model: Classifier) -> None:
+    views = Views(IMAGES, LABELS, AugmentConfig(), stream_seed=0, fill=(0.5,))
+    forward_teacher(model)(next(views.epoch(0, 8)))
+
+
+def evaluate(model: Classifier) -> None:
+    top1(model, IMAGES, LABELS)
+
+
+def quantize_it(model: Classifier) -> None:
+    quantize(model, IMAGES, QuantizeConfig(bits=2))
+
+
+@pytest.mark.parametrize("compute", [train, teach, evaluate, quantize_it])
+def test_no_convolution_is_computed_in_tf32(
+    monkeypatch: pytest.MonkeyPatch, allowed: bool, compute: Callable[[Classifier], None]
+) -> None:
+    model, seen = classifier(), []
+    forward = torch.nn.Conv2d.forward
+
+    def watched(self: torch.nn.Conv2d, x: Tensor) -> Tensor:
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return forward(self, x)
+
+    def backward(gradient: Tensor) -> None:
+        seen.append(torch.backends.cudnn.allow_tf32)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    next(model.parameters()).register_hook(backward)
+    compute(model)
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.allow_tf32 == allowed
+
+
+def test_the_flag_is_restored_after_an_error(allowed: bool) -> None:
+    with pytest.raises(ZeroDivisionError), exact_float32():
+        _ = 1 / 0
+    assert torch.backends.cudnn.allow_tf32 == allowed
+
+
+def test_the_last_of_several_threads_restores_the_flag(allowed: bool) -> None:
+    first_is_in, both_are_in, seen = Barrier(2), Barrier(2), []
+
+    def early() -> None:
+        with exact_float32():
+            first_is_in.wait(10)
+            both_are_in.wait(10)
+
+    def late() -> None:
+        first_is_in.wait(10)
+        with exact_float32():
+            both_are_in.wait(10)
+            one.join(10)
+            seen.append(torch.backends.cudnn.allow_tf32)
+
+    one, other = Thread(target=early), Thread(target=late)
+    one.start()
+    other.start()
+    other.join(20)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == allowed
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="this PyTorch has one flag for all operators")
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_a_program_may_use_the_flag_of_the_operator(precision: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = precision
+    with exact_float32():
+        assert not torch.backends.cudnn.allow_tf32
+    assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == (precision == "tf32")
