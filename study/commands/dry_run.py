@@ -10,7 +10,7 @@ from kdq.data.sources import DATASETS
 from kdq.errors import UserError
 from study.commands.extend import check, check_retry
 from study.commands.options import RunOptions
-from study.commands.site import Site
+from study.commands.site import Site, check_ray
 from study.control.journal import Journal
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
@@ -23,6 +23,7 @@ from study.trial.check_inputs import check_inputs
 def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Return trials, students, points, time and disk space as text; raise UserError where a run would."""
     site = Site.at(options)
+    check_ray()
     _check_writable(site.root)
     before = _former_settings(name, options, site)
     plan, precision = settle(plan, site.resources.device, before)

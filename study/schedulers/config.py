@@ -39,8 +39,8 @@ class SchedulerConfig:
         first = max(1, math.ceil(round(self.grace_period * epochs, 9)))
         if first >= epochs:
             raise UserError(
-                f"scheduler.grace_period = {self.grace_period!r}: of {epochs} epochs, that share ends with the last, and "
-                f"no trial is ever compared; lower it, train longer, or use no scheduler"
+                f"scheduler.grace_period = {self.grace_period!r}: of {epochs} epochs, that share ends with the last, "
+                f"and no trial is ever compared; lower it, train longer, or use no scheduler"
             )
         return first
 
