@@ -111,7 +111,7 @@ class Store:
         compared = {content(p): f"c{n}" for n, group in enumerate(comparable(points), 1) for p in group.points}
         finals = {(p.trial_id, p.bits): Final(p, compared.get(content(p), "")) for p in points}
         with _answers(self.uri):
-            probes = self.runs.histories([run.id for run in runs], PROBES.values())
+            probes = self.runs.histories(runs, PROBES.values())
         return [row for run in runs for row in _trial_record(run, sizes, finals, probes)]
 
     def artifacts(self, run_id: str) -> list[str]:

@@ -1,6 +1,6 @@
 """A Ray cluster: how a study joins it, and what is checked on every node before trials start there."""
 
-from study.backends.ray_internals import WORKER_ENVIRONMENT, join_hint, own_code  # before ray: it sets what Ray reads
+from study.backends.ray_internals import WORKER_ENVIRONMENT, OwnCode, join_hint  # before ray: it sets what Ray reads
 
 # isort: split
 import logging
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -35,6 +36,9 @@ SECONDS_TO_CHECK = 30.0 * PATIENCE
 PACKAGES = ("kdq", "study")
 """The packages that workers get from the driver."""
 
+NAMESPACE = f"kdq-{token_hex(8)}"
+"""The name, in a cluster, of what this process runs there; it tells a cluster that we joined from another one."""
+
 ADDRESSES = "must be auto, HOST:PORT (as `ray start` prints it) or ray://HOST:PORT"
 
 
@@ -46,17 +50,18 @@ def connect(address: str) -> Sequence[Machine]:
     """
     _check_address(address)
     _try_to_join(address)
-    with own_code():
-        ray.init(
-            address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={
-                "py_modules": [str(_package(name)) for name in PACKAGES],
-                "excludes": ["__pycache__"],
-                "env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT},
-            },
-        )
+    ray.init(
+        address,
+        namespace=NAMESPACE,
+        job_config=None if _is_client(address) else OwnCode(),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={
+            "py_modules": [str(_package(name)) for name in PACKAGES],
+            "excludes": ["__pycache__"],
+            "env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT},
+        },
+    )
     return [
         Machine(
             f"node {node['NodeName']} ({node['NodeID'][:8]})",
@@ -67,6 +72,28 @@ def connect(address: str) -> Sequence[Machine]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def _is_client(address: str) -> bool:
+    """Whether Ray takes an address for that of a server of clients; `auto` is RAY_ADDRESS, if that is set."""
+    given = os.environ.get("RAY_ADDRESS") if address == "auto" else address
+    return bool(given and given.startswith("ray://"))
+
+
+def leave() -> None:
+    """Leave a cluster that a former command of this process has joined.
+
+    Raises UserError if the program around us has started Ray, or joined a cluster, itself: its workers may import other
+    code, and our end would be its end.
+    """
+    if not ray.is_initialized():
+        return
+    if ray.get_runtime_context().namespace != NAMESPACE:
+        raise UserError(
+            "this program has called ray.init already, and a study starts a Ray of its own: call ray.shutdown() "
+            "before it, or run the study as a command of its own (--address HOST:PORT runs it on that Ray)"
+        )
+    ray.shutdown()
 
 
 def _check_address(address: str) -> None:

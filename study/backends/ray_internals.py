@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from operator import attrgetter
@@ -45,6 +45,7 @@ ENVIRONMENT = {
 os.environ.update(ENVIRONMENT)
 
 import ray  # noqa: E402
+from ray.job_config import JobConfig  # noqa: E402
 
 WORKER_ENVIRONMENT = ("OMP_WAIT_POLICY", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
 """What the workers of a cluster, which do not inherit ours, must have as we do."""
@@ -94,9 +95,12 @@ RUN = Internal("ray.tune", "run", ("_remote",))
 ERROR_FILE = Internal("ray.tune.experiment", "Trial.error_file")
 PROPAGATED = Internal("ray.tune.execution.class_cache", "ENV_VARS_TO_PROPAGATE")
 IS_REACHABLE = Internal("ray._private.ray_constants", "ENABLE_RAY_CLUSTER")
+JOB = Internal("ray.job_config", "JobConfig._serialize")
+TOKENS = Internal("ray._raylet", "AuthenticationTokenLoader.instance")
+READ_ENVIRONMENT = Internal("ray._raylet", "Config.initialize")
 INTERNALS = (
-    *(KV_PUT, KV_EXISTS, KV_DELETE, WORKER_LOGS, RAYLET, GCS_SERVER),
-    *(SESSION_FOLDER, IS_CLIENT, RUN, ERROR_FILE, PROPAGATED, IS_REACHABLE),
+    *(KV_PUT, KV_EXISTS, KV_DELETE, WORKER_LOGS, RAYLET, GCS_SERVER, SESSION_FOLDER, IS_CLIENT, RUN, ERROR_FILE),
+    *(PROPAGATED, IS_REACHABLE, JOB, TOKENS, READ_ENVIRONMENT),
 )
 
 
@@ -119,17 +123,15 @@ def silence() -> None:
 def start_local(cores: int, folder: Path) -> None:
     """Start a Ray for this process alone: its files in a new folder there, and no port open to other machines.
 
-    (Ray makes its folder writable for everyone, so the folder around it must be private.) The token that its processes
-    know each other by is in their environment: by default Ray writes one to the home folder, which may not exist.
+    (Ray makes its folder writable for everyone, so the folder around it must be private.)
     """
-    if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ["RAY_AUTH_TOKEN"] = token_hex(16)  # a process that starts Ray again must keep its token
     is_reachable = IS_REACHABLE.get()
     IS_REACHABLE.replace(False)  # else it takes 127.0.0.1 for another name of the address that others see
     try:
-        with kept_signal_handlers(), own_code():
+        with kept_signal_handlers():
             ray.init(
                 address="local",
+                job_config=OwnCode(),
                 num_cpus=cores,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -150,14 +152,39 @@ def kept_signal_handlers() -> Iterator[None]:
 
 
 @contextmanager
-def own_code() -> Iterator[None]:
-    """Have the workers of a Ray that starts, or is joined, meanwhile import this program.
+def own_token() -> Iterator[None]:
+    """Have the processes of a Ray that starts meanwhile know each other by a token in their environment.
+
+    By default Ray writes one to the home folder, which may not exist. The environment is as before at the end, so that
+    a cluster that this process joins later gets the token meant for it.
+    """
+    before = {name: os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")}
+    if not before["RAY_AUTH_TOKEN"] and not before["RAY_AUTH_TOKEN_PATH"]:
+        os.environ["RAY_AUTH_TOKEN"] = token_hex(16)
+    forget = TOKENS.get()().reset_cache
+    forget()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        forget()
+        READ_ENVIRONMENT.get()("")
+
+
+class OwnCode(JobConfig):  # type: ignore[misc]
+    """Has workers import this program.
 
     Ray puts the driver's current folder first on their path, before PYTHONPATH: modules that happen to lie there, such
-    as an older copy of this program or a `random.py`, would be imported instead of those that the driver imports.
+    as an older copy of this program or a `random.py`, would be imported instead of those that the driver imports. Not
+    for a client, whose server does that, and could not unpickle this.
     """
-    with chdir(ROOT):
-        yield
+
+    def _serialize(self) -> Any:
+        self._py_driver_sys_path = [str(ROOT)]
+        return super()._serialize()
 
 
 def is_client() -> bool:

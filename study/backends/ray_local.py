@@ -31,12 +31,15 @@ def local_ray() -> Iterator[Mapping[str, psutil.Process]]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary_folder()))
     is_kept = False
     try:
-        yield _start(folder)
+        with ray_internals.own_token():
+            try:
+                yield _start(folder)
+            finally:
+                ray.shutdown()
     except RayFailedError as error:
         is_kept = True
         raise RayFailedError(f"{error} (Ray's logs: {folder})") from error
     finally:
-        ray.shutdown()
         if not is_kept:
             shutil.rmtree(folder, ignore_errors=True)
 

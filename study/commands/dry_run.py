@@ -10,7 +10,7 @@ from kdq.data.sources import DATASETS
 from kdq.errors import UserError
 from study.commands.extend import check, check_retry
 from study.commands.options import RunOptions
-from study.commands.site import Site
+from study.commands.site import Site, check_ray
 from study.console.failures import full_text, likely_cause
 from study.control.journal import Journal
 from study.plan import estimate_disk, estimate_time
@@ -32,6 +32,7 @@ def describe(name: str, plan: Plan, options: RunOptions) -> str:
 
 def _describe(name: str, plan: Plan, options: RunOptions) -> str:
     site = Site.at(options)
+    check_ray()
     _check_writable(site.root)
     before = _former_settings(name, options, site)
     plan, precision = settle(plan, site.resources.device, before)

@@ -47,16 +47,16 @@ def check_retry(study: str, journal: Journal) -> None:
 
 def _obstacle(before: Mapping[str, Any], now: Plan, changed: Collection[str]) -> str:
     """Return why a study cannot be extended, or an empty text."""
-    scheduler = now.space.scheduler.name
+    scheduler, kind = now.space.scheduler.name, now.space.scheduler.kind
     if fixed := [key for key in changed if not key.startswith(MAY_CHANGE)]:
         return f"an extension cannot change {', '.join(fixed)}"
     if any(key.startswith("space.scheduler") for key in changed):
         return "it cannot be extended, since another scheduler decided which of its trials to stop"
-    if now.space.scheduler.kind.promotion == "synchronous":
+    if kind.promotion == "synchronous":
         return (
             f"it cannot be extended, since {scheduler} decides each rung once, and would stop later trials uncompared"
         )
-    if now.space.scheduler.by == "configuration" and "seeds" in changed:
+    if kind.promotion and now.space.scheduler.by == "configuration" and "seeds" in changed:
         return f"it cannot be extended to other seeds, since {scheduler} compares configurations by all their seeds"
     return _obstacle_of_searcher(before["space"], now, changed) if now.is_adaptive else ""
 

@@ -114,13 +114,14 @@ def _teacher(plan: Plan, options: RunOptions) -> "TeacherSpec | None":
 
 @dataclass(frozen=True, slots=True)
 class _Study:
-    """A study, run while its lock is held."""
+    """A study, run while its lock is held. chosen: the settings that the options leave to the machine, for --set."""
 
     name: str
     plan: Plan
     options: RunOptions
     site: Site
     interrupts: Interrupts
+    chosen: tuple[str, ...] = ()
 
     @property
     def journal(self) -> Journal:
@@ -142,12 +143,12 @@ class _Study:
 
     def _settled(self, before: Mapping[str, Any] | None, live_table: "LiveTable") -> "_Study":
         """Return the study with the precision that it has, or, if it is new, that suits this machine; print it."""
-        from study.plan.precision import settle
+        from study.plan.precision import settings, settle
 
         plan, line = settle(self.plan, self.site.resources.device, before and before["settings"])
         if line:
             live_table.print(line)
-        return replace(self, plan=plan)
+        return replace(self, plan=plan, chosen=settings(self.plan, plan))
 
     def _start(
         self,
@@ -306,6 +307,10 @@ class _Study:
         return StudyStatus.FAILED if controller.failed else StudyStatus.COMPLETED
 
     def _command(self) -> str:
-        """Return the command of this space and workload, without name and limit; `analysis best` narrows it."""
-        options = replace(self.options, name=None, trials=None, extend=False, retry_failed=False)
+        """Return the command of this space and workload, without name and limit; `analysis best` narrows it.
+
+        It names the precision, so that it trains the same students on any machine.
+        """
+        given = replace(self.options, name=None, trials=None, extend=False, retry_failed=False)
+        options = replace(given, set=(*given.set, *self.chosen))
         return shlex.join([*program_name().split(), *options.arguments()])

@@ -38,11 +38,15 @@ def machines_at(address: str | None) -> Sequence[Machine]:
     """Return what trials run on: this machine, or the nodes of a cluster, which we join for that.
 
     Warns of an untested version of Ray, and raises UserError for one that trials cannot run on. A tested one is not
-    imported for that, which takes seconds.
+    imported for that, which takes seconds. Raises UserError, too, if the program around us has a Ray of its own.
     """
     if warning := check_version():
         print(warning, file=sys.stderr)
         check_ray()
+    if "ray" in sys.modules:
+        from study.backends.ray_cluster import leave
+
+        leave()
     if address is None:
         temporary_folder()
         return [here()]

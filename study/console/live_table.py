@@ -49,19 +49,15 @@ class Row:
     trained: int = 0
 
     @property
-    def cost(self) -> float:
-        return self.training + self.measuring
-
-    @property
     def done(self) -> float:
         """The expected seconds of what it has done here, without epochs that were reused."""
         epochs = self.training * self.trained / max(self.epochs, 1)
         return epochs + self.measuring * self.points / max(self.points_due, 1)
 
     @property
-    def left(self) -> float:
-        """The expected seconds of what it has yet to do."""
-        if self.ended:
+    def undone(self) -> float:
+        """The expected seconds of what it has not done, neither here nor before."""
+        if self.state is TrialStatus.COMPLETED:
             return 0.0
         epochs = self.training * (1 - self.epoch / max(self.epochs, 1))
         return epochs + self.measuring * (1 - self.points / max(self.points_due, 1))
@@ -141,11 +137,12 @@ class LiveTable:
         row = self.rows[trial_id]
         row.look()
         row.state, row.reason, row.ended = status, reason, time.monotonic()
-        done = sum(row.ended > 0 for row in self.rows.values())
         where = f" (log: {log})" if log else ""
         text = f"{row.name}: {status}{': ' + reason if reason else ''}{where}"
-        self.log(f"[{done}/{self.total}] {text}; {self.time_left()}")
-        if self.live and status not in (TrialStatus.COMPLETED, TrialStatus.STOPPED):
+        if not self.live:
+            done = sum(row.ended > 0 for row in self.rows.values())
+            self.log(f"[{done}/{self.total}] {text}; {self.time_left()}")
+        elif status not in (TrialStatus.COMPLETED, TrialStatus.STOPPED):
             self.print(text)
 
     def requeue(self, trial_id: str, text: str) -> None:
@@ -180,11 +177,13 @@ class LiveTable:
         started = [row for row in self.rows.values() if row.started]
         ended = [row for row in started if row.ended]
         if self.expected:
-            left = sum(row.left for row in self.rows.values()) + self.expected * max(0, self.total - len(self.rows))
+            left = sum(row.undone for row in self.rows.values() if not row.ended)
+            left += self.expected * max(0, self.total - len(self.rows))
             busy, done = sum(row.busy for row in started), sum(row.done for row in started)
             pace = (self.expected + busy) / (self.expected + done)
             # A scheduler stops the others as early as those before them.
-            left *= (self.expected + sum(row.done for row in ended)) / (self.expected + sum(row.cost for row in ended))
+            used = self.expected + sum(row.done for row in ended)
+            left *= used / (used + sum(row.undone for row in ended))
         elif ended:
             mean, now = sum(row.busy for row in ended) / len(ended), time.monotonic()
             running = [max(mean - (now - row.started), 0.1 * mean) for row in started if not row.ended]

@@ -14,6 +14,7 @@ from study.control.journal import Extended, Journal
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import VERSIONS, Plan
 from study.results.status import StudyStatus
+from study.schedulers.registry import STOPPING
 from study.searchers.registry import make_searcher
 from study.space.configuration import Configuration
 from study.space.documents import validate
@@ -163,6 +164,9 @@ def planned(settings: Mapping[str, Any]) -> Plan:
     """Return the plan that `Plan.document` describes, without names and descriptions, which it leaves out."""
     space = {key: value for key, value in settings["space"].items() if key != "order" and value is not None}
     params = {name: space["params"][name] for name in settings["space"]["order"]}
-    searched = read_space({**space, "params": params, "description": ""}, FILE)
+    scheduler = space["scheduler"]
+    if scheduler["name"] not in STOPPING:  # earlier versions kept settings without effect
+        scheduler = scheduler["name"]
+    searched = read_space({**space, "params": params, "scheduler": scheduler, "description": ""}, FILE)
     workload = validate({**settings["workload"], "description": ""}, Workload, FILE)
     return Plan("", "", searched, workload, tuple(settings["seeds"]))

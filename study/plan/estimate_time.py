@@ -17,6 +17,7 @@ from kdq.models.resnets import ARCHITECTURES
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize_many
 from study.plan.plan import Plan
+from study.space.configuration import Configuration
 from study.space.declaration import TEACHER
 from study.space.workload import Workload
 from study.units import duration
@@ -55,10 +56,12 @@ def _joined(widths: Sequence[int]) -> str:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Seconds of one core of this machine. epoch: of a student without its teacher; teaching: of the teacher, for all
-    trials together; evaluation: of a point's accuracies; quantization: of a quantized point; note: what is missing."""
+    trials together; share: of that, for each trial that it teaches; evaluation: of a point's accuracies; quantization:
+    of a quantized point; note: what is missing."""
 
     epoch: float
     teaching: float
+    share: float
     evaluation: float
     quantization: float
     note: str
@@ -68,9 +71,8 @@ class Costs:
         if method == TEACHER:
             return 0.0
         known = METHODS[method]
-        taught = sum(METHODS[c.method].needs_teacher for c in plan.expected if c.method in METHODS) * len(plan.seeds)
-        teaching = self.teaching / taught if known.needs_teacher and taught else 0.0
-        return self.epoch * (1 + known.needs_peer) * plan.workload.train.epochs + teaching
+        share = self.share if known.needs_teacher else 0.0
+        return self.epoch * (1 + known.needs_peer) * plan.workload.train.epochs + share
 
     def points(self, count: float) -> float:
         """Return the seconds to quantize and evaluate this many points, of which one is float."""
@@ -102,8 +104,9 @@ def measure(plan: Plan, seconds: float) -> Costs:
     if streams := views(plan):
         rate = _rate(lambda: _forward(teacher, images, precision), seconds)
         teaching = workload.train.epochs * streams * train / rate
+    share = teaching / max(1, len(_taught(plan)) * len(plan.seeds))
     evaluation = (workload.val_images + shape.test) / forward
-    return Costs(epoch, teaching, evaluation, *_quantization(student, images))
+    return Costs(epoch, teaching, share, evaluation, *_quantization(student, images))
 
 
 def estimate(plan: Plan, slots: int) -> str:
@@ -140,8 +143,12 @@ def _students_at_once(plan: Plan) -> float:
 
 def views(plan: Plan) -> int:
     """Return the number of streams of views for the teacher, one for all trials with the same seed and mixup."""
-    taught = [c for c in plan.expected if c.method in METHODS and METHODS[c.method].needs_teacher]
-    return len({c.parameters["mixup_alpha"] for c in taught}) * len(plan.seeds)
+    return len({c.parameters["mixup_alpha"] for c in _taught(plan)}) * len(plan.seeds)
+
+
+def _taught(plan: Plan) -> list[Configuration]:
+    """Return the configurations whose students learn from the teacher."""
+    return [c for c in plan.expected if c.method in METHODS and METHODS[c.method].needs_teacher]
 
 
 def teacher_arch(workload: Workload) -> str:

@@ -60,6 +60,17 @@ def _reason(given: TrainConfig, settled: TrainConfig, here: Choice, exists: bool
     return f"{AUTO}: chosen when the study began; a new study would take {here.precision}, since {here.reason}"
 
 
+def settings(given: Plan, settled: Plan) -> tuple[str, ...]:
+    """Return the `key=value` texts of --set that choose, on any machine, what was chosen for a plan."""
+    before, after = given.workload, settled.workload
+    recipes = {"train": (before.train, after.train), "teacher_train": (before.teacher_train, after.teacher_train)}
+    return tuple(
+        f"{name}.precision={chosen.precision}"
+        for name, (recipe, chosen) in recipes.items()
+        if recipe and chosen and recipe.precision == AUTO
+    )
+
+
 def slower(precision: str, nodes: Mapping[str, Choice]) -> list[str]:
     """Return a line for each node, by name, on which bf16, the precision of the study, is slower than float32."""
     return [

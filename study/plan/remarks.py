@@ -17,8 +17,7 @@ def remarks(plan: Plan) -> list[str]:
 
 def _early_rung(plan: Plan) -> str:
     scheduler, epochs = plan.space.scheduler, plan.workload.train.epochs
-    first = scheduler.first_rung(epochs)
-    if scheduler.kind.promotion is None or first >= EARLIEST * epochs:
+    if scheduler.kind.promotion is None or (first := scheduler.first_rung(epochs)) >= EARLIEST * epochs:
         return ""
     return (
         f"warning: {scheduler.name} stops trials after epoch {first} of {epochs}; before the middle of the training "

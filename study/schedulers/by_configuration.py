@@ -19,6 +19,7 @@ class ByConfiguration(Scheduler):
 
     compared: Scheduler
     members: dict[str, tuple[str, ...]] = field(init=False, default_factory=dict)  # trial -> those of its configuration
+    seeds: dict[tuple[str, int], int] = field(init=False, default_factory=dict)  # how many each mean is of, by rung
     paused: dict[str, int] = field(init=False, default_factory=dict)  # trial -> the epoch after which it paused
 
     def group(self, trials: Sequence[str]) -> None:
@@ -79,6 +80,7 @@ class ByConfiguration(Scheduler):
                 shown = [self.rungs[level][one] for one in present if one in self.rungs[level]]
                 if len(shown) < len(present):
                     break
+                self.seeds.setdefault((members[0], level), len(shown))
                 self.compared.report(members[0], level, mean(shown))
             if self._decided(members[0], level) is not Decision.CONTINUE:
                 break
@@ -89,7 +91,7 @@ class ByConfiguration(Scheduler):
         for key, level in self.compared.stops.items():
             for trial in self._members(key):
                 if trial not in self.stops.keys() | self.left | self.diverged:
-                    seeds = sum(one in self.rungs[level] for one in self._members(key))
+                    seeds = self.seeds[key, level]
                     mean_of = f"mean of {seeds} seeds: " if seeds > 1 else ""
                     self._stop(trial, level, mean_of + self.compared.reasons[key])
 

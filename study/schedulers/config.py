@@ -30,8 +30,19 @@ class SchedulerConfig:
             raise UserError("; ".join(f"scheduler.{rule}" for rule in broken))
 
     def first_rung(self, epochs: int) -> int:
-        """Return the epoch of the first rung in a training of so many epochs."""
-        return math.ceil(round(self.grace_period * epochs, 9)) if self.grace_period < 1 else int(self.grace_period)
+        """Return the epoch of the first rung in a training of so many epochs.
+
+        Raises UserError if grace_period is a share of the training that ends with its last epoch.
+        """
+        if self.grace_period >= 1:
+            return int(self.grace_period)
+        first = max(1, math.ceil(round(self.grace_period * epochs, 9)))
+        if first >= epochs:
+            raise UserError(
+                f"scheduler.grace_period = {self.grace_period!r}: of {epochs} epochs, that share ends with the last, "
+                f"and no trial is ever compared; lower it, train longer, or use no scheduler"
+            )
+        return first
 
     @property
     def kind(self) -> SchedulerKind:

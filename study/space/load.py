@@ -7,6 +7,7 @@ from typing import Any
 from kdq.errors import UserError, unknown
 from kdq.params import is_count, is_number
 from study.schedulers.config import SchedulerConfig
+from study.schedulers.registry import STOPPING
 from study.space.checks import check_conditions, check_search, check_values, in_order, usage
 from study.space.declaration import METHOD
 from study.space.documents import Problems, locate, read
@@ -25,7 +26,7 @@ def load_space(name: str, overrides: Mapping[str, Any]) -> Space:
     overrides: one of SEARCH_KEYS, `scheduler.` and one of its keys, or a parameter by name, each as in the file.
     Conditions may become unsatisfiable by an override, but not in the file itself. Overriding the searcher by `grid`
     searches the whole grid: the file's `trials` were meant for another searcher. A scheduler's name alone keeps the
-    file's rungs.
+    file's rungs, if it compares trials.
     Raises UserError with a line for every error.
     """
     path = locate("space", name, FOLDER)
@@ -47,8 +48,9 @@ def _scheduler(before: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the scheduler with its overrides, as an entry of the document; none without overrides."""
     given = {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith("scheduler.")}
     chosen = overrides.get("scheduler", before)
-    if isinstance(before, dict) and isinstance(chosen, str):
-        chosen = before | {"name": chosen}
+    name = given.get("name", chosen)
+    if isinstance(before, dict) and isinstance(name, str):
+        chosen = (before if name in STOPPING else {}) | {"name": name}
     if given:
         chosen = (chosen if isinstance(chosen, dict) else {"name": chosen or "none"}) | given
     return {"scheduler": chosen} if "scheduler" in overrides or given else {}

@@ -36,7 +36,15 @@ def read_scheduler(document: Any, problems: Problems) -> SchedulerConfig:
     given = {key: document[key] for key in KEYS if key in document}
     broken = {key: rule for key, value in given.items() if (rule := broken_rule(key, value))}
     problems.lines.extend(f"{problems.source}: scheduler.{rule}" for rule in broken.values())
-    return SchedulerConfig(**{key: value for key, value in given.items() if key not in broken})
+    config = SchedulerConfig(**{key: value for key, value in given.items() if key not in broken})
+    if config.kind.promotion is None and "name" not in broken:
+        without = SchedulerConfig(config.name)
+        for key in KEYS:
+            if getattr(config, key) != getattr(without, key):
+                rule = f"has no effect, since {config.name!r} compares no trials; remove it, or choose one that does"
+                problems.add_value(f"scheduler.{key}", given[key], rule)
+        return without
+    return config
 
 
 T = TypeVar("T")

@@ -65,8 +65,8 @@ class Runs(Protocol):
         deleted: those that were deleted instead of those that were not.
         """
 
-    def histories(self, run_ids: Collection[str], metrics: Collection[str]) -> Histories:
-        """Return the complete histories of metrics."""
+    def histories(self, runs: Collection[StoredRun], metrics: Collection[str]) -> Histories:
+        """Return the complete histories of metrics of these runs."""
 
 
 def open_runs(uri: str) -> Runs:
@@ -121,13 +121,17 @@ class DatabaseRuns:
             for run, experiment, status, uri in runs
         ]
 
-    def histories(self, run_ids: Collection[str], metrics: Collection[str]) -> Histories:
+    def histories(self, runs: Collection[StoredRun], metrics: Collection[str]) -> Histories:
         from sqlalchemy import select
 
         columns = ("run_uuid", "key", "step", "value", "is_nan")
         table = _table("metrics", *columns, "timestamp")
-        query = select(*(table.c[name] for name in columns)).where(table.c.key.in_(metrics))
-        wanted, found = set(run_ids), defaultdict[tuple[str, str], dict[int, float]](dict)
+        known = _table("runs", "run_uuid", "experiment_id")
+        experiments = {int(run.experiment_id) for run in runs}
+        theirs = select(known.c.run_uuid).where(known.c.experiment_id.in_(experiments))
+        query = select(*(table.c[name] for name in columns))
+        query = query.where(table.c.run_uuid.in_(theirs), table.c.key.in_(metrics))
+        wanted, found = {run.id for run in runs}, defaultdict[tuple[str, str], dict[int, float]](dict)
         with self._connected() as connection:
             for run, key, step, value, is_nan in connection.execute(query.order_by(table.c.timestamp)):
                 if run in wanted:
@@ -204,8 +208,8 @@ class ServerRuns:
             if schema.KIND in run.data.tags
         ]
 
-    def histories(self, run_ids: Collection[str], metrics: Collection[str]) -> Histories:
-        logged = {(run, key): self.client.get_metric_history(run, key) for run in run_ids for key in metrics}
+    def histories(self, runs: Collection[StoredRun], metrics: Collection[str]) -> Histories:
+        logged = {(run.id, key): self.client.get_metric_history(run.id, key) for run in runs for key in metrics}
         return {key: {metric.step: metric.value for metric in history} for key, history in logged.items() if history}
 
 

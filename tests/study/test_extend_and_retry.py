@@ -190,6 +190,8 @@ def test_a_study_keeps_its_precision_on_another_machine(
     assert study(*auto, "--trials", "1") == 0
     assert printed + "this processor has AMX)" in said(capsys)
     assert {run.data.params["train.precision"] for run in runs("study").values()} == {"bf16"}
+    (command,) = {run.data.tags["kdq.command"] for run in runs("study").values()}  # of `analysis best`
+    assert command.endswith(" --set train.precision=bf16")
     trained.clear()
     monkeypatch.setattr(precision, "choose", lambda device: Choice("float32", "this processor lacks it"))
     assert study(*auto, "--trials", "1") == 0

@@ -1,14 +1,17 @@
 """A Ray of our own that does not start, or dies: one message; its folder is kept if there is something to read."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kdq.errors import UserError
-from study.backends import ray_internals, ray_tune
+from study.backends import ray_cluster, ray_internals, ray_tune
 from study.backends.ray_local import RayFailedError, local_ray
 from study.backends.ray_tune import run_on_ray
+from study.commands.site import machines_at
 from study.plan.resources import Resources
 
 
@@ -65,3 +68,52 @@ def test_a_ray_that_dies_leaves_its_logs_and_any_other_end_nothing(
         run_on_ray(queue, Resources(1, 0), 1, temporary / "ray" / "s")
     (folder,) = temporary.iterdir()
     assert [path.name for path in folder.iterdir()] == ["r"]
+
+
+def test_the_token_of_a_ray_of_our_own_is_gone_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a cluster that the same process joins later would get it."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    tokens = []
+
+    def start(cores: int, folder: Path) -> None:
+        tokens.append(os.environ["RAY_AUTH_TOKEN"])
+        os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
+
+    monkeypatch.setattr(ray_internals, "start_local", start)
+    for _ in range(2):
+        with local_ray():
+            pass
+        assert os.environ["RAY_AUTH_TOKEN"] == os.environ["RAY_AUTH_TOKEN_PATH"] == ""
+        assert "RAY_AUTH_MODE" not in os.environ
+    assert len(set(tokens)) == 2
+    assert all(tokens)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "given")
+    with local_ray():
+        pass
+    assert tokens[-1] == os.environ["RAY_AUTH_TOKEN"] == "given"
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_ray_that_the_program_around_us_has_started_is_left_alone(
+    address: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace, ended = ["its own"], []
+    monkeypatch.setattr("ray.is_initialized", lambda: not ended)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(namespace=namespace[0]))
+    monkeypatch.setattr("ray.shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(ray_cluster, "connect", lambda address: [])
+    with pytest.raises(UserError, match=r"called ray\.init already, .*: call ray\.shutdown\(\) before it"):
+        machines_at(address)
+    assert not ended
+    namespace[0] = ray_cluster.NAMESPACE  # joined by a former command of this process
+    machines_at(address)
+    assert ended
+
+
+def test_a_server_of_clients_is_told_from_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert [ray_cluster._is_client(address) for address in ("auto", "ray://h:1", "h:1")] == [False, True, False]
+    monkeypatch.setenv("RAY_ADDRESS", "ray://h:1")
+    assert [ray_cluster._is_client(address) for address in ("auto", "h:1")] == [True, False]

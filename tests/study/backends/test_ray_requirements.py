@@ -1,6 +1,7 @@
 """What Ray needs of this machine, found before anything is trained, in a dry run too."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,14 +55,35 @@ def test_a_dry_run_warns_of_a_newer_ray(
     assert line.startswith("warning: Ray 2.61.0 is newer")
 
 
-def test_a_dry_run_here_does_not_import_ray(tmp_path: Path) -> None:
+def test_a_dry_run_here_imports_ray_and_not_mlflow(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom study.run import main\n"
         "assert main(['--space', 'smoke', '--set', 'method=ce', '--dry-run']) == 0\n"
-        "assert 'ray' not in sys.modules and 'mlflow' not in sys.modules"
+        "assert 'ray' in sys.modules and 'mlflow' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+
+def test_a_dry_run_finds_a_ray_that_lacks_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("ray.experimental.internal_kv._internal_kv_put")
+    assert main(["--space", "smoke", "--set", "method=ce", "--dry-run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Ray ")
+    assert "has no ray.experimental.internal_kv._internal_kv_put" in line
+
+
+def test_a_dry_run_finds_a_ray_that_cannot_be_imported(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('libray.so: cannot open shared object file')")
+    code = "from study.run import main\nraise SystemExit(main(['--space', 'smoke', '--set', 'method=ce', '--dry-run']))"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert re.match(r"error: Ray .* cannot be imported \(libray\.so: cannot open shared object file\); install", line)
 
 
 @pytest.fixture

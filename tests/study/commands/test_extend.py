@@ -1,6 +1,7 @@
 """Which studies may go on with other settings under their name, and what is said of the others."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from study.commands.extend import check, check_rungs, lengthened
 from study.control.journal import Ended, Journal, Reported
 from study.plan.plan import Plan
 from study.results.status import TrialStatus
+from study.schedulers.config import SchedulerConfig
 from study.schedulers.scheduler import Decision
 from study.space.load import load_space
 from study.space.workload import load_workload
@@ -29,6 +31,12 @@ def tpe(trials: int, searcher: str = "tpe", **changes: Any) -> Plan:
     return plan("joint_ranges", searcher=searcher, trials=trials, **changes)
 
 
+def recorded(by: str, seeds: tuple[int, ...] = (0,)) -> Plan:
+    """As an earlier version read it."""
+    made = plan(seeds=seeds)
+    return replace(made, space=replace(made.space, scheduler=SchedulerConfig("record", by=by)))
+
+
 ALLOWED = {
     "a larger grid": (plan(), plan(beta={"grid": [4, 8, 12]})),
     "another grid": (plan(), plan("joint", searcher="grid")),
@@ -37,6 +45,10 @@ ALLOWED = {
     "epochs": (plan(), plan(train={"train.epochs": 20})),
     "milestones": (plan(train=CONSTANT), plan(train=CONSTANT | {"train.milestones": [0.5]})),
     "a longer asha": (plan(scheduler="asha"), plan(scheduler="asha", seeds=(0, 1))),
+    "more seeds under a scheduler that compares nothing": (
+        recorded(by="configuration"),
+        recorded(by="configuration", seeds=(0, 1)),
+    ),
     "a longer tpe": (tpe(10), tpe(20)),
     "a longer nsga2": (tpe(10, "nsga2"), tpe(19, "nsga2")),
     "a grid after tpe": (plan(searcher="tpe", trials=5), plan()),

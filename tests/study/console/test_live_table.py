@@ -169,6 +169,33 @@ def test_the_others_are_expected_to_be_stopped_as_early_as_those_before_them(clo
     assert shown.time_left() == f"about {duration(200 * 150 / 200)} left"
 
 
+def test_resumed_trials_are_not_taken_for_trials_that_were_stopped(clock: list[float]) -> None:
+    shown, _ = live_table()
+    shown.expected, shown.total = 100.0, 20
+    for trial in ("t0", "t1", "t2"):
+        shown.rows[trial].epochs = 10
+        shown.expect(trial, 90.0, 10.0)
+    for trial in ("t0", "t1"):
+        shown.start(trial)
+        for epoch in range(1, 10):
+            shown.epoch(trial, epoch, 50.0, is_reused=True)
+        clock[0] += 9
+        shown.epoch(trial, 10, 50.0)
+        for bits in (4, 8):
+            clock[0] += 5
+            shown.point(trial, point(50.0, bits))
+        shown.end(trial, TrialStatus.COMPLETED, "", None)
+    assert shown.time_left() == f"about {duration(100 + 17 * 100)} left"
+    shown.start("t2")  # resumed at epoch 4, stopped at 5: 9 s of the 64 that were left of it were needed
+    for epoch in range(1, 5):
+        shown.epoch("t2", epoch, 50.0, is_reused=True)
+    clock[0] += 9
+    shown.epoch("t2", 5, 50.0)
+    shown.end("t2", TrialStatus.STOPPED, "by asha", None)
+    used = 100 + 2 * 19 + 9
+    assert shown.time_left() == f"about {duration(17 * 100 * used / (used + 45 + 10))} left"
+
+
 def test_time_in_a_pause_and_reused_epochs_say_nothing_of_the_pace(clock: list[float]) -> None:
     shown, output = live_table()
     shown.expected = 100.0

@@ -8,7 +8,7 @@ import pytest
 from kdq.distill.precision import Choice
 from study.plan import precision
 from study.plan.plan import Plan, differences
-from study.plan.precision import settle, slower
+from study.plan.precision import settings, settle, slower
 from study.space.load import load_space
 from study.space.workload import FOLDER, load_workload
 from study.trial.trial import InputIds, make_trial
@@ -39,6 +39,18 @@ def test_every_shipped_workload_but_digits_is_auto(name: str) -> None:
     workload = load_workload(name, {})
     recipes = [recipe for recipe in (workload.train, workload.teacher_train) if recipe]
     assert {recipe.precision for recipe in recipes} == {"float32" if name == "digits" else "auto"}
+
+
+def test_the_settings_that_choose_the_same_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, FAST)
+    given = plan("digits", **{"train.precision": "auto", "teacher_train.precision": "auto"})
+    began, _ = settle(given, "cpu")
+    assert settings(given, began) == ("train.precision=bf16", "teacher_train.precision=bf16")
+    assert settings(plan(), settle(plan(), "cpu")[0]) == ("train.precision=bf16",)
+    assert settings(plan("digits"), settle(plan("digits"), "cpu")[0]) == ()
+    on(monkeypatch, SLOW)
+    chosen = dict(text.split("=") for text in settings(given, began))
+    assert settle(plan("digits", **chosen), "cpu")[0].document() == began.document()
 
 
 def test_a_study_keeps_its_precision_on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:

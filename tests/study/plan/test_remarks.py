@@ -77,7 +77,7 @@ def test_seeds_that_are_stopped_one_by_one_are_remarked() -> None:
         ("joint_asha", {"scheduler.by": "configuration"}, ("asha", 0.5, "configuration")),
         ("joint_asha", {"scheduler.name": "halving", "scheduler.grace_period": 3}, ("halving", 3, "trial")),
         ("joint", {"scheduler": "halving", "scheduler.by": "configuration"}, ("halving", 1, "configuration")),
-        ("joint", {"scheduler.grace_period": 3}, ("none", 3, "trial")),
+        ("joint", {"scheduler.name": "asha", "scheduler.grace_period": 3}, ("asha", 3, "trial")),
     ],
 )
 def test_single_settings_of_a_scheduler_can_be_given(space: str, changes: dict[str, Any], settings: tuple[Any]) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kdq.errors import UserError
 from kdq.store.stage import canonical
 from study.control.journal import Left, Reported, decode, encode, replay
+from study.schedulers.config import SchedulerConfig
 from study.schedulers.halving import survivors
 from study.schedulers.priorities import PRIORITIES, dominates
 from study.schedulers.registry import SCHEDULERS, STOPPING, by_configuration, make_scheduler
@@ -620,3 +621,31 @@ def test_settings_that_compare_nothing_are_refused(changes, message):
 def test_an_unknown_scheduler_gets_a_suggestion():
     with pytest.raises(UserError, match="did you mean 'asha_pareto'"):
         make_scheduler("asha_parto", RungConfig(9, 9))
+
+
+def test_the_first_rung_as_a_share_of_the_training():
+    assert [SchedulerConfig("asha", share).first_rung(10) for share in (1e-10, 0.1, 0.11, 0.5, 0.9)] == [1, 1, 2, 5, 9]
+    with pytest.raises(
+        UserError, match=r"scheduler\.grace_period = 0\.9: of 2 epochs, that share ends with the last, "
+    ):
+        SchedulerConfig("asha", 0.9).first_rung(2)
+
+
+def test_the_reason_counts_the_seeds_of_the_mean():
+    """Not one that failed between the report of the mean and the decision, nor one that had failed before."""
+    scheduler = by_configuration(make_scheduler("halving", RungConfig(epochs=9, trials=2, reduction_factor=2)))
+    for group in ("a0 a1 a2", "b0"):
+        scheduler.group(group.split())
+    scheduler.leave("a2")
+    for trial, accuracy in (("a0", 50.0), ("a1", 60.0)):
+        assert scheduler.report(trial, 1, ((accuracy, 1e6),)) is PAUSE
+    scheduler.leave("a1")
+    assert scheduler.report("b0", 1, ((90.0, 1e6),)) is CONTINUE
+    assert scheduler.reasons["a0"].startswith("mean of 2 seeds: ")
+    scheduler = by_configuration(make_scheduler("asha", RungConfig(epochs=9, trials=2, reduction_factor=2)))
+    scheduler.group(["a0", "a1"])
+    scheduler.report("b", 1, ((90.0, 1e6),))
+    scheduler.report("a1", 1, ((10.0, 1e6),))
+    scheduler.leave("a1")
+    assert scheduler.report("a0", 1, ((20.0, 1e6),)) is STOP
+    assert scheduler.reasons["a0"] == "20.00 % below the cut 90.00 %"

@@ -18,6 +18,7 @@ from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.teachers import parse_spec
 from kdq.errors import UserError
 from study.plan.plan import Plan
+from study.schedulers.config import SchedulerConfig
 from study.space import load as load_module
 from study.space import workload as workload_module
 from study.space.configuration import Configuration
@@ -321,6 +322,19 @@ class TestOptions:
             "dkd alpha=1 beta=8 temperature=4",
         ]
         assert load_space("joint", {"scheduler": "halving"}).scheduler.name == "halving"
+
+    @pytest.mark.parametrize("key", ["scheduler", "scheduler.name"])
+    def test_a_schedulers_name_keeps_the_rungs_of_the_file_if_it_has_rungs(self, key: str) -> None:
+        assert load_space("joint_asha", {key: "halving"}).scheduler == SchedulerConfig("halving", 0.5, 8)
+        assert load_space("joint_asha", {key: "none"}).scheduler == SchedulerConfig()
+        assert load_space("joint_asha", {key: "record"}).document() == load_space("joint", {key: "record"}).document()
+
+    @pytest.mark.parametrize("name", ["joint", "joint_asha"])
+    @pytest.mark.parametrize(("setting", "value"), [("by", "configuration"), ("grace_period", 5)])
+    def test_a_setting_without_effect_is_refused(self, name: str, setting: str, value: str | int) -> None:
+        message = rf"scheduler\.{setting} = {value!r}: has no effect, since 'none' compares no trials; remove it"
+        with pytest.raises(UserError, match=message):
+            load_space(name, {"scheduler": "none", f"scheduler.{setting}": value})
 
     def test_one_may_leave_conditions_that_cannot_hold(self, tmp_path: Path) -> None:
         """The joint space under one method is what its file says of that method."""
