@@ -316,6 +316,15 @@ def test_evaluation_is_the_cpus(arch: str) -> None:
     assert found == wanted
 
 
+def test_evaluation_has_larger_batches_than_on_a_cpu(device: torch.device) -> None:
+    for where, wanted in {"cpu": 18 * [32] + [24], str(device): [512, 88]}.items():
+        sizes: list[int] = []
+        model = classifier(0).to(where)
+        model.register_forward_pre_hook(lambda _, args, sizes=sizes: sizes.append(len(args[0])))
+        logits(model, torch.zeros(600, 3, 8, 8, dtype=torch.uint8).to(where))
+        assert sizes == wanted
+
+
 @pytest.mark.parametrize(("method", "activation_bits"), [*((name, None) for name in QUANTIZERS), ("rtn", 8)])
 def test_a_quantized_model_is_the_cpus(method: str, activation_bits: int | None, tmp_path: Path) -> None:
     configs = [QuantizeConfig(bits, method, activation_bits=activation_bits) for bits in (2, FLOAT_BITS)]
