@@ -185,8 +185,9 @@ def _options() -> argparse.Namespace:
     prepare.add_argument("--part-mb", type=int, default=50, help="largest part of a data set (default: 50 MB)")
     collect = commands.add_parser("collect", help="copy what came with this call, and no more")
     run = commands.add_parser("run", help="do what is missing")
+    collect.add_argument("--parts", type=Path, nargs="+", required=True, help="folders that came with this call")
+    run.add_argument("--parts", type=Path, nargs="*", default=[], help="folders that came with this call, if any")
     for command in (collect, run):
-        command.add_argument("--parts", type=Path, nargs="*", default=[], help="folders that came with this call")
         command.add_argument("--work", type=Path, required=True, help="folder that stays between calls; best in memory")
     run.add_argument("--output", type=Path, required=True, help="folder to bring back; may be empty at each call")
     run.add_argument("--seconds", type=float, required=True, help="time of this call")

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.fx import Graph
 
 from benchmarks.gpu import checks, parts, plan, prepare, quantizing, rows, speed
 from benchmarks.gpu.__main__ import has_room
@@ -22,10 +23,11 @@ from benchmarks.gpu.quantizing import Quantizing
 from benchmarks.gpu.rows import Pace
 from benchmarks.gpu.settings import Clock, Settings, TimeUp
 from benchmarks.gpu.streams import as_finished
-from benchmarks.gpu.study import Study, train
+from benchmarks.gpu.study import Study, train, train_teacher
 from kdq.distill.methods import MethodConfig
 from kdq.distill.trainer import Diverged
-from kdq.models.classifier import Normalization, build
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.graph import _Tracer
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 
@@ -318,6 +320,23 @@ def test_a_row_that_diverges_or_fails_keeps_no_other_from_its_points(
     assert found["cifar10 vkd"] == {"diverged": "diverged in epoch 1, step 2: the loss is not finite"}
     assert found["errors"] == output.errors
     assert rows.unfinished(study, output) == ["teacher", "dkd"]
+
+
+def test_nothing_is_traced_while_students_train(carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trace(tracer: _Tracer, model: Classifier) -> Graph:
+        traced.append(threading.current_thread())
+        return super(_Tracer, tracer).trace(model)
+
+    traced: list[threading.Thread] = []
+    monkeypatch.setattr(_Tracer, "trace", trace)
+    study = small_study(carried, tmp_path, epochs=1)
+    output = Output(tmp_path / "work", tmp_path / "output")
+    train_teacher(study, output, Clock(1e6))
+    with Points(study, output) as points:
+        assert not rows.train_students(study, ["vkd", "dkd"], points, PACE, Clock(1e6))
+        assert sorted(points.started) == ["dkd", "vkd"]
+    assert set(traced) == {threading.main_thread()}
+    assert output.errors == []
 
 
 def test_a_point_that_fails_is_noted_and_the_processes_end(carried: Path, tmp_path: Path) -> None:
