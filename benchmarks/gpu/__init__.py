@@ -1,1 +1,6 @@
 """The paper's study on a GPU that is at hand for minutes: `python -m benchmarks.gpu`; see docs/gpu.md."""
+
+import time
+
+STARTED = time.monotonic()
+"""When the program started: the time of a call includes that of its imports."""

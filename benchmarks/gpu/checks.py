@@ -27,9 +27,12 @@ IMAGES, BATCH, CALIBRATION, BITS = 1280, 128, 128, 4
 ALLOWED = {"top1": 0.05, "rtn": 1e-4, "least_squares_top1": 0.5, "least_squares_error": 0.02, "loss": 5e-3}
 """Differences: accuracies in points, a share of codes, and relative ones of the layers' mean error and of the loss.
 
-Codes of `least_squares` are not compared one by one: each depends on the rounding of all before it. On a CPU without
-oneDNN, whose convolutions sum in another order, the differences are 0, 0, 0.11, 0.0026 and 0.0003.
+They are guesses, made without a GPU: the study goes on with more, but not with GROSS times as much. Codes of
+`least_squares` are not compared one by one: each depends on the rounding of all before it. On a CPU without oneDNN,
+whose convolutions sum in another order, the differences are 0, 0, 0.11, 0.0026 and 0.0003.
 """
+
+GROSS = 20
 
 Evidence = dict[str, NDArray[np.float64] | NDArray[np.uint8]]
 
@@ -68,7 +71,7 @@ def _loss(arch: str, data: Dataset) -> float:
 
 
 def compare(found: Evidence, wanted: Evidence) -> list[dict[str, str | float | bool]]:
-    """A row for each kind of evidence: the difference, what is allowed, and whether it holds."""
+    """A row for each kind of evidence: the difference, what is allowed, whether it holds, and whether it is gross."""
     rows: list[dict[str, str | float | bool]] = []
     for name, allowed in ALLOWED.items():
         here, there = found[name], wanted[name]
@@ -77,6 +80,6 @@ def compare(found: Evidence, wanted: Evidence) -> list[dict[str, str | float | b
         else:
             scale = 1.0 if name.endswith("top1") else float(np.abs(there).mean())
             difference = float(np.abs(here - there).mean()) / scale
-        holds = difference <= allowed  # False for NaN
-        rows.append({"check": name, "difference": difference, "allowed": allowed, "holds": holds})
+        holds, is_gross = difference <= allowed, not difference <= GROSS * allowed  # of NaN: False and True
+        rows.append({"check": name, "difference": difference, "allowed": allowed, "holds": holds, "gross": is_gross})
     return rows

@@ -1,16 +1,17 @@
 """What is brought back: points, measurements, small packed files, a teacher that a later call can go on from.
 
-At most LIMIT bytes in a few files of at most LARGEST, whatever happens: every write leaves the folder whole.
+At most LIMIT bytes in a few files of at most LARGEST, whatever happens: every write leaves the folder whole. The files
+are kept in the work folder, and copied to the folder that is brought back, which may be empty at the next call.
 """
 
 import csv
 import json
-import shutil
 import zipfile
 from collections.abc import Mapping
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
+from kdq.errors import first_line
 from kdq.store.files import publish
 from kdq.store.stage import Json
 
@@ -24,17 +25,34 @@ Point = dict[str, str]
 
 
 class Output:
-    """The folder that is brought back."""
+    """The files in `folder`, and their copies in `mirror`, the folder that is brought back."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, mirror: Path) -> None:
+        self.folder, self.mirror = folder, mirror
+        self.errors: list[str] = []
+        """What failed in this call."""
+        for place in (folder, mirror):
+            place.mkdir(parents=True, exist_ok=True)
+            for name in (POINTS, MEASUREMENTS, PACKED, "*.piece*"):
+                for left in place.glob(f".{name}-*"):
+                    left.unlink()  # of a write that was killed
+        for file in folder.iterdir():
+            publish(mirror / file.name, file.read_bytes())
 
     def continue_from(self, parts: Path) -> None:
-        """Begin with the files of an earlier call, if they came back here and the folder has none."""
+        """Begin with the files of an earlier machine, if they came back here and the folder has none."""
         for name in (POINTS, MEASUREMENTS, PACKED):
             if (parts / name).exists() and not (self.folder / name).exists():
-                shutil.copyfile(parts / name, self.folder / name)
+                self._write(name, (parts / name).read_bytes())
+
+    def _write(self, name: str, content: bytes) -> None:
+        for place in (self.folder, self.mirror):
+            publish(place / name, content)
+
+    def _remove(self, pattern: str) -> None:
+        for place in (self.folder, self.mirror):
+            for file in place.glob(pattern):
+                file.unlink()
 
     @property
     def points(self) -> list[Point]:
@@ -50,20 +68,18 @@ class Output:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows([*self.points, point])
-        publish(self.folder / POINTS, text.getvalue().encode())
+        self._write(POINTS, text.getvalue().encode())
         size = packed.stat().st_size
         if point["bits"] in SMALL_BITS and size <= SMALL and self._fits(PACKED, self._size(PACKED) + size):
             self._append(f"{point['dataset']}/{point['row']}/{point['bits']}.safetensors", packed)
 
     def _append(self, name: str, file: Path) -> None:
         archive = self.folder / PACKED
-        copy = archive.with_suffix(".new")
-        if archive.exists():
-            shutil.copyfile(archive, copy)
-        with zipfile.ZipFile(copy, "a") as target:
+        content = BytesIO(archive.read_bytes() if archive.exists() else b"")
+        with zipfile.ZipFile(content, "a") as target:
             if name not in target.namelist():
                 target.write(file, name)
-        copy.replace(archive)
+        self._write(PACKED, content.getvalue())
 
     @property
     def measurements(self) -> dict[str, Json]:
@@ -72,23 +88,30 @@ class Output:
         return found
 
     def measure(self, name: str, values: Json) -> None:
-        publish(self.folder / MEASUREMENTS, json.dumps({**self.measurements, name: values}, indent=1).encode())
+        self._write(MEASUREMENTS, json.dumps({**self.measurements, name: values}, indent=1).encode())
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Note that something failed, in the measurements and for the exit status; the rest goes on."""
+        text = f"{name}: {type(error).__name__}: {first_line(error)}"
+        print(f"failed: {text}", flush=True)
+        self.errors.append(text)
+        self.measure("errors", [*self.measurements.get("errors", []), text])
 
     def keep(self, file: Path) -> None:
         """Bring back a large file in pieces, instead of any other large one; not at all if it does not fit."""
-        for piece in self.folder.glob("*.piece*"):
-            piece.unlink()
         content = file.read_bytes()
-        if not self._fits(file.name, len(content)):
+        parts = [content[start : start + LARGEST] for start in range(0, len(content), LARGEST)]
+        pieces = {f"{file.name}.piece{number}of{len(parts)}": part for number, part in enumerate(parts)}
+        if all((self.folder / name).exists() for name in pieces):
             return
-        pieces = [content[start : start + LARGEST] for start in range(0, len(content), LARGEST)]
-        for number, part in enumerate(pieces):
-            publish(self.folder / f"{file.name}.piece{number}of{len(pieces)}", part)
+        self._remove("*.piece*")
+        if self._fits(file.name, len(content)):
+            for name, piece in pieces.items():
+                self._write(name, piece)
 
     def drop(self, file: Path) -> None:
         """Bring a large file back no longer."""
-        for piece in self.folder.glob(f"{file.name}.piece*"):
-            piece.unlink()
+        self._remove(f"{file.name}.piece*")
 
     def _size(self, name: str) -> int:
         file = self.folder / name

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdq.bits import FLOAT_BITS
 from kdq.data.augment import AugmentConfig
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
@@ -21,10 +22,10 @@ class TimeUp(Exception):  # noqa: N818 - an end, not an error
 
 
 class Clock:
-    """The time of a call, in seconds."""
+    """The time of a call, in seconds. started: by time.monotonic(); now by default."""
 
-    def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
+    def __init__(self, seconds: float, started: float | None = None) -> None:
+        self.end = (time.monotonic() if started is None else started) + seconds
 
     @property
     def left(self) -> float:
@@ -39,22 +40,24 @@ class Clock:
 @dataclass(frozen=True, slots=True)
 class Settings:
     """A run. train_images: None for all but the validation images; test_images: None for all; workers: processes that
-    quantize beside the training, 0 to quantize in this one."""
+    quantize beside the training, at least one."""
 
     work: Path
-    output: Path
     device: str
     teacher: str = "resnet50"
     student: str = "resnet18"
-    teacher_epochs: int = 40
-    student_epochs: int = 30
     batch_size: int = 256
     train_images: int | None = None
     val_images: int = 5000
     test_images: int | None = None
     bits: tuple[int, ...] = tuple(range(1, 9))
     calibration_images: int = 512
-    workers: int = 6
+    workers: int = 4
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of a row's points, float first."""
+        return (FLOAT_BITS, *self.bits)
 
     @property
     def parts(self) -> Path:

@@ -1,30 +1,30 @@
-"""How fast a GPU trains: the rate of a large matrix product, and images a second of a student under its teacher.
+"""How fast a GPU trains: the rate of a large matrix product, and images a second of students and of the teacher.
 
 Random images: nothing here depends on their content, and so it runs while the data set is still under way.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from functools import partial
+from threading import Barrier
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.settings import Settings
+from benchmarks.gpu.streams import as_finished
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig
 from kdq.distill.teacher_logits import forward_teacher
 from kdq.distill.trainer import Trainer
-from kdq.models.classifier import Normalization, build
+from kdq.models.classifier import Classifier, Normalization, build
 
 SIDE = {"cuda": 8192, "cpu": 512}
 STEPS = {"cuda": 30, "cpu": 2}
 NORMALIZATION = Normalization((0.5,) * 3, (0.25,) * 3)
 SIZE, CLASSES = 32, 10
-Result = TypeVar("Result")
+GAIN = 1.1  # trainings beside each other must be so much faster in total than fewer
 
 
 def synchronize(device: str) -> None:
@@ -32,28 +32,9 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-@contextmanager
-def own_stream(device: str) -> Iterator[None]:
-    """On a GPU, a stream of this thread's own: its kernels may run beside those of other threads."""
-    if device != "cuda":
-        yield
-        return
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.default_stream())
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
-
-
-def together(jobs: Sequence[Callable[[], Result]], at_once: int, device: str) -> list[Result]:
-    """Run all jobs, so many at once, each in a thread and a stream of its own; raise the first error at the end."""
-
-    def run(job: Callable[[], Result]) -> Result:
-        with own_stream(device):
-            return job()
-
-    with ThreadPoolExecutor(at_once) as pool:
-        return [future.result() for future in [pool.submit(run, job) for job in jobs]]
+def synchronize_stream(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.current_stream().synchronize()
 
 
 def peak(device: str) -> float:
@@ -80,58 +61,93 @@ def flops(model: nn.Module, device: str) -> float:
     return float(counter.get_total_flops())
 
 
-def trainers(settings: Settings, count: int) -> list[Trainer]:
-    """Trainings of the student under its teacher on random images, each of a few steps an epoch."""
-    images = STEPS[settings.device] * settings.batch_size
+def random_data(settings: Settings, train: int, others: int = 10) -> Dataset:
+    """A data set of random images: `train` of them, and as many as `others` to validate and to test."""
     random = torch.Generator().manual_seed(0)
 
     def split(length: int) -> tuple[Tensor, Tensor]:
         return torch.randint(256, (length, 3, SIZE, SIZE), generator=random).to(torch.uint8), torch.arange(length) % 10
 
     names = tuple("0123456789")
-    data = Dataset("random", names, NORMALIZATION, *split(images), *split(10), *split(10), "0" * 64)
-    data = data.to(settings.device)
-    teacher = build(settings.teacher, classes=CLASSES, normalization=NORMALIZATION, seed=1).to(settings.device)
-    recipe, method = settings.recipe(1000), MethodConfig.parse({"method": "vkd"})
-    students = [
-        build(settings.student, classes=CLASSES, normalization=NORMALIZATION, seed=seed).to(settings.device)
+    data = Dataset("random", names, NORMALIZATION, *split(train), *split(others), *split(others), "0" * 64)
+    return data.to(settings.device)
+
+
+def random_model(settings: Settings, arch: str, seed: int = 0) -> Classifier:
+    return build(arch, classes=CLASSES, normalization=NORMALIZATION, seed=seed).to(settings.device)
+
+
+def trainers(settings: Settings, arch: str, method: str, count: int) -> list[Trainer]:
+    """Trainings on random images, each of a few steps an epoch; by the method's need under the run's teacher."""
+    data = random_data(settings, STEPS[settings.device] * settings.batch_size)
+    recipe, config, answer = settings.recipe(1000), MethodConfig.parse({"method": method}), None
+    if config.method.needs_teacher:
+        answer = forward_teacher(random_model(settings, settings.teacher, seed=1), recipe.precision)
+    return [
+        Trainer(recipe, config, random_model(settings, arch, seed), answer, data, stream_seed=0)
         for seed in range(count)
     ]
-    answer = forward_teacher(teacher, recipe.precision)
-    return [Trainer(recipe, method, student, answer, data, stream_seed=0) for student in students]
 
 
-def rate(settings: Settings, count: int, at_once: int) -> float:
-    """Images a second that `count` students train on, all together, after an epoch to warm up."""
-    running = trainers(settings, count)
-    for is_timed in (False, True):
-        synchronize(settings.device)
-        started = time.perf_counter()
-        together([trainer._train_epoch for trainer in running], at_once, settings.device)
-        synchronize(settings.device)
-        if is_timed:
-            break
-        for trainer in running:
+def rate(running: Sequence[Trainer], device: str) -> float:
+    """Images a second of trainings beside each other, in the second epoch of each: all begin it together.
+
+    Both epochs of a training are in one thread and stream, to which cuDNN's plans and the allocator's blocks belong.
+    """
+    barrier = Barrier(len(running))
+
+    def job(trainer: Trainer) -> tuple[float, float]:
+        try:
+            trainer._train_epoch()
             trainer.epoch += 1
-    return sum(len(trainer.views) for trainer in running) / (time.perf_counter() - started)
+            synchronize_stream(device)
+            barrier.wait()
+        except BaseException:
+            barrier.abort()
+            raise
+        started = time.perf_counter()
+        trainer._train_epoch()
+        synchronize_stream(device)
+        return started, time.perf_counter()
+
+    synchronize(device)
+    jobs = {str(number): partial(job, trainer) for number, trainer in enumerate(running)}
+    spans = [future.result() for _, future in as_finished(jobs, len(jobs), device)]
+    seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
+    return sum(len(trainer.views) for trainer in running) / seconds
+
+
+def best(rates: Mapping[int, float]) -> int:
+    """The number of trainings at once: more only where they are faster by GAIN in total."""
+    found, *others = sorted(rates)
+    for at_once in others:
+        if rates[at_once] >= GAIN * rates[found]:
+            found = at_once
+    return found
 
 
 def measure(settings: Settings) -> dict[str, float]:
-    """Rates of the card; `at_once` is the number of students that train fastest beside each other."""
+    """Rates of the card; `at_once` is the number of students to train beside each other."""
+
+    def images_per_s(arch: str, method: str, count: int) -> float:
+        return rate(trainers(settings, arch, method, count), settings.device)
+
     top = peak(settings.device)
-    rates = {at_once: rate(settings, at_once, at_once) for at_once in (1, 2, 4)}
-    fastest = max(rates, key=lambda at_once: rates[at_once])
-    models = [build(arch, classes=CLASSES, normalization=NORMALIZATION, seed=0) for arch in _archs(settings)]
-    teacher, student = (flops(model.to(settings.device), settings.device) for model in models)
+    rates = {at_once: images_per_s(settings.student, "vkd", at_once) for at_once in (1, 2, 4)}
+    at_once = best(rates)
+    alone = images_per_s(settings.student, "ce", at_once)
+    teacher_rate = images_per_s(settings.teacher, "ce", 1)
+    teacher, student = (
+        flops(random_model(settings, arch), settings.device) for arch in (settings.teacher, settings.student)
+    )
     needed = teacher + 3 * student  # the backward pass takes twice the forward's
     return {
         "peak_bf16_tflops": top / 1e12,
-        **{f"images_per_s_{at_once}_at_once": value for at_once, value in rates.items()},
-        "at_once": fastest,
+        **{f"images_per_s_{count}_at_once": value for count, value in rates.items()},
+        "at_once": at_once,
+        "images_per_s": rates[at_once],
+        "images_per_s_without_teacher": alone,
+        "images_per_s_of_teacher": teacher_rate,
         "flops_per_image": needed,
-        "share_of_peak": rates[fastest] * needed / top,
+        "share_of_peak": rates[at_once] * needed / top,
     }
-
-
-def _archs(settings: Settings) -> tuple[str, str]:
-    return settings.teacher, settings.student

@@ -1,6 +1,7 @@
 """A classifier as a graph of operations: its layers, foldable batch norms and residual additions."""
 
 import operator
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,12 @@ from kdq.errors import UserError, first_line
 from kdq.models.attention import opened
 from kdq.models.classifier import Classifier
 from kdq.models.prepare import PREFIX, Layer, is_layer, prepare, replace
+
+_TRACING = threading.Lock()
+"""Held during a trace, in which torch.fx replaces nn.Module.__call__ for all threads.
+
+So while one thread traces, no other may run a model either: trace before the threads start.
+"""
 
 IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.imatmul}
 
@@ -27,7 +34,8 @@ class _Tracer(fx.Tracer):
 def trace(model: Classifier) -> fx.Graph:
     """Return the operations of a model in evaluation mode. Raises UserError if its code branches on tensors."""
     try:
-        graph = _Tracer().trace(model)
+        with _TRACING:
+            graph = _Tracer().trace(model)
     except Exception as error:
         raise UserError(
             f"architecture {model.arch!r} cannot be traced by torch.fx ({first_line(error)}): "

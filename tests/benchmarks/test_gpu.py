@@ -6,18 +6,28 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.fx import Graph
 
-from benchmarks.gpu import checks, parts, prepare
+from benchmarks.gpu import checks, parts, plan, prepare, quantizing, rows, speed
+from benchmarks.gpu.__main__ import has_room
 from benchmarks.gpu.output import LARGEST, Output, joined
+from benchmarks.gpu.quantizing import Quantizing
+from benchmarks.gpu.rows import Pace
 from benchmarks.gpu.settings import Clock, Settings, TimeUp
-from benchmarks.gpu.study import Study, train
-from kdq.models.classifier import Normalization, build
+from benchmarks.gpu.streams import as_finished
+from benchmarks.gpu.study import Study, train, train_teacher
+from kdq.distill.methods import MethodConfig
+from kdq.distill.trainer import Diverged
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.graph import _Tracer
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 
@@ -38,13 +48,10 @@ sys.argv = ["benchmarks.gpu", *sys.argv[1:]]
 runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 """
 SMALL = (
-    "--device cpu --teacher resnet8 --student resnet8 --teacher-epochs 2 --student-epochs 2 --batch-size 16 "
-    "--train-images 16 --val-images 16 --test-images 16 --bits 4 --calibration-images 8 --workers 0"
+    "--device cpu --teacher resnet8 --student resnet8 --epochs 2 2 --batch-size 16 "
+    "--train-images 16 --val-images 16 --test-images 16 --bits 4 --calibration-images 8 --workers 1"
 )
-ROWS = {
-    "teacher": {"method": "teacher"},
-    "mixup mixup_alpha=1": {"method": "mixup", "mixup_alpha": 1},
-}
+ROWS = {"teacher": {"method": "teacher"}, "vkd": {"method": "vkd"}, "dkd": {"method": "dkd"}}
 
 
 def data_stage(store: StageStore) -> Path:
@@ -104,23 +111,60 @@ def killed_at(line: str, arguments: list[str]) -> str:
     return "".join(seen)
 
 
+def empty(folder: Path) -> None:
+    """As a lender leaves the folder that is brought back."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def test_a_stopped_and_a_killed_run_go_on_to_every_row_at_every_width(carried: Path, tmp_path: Path) -> None:
     assert "the time is up" in call(tmp_path, 2, carried)
-    killed = killed_at("mixup_alpha=1: epoch 1/2", command(tmp_path, 300))
+    killed = killed_at("vkd: epoch 1/2", command(tmp_path, 300))
     assert "cifar10 teacher: epoch 2/2" in killed
+    kept = json.loads((tmp_path / "work" / "output" / "measurements.json").read_text())
+    kept["speed"]["at_once"] = 2
+    (tmp_path / "work" / "output" / "measurements.json").write_text(json.dumps(kept))
+    empty(tmp_path / "output")
     last = call(tmp_path, 300)
     assert "cifar10: finished" in last
     assert "cifar100: waits for cifar100.json" in last
     assert "teacher: epoch" not in last
-    assert "mixup_alpha=1: epoch 2/2" in last
+    assert "vkd: epoch 2/2" in last
     assert {(point["row"], point["bits"]) for point in points(tmp_path)} == {
         (row, bits) for row in ROWS for bits in ("32", "4")
     }
     measurements = json.loads((tmp_path / "output" / "measurements.json").read_text())
+    assert measurements.keys() == {
+        "speed",
+        "quantizing",
+        "checks",
+        "cifar10 epochs",
+        *(f"cifar10 {row}" for row in ROWS),
+    }
     assert [row["holds"] for row in measurements["checks"]] == [True] * 5
     assert measurements["speed"]["share_of_peak"] > 0
+    assert measurements["quantizing"]["seconds_a_point"] > 0
     with zipfile.ZipFile(tmp_path / "output" / "packed.zip") as packed:
         assert sorted(packed.namelist()) == sorted(f"cifar10/{row}/4.safetensors" for row in ROWS)
+    assert {file.name for file in (tmp_path / "output").iterdir()} == {"points.csv", "measurements.json", "packed.zip"}
+
+
+def test_collecting_needs_no_torch(carried: Path, tmp_path: Path) -> None:
+    places = ["collect", "--parts", str(carried), "--work", str(tmp_path / "work")]
+    blocker = BLOCKER.replace(repr(REFUSED.split()), repr([*REFUSED.split(), "torch", "numpy", "filelock"]))
+    subprocess.run([sys.executable, "-c", blocker, *places], cwd=ROOT, check=True)
+    assert sorted(file.name for file in (tmp_path / "work" / "parts").iterdir()) == sorted(
+        file.name for file in carried.iterdir()
+    )
+
+
+def test_a_full_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for free, is_enough in ((1_999_999_999, False), (2_000_000_000, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert has_room(tmp_path / "work") == is_enough
+        assert ("give a folder on a larger disk" in capsys.readouterr().err) != is_enough
 
 
 def test_parts_are_joined_to_the_same_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,33 +190,88 @@ def test_the_rows_are_those_of_the_papers_spaces() -> None:
 
 
 def test_a_teacher_comes_back_in_pieces(tmp_path: Path) -> None:
-    output, file = Output(tmp_path / "output"), tmp_path / "teacher.safetensors"
+    output, file = Output(tmp_path / "work", tmp_path / "output"), tmp_path / "teacher.safetensors"
     file.write_bytes(os.urandom(2 * LARGEST + 1))
     output.keep(file)
-    pieces = list((tmp_path / "output").iterdir())
-    assert max(piece.stat().st_size for piece in pieces) <= LARGEST
-    assert joined(tmp_path / "output", tmp_path / "teacher.safetensors")
+    pieces = {piece.name: piece.stat().st_size for piece in (tmp_path / "output").iterdir()}
+    assert max(pieces.values()) <= LARGEST
+    empty(tmp_path / "output")
+    Output(tmp_path / "work", tmp_path / "output")
+    assert {piece.name: piece.stat().st_size for piece in (tmp_path / "output").iterdir()} == pieces
+    (tmp_path / "work" / min(pieces)).unlink()  # as by a kill
+    output.keep(file)
+    for place in ("work", "output"):
+        again = tmp_path / f"from_{place}" / file.name
+        assert joined(tmp_path / place, again)
+        assert again.read_bytes() == file.read_bytes()
     file.write_bytes(bytes(70_000_000))
     output.keep(file)
-    assert list((tmp_path / "output").iterdir()) == []
+    for place in ("work", "output"):
+        assert list((tmp_path / place).iterdir()) == []
+
+
+def test_the_output_begins_with_what_came_back_and_without_what_a_kill_left(tmp_path: Path) -> None:
+    came, place = tmp_path / "came", tmp_path / "output"
+    Output(came, tmp_path / "other").measure("speed", {"at_once": 4})
+    place.mkdir()
+    for name in (".points.csv-abcd", ".teacher.safetensors.piece0of4-x"):
+        (place / name).touch()
+    output = Output(tmp_path / "work", place)
+    output.continue_from(came)
+    assert output.measurements == {"speed": {"at_once": 4}}
+    assert [file.name for file in place.iterdir()] == ["measurements.json"]
 
 
 def test_a_difference_is_found() -> None:
     same = {name: np.array([4.0, 5.0]) for name in checks.ALLOWED}
     assert all(row["holds"] for row in checks.compare(same, same))
     for name in checks.ALLOWED:
-        for value in (9.0, np.nan):
-            rows = checks.compare({**same, name: np.array([4.0, value])}, same)
-            assert [row["check"] for row in rows if not row["holds"]] == [name]
+        for value in (100.0, np.nan):
+            found = checks.compare({**same, name: np.array([4.0, value])}, same)
+            assert [row["check"] for row in found if not row["holds"]] == [name]
+            assert [row["check"] for row in found if row["gross"]] == [name]
+    slight = {"top1": np.array([4.06, 5.0]), "loss": np.array([4.03, 5.03])}
+    found = checks.compare({**same, **slight}, same)
+    assert [row["check"] for row in found if not row["holds"]] == ["loss"]
+    assert not any(row["gross"] for row in found)
+
+
+SETTINGS = {
+    "train_images": 16,
+    "val_images": 16,
+    "test_images": 16,
+    "batch_size": 16,
+    "bits": (4,),
+    "calibration_images": 8,
+    "workers": 1,
+}
+
+
+def small_study(carried: Path, folder: Path, epochs: int) -> Study:
+    shutil.copytree(carried, folder / "parts")
+    return Study(Settings(folder, "cpu", "resnet8", "resnet8", **SETTINGS), "cifar10", epochs, epochs)
+
+
+class Until(Clock):
+    """A clock of so many answers that there is time."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(1e6)
+        self.times = times
+
+    def need(self, seconds: float) -> None:
+        self.times -= 1
+        if self.times < 0:
+            raise TimeUp
 
 
 def test_a_training_ends_between_two_epochs(carried: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(carried, tmp_path / "parts")
-    small = {"train_images": 16, "val_images": 16, "test_images": 16, "batch_size": 16, "teacher_epochs": 3}
-    settings = Settings(tmp_path, tmp_path / "output", "cpu", "resnet8", "resnet8", **small)
-    study = Study(settings, "cifar10")
+    study = small_study(carried, tmp_path, epochs=3)
     with pytest.raises(TimeUp):
-        train(study, "teacher", Clock(0))
+        train(study, "teacher", Clock(100), expected=80)  # as 80 s may become more
+    assert capsys.readouterr().out == ""
+    with pytest.raises(TimeUp):
+        train(study, "teacher", Until(1))
     first = capsys.readouterr().out
     assert first.startswith("cifar10 teacher: epoch 1/3")
     train(study, "teacher", Clock(1e6))
@@ -181,3 +280,128 @@ def test_a_training_ends_between_two_epochs(carried: Path, tmp_path: Path, capsy
     assert [line.split(",")[0] for line in again.splitlines()] == [
         f"cifar10 teacher: epoch {epoch}/3" for epoch in (1, 2, 3)
     ]
+    train(study, "teacher", Until(2), expected=1e9)  # it is there: only its epochs are asked about
+
+
+RATES = plan.Rates(student=1e-4, answer=5e-5, teacher=2e-4, point=1.0)
+PACE = Pace(at_once=2, rates=RATES, seconds=100, epochs=(1, 1))
+
+
+class Points(Quantizing):
+    """Starts no process; `started` has the rows that it was asked for."""
+
+    def __init__(self, study: Study, output: Output) -> None:
+        super().__init__(study, output)
+        self.started: list[str] = []
+
+    def start(self, row: str) -> None:
+        self.started.append(row)
+
+
+def test_a_row_that_diverges_or_fails_keeps_no_other_from_its_points(
+    carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_one(study: Study, row: str, *_: object) -> dict[str, float]:
+        if row in raised:
+            raise raised[row]
+        return {"seconds": 1.0}
+
+    raised = {"vkd": Diverged(1, 2, "the loss is not finite"), "dkd": OSError(28, "no space"), "late": TimeUp()}
+    monkeypatch.setattr(rows, "train", train_one)
+    monkeypatch.setattr(Study, "answer", lambda _: None)
+    study = small_study(carried, tmp_path, epochs=1)
+    output = Output(tmp_path / "work", tmp_path / "output")
+    with Points(study, output) as points:
+        assert rows.train_students(study, ["vkd", "dkd", "late", "ce"], points, PACE, Clock(1e6))
+        assert not rows.train_students(study, ["ce"], points, PACE, Clock(1e6))
+        assert points.started == ["ce", "ce"]
+    assert output.errors == ["cifar10 dkd: OSError: [Errno 28] no space"]
+    found = json.loads((tmp_path / "output" / "measurements.json").read_text())
+    assert found["cifar10 vkd"] == {"diverged": "diverged in epoch 1, step 2: the loss is not finite"}
+    assert found["errors"] == output.errors
+    assert rows.unfinished(study, output) == ["teacher", "dkd"]
+
+
+def test_nothing_is_traced_while_students_train(carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def trace(tracer: _Tracer, model: Classifier) -> Graph:
+        traced.append(threading.current_thread())
+        return super(_Tracer, tracer).trace(model)
+
+    traced: list[threading.Thread] = []
+    monkeypatch.setattr(_Tracer, "trace", trace)
+    study = small_study(carried, tmp_path, epochs=1)
+    output = Output(tmp_path / "work", tmp_path / "output")
+    train_teacher(study, output, Clock(1e6))
+    with Points(study, output) as points:
+        assert not rows.train_students(study, ["vkd", "dkd"], points, PACE, Clock(1e6))
+        assert sorted(points.started) == ["dkd", "vkd"]
+    assert set(traced) == {threading.main_thread()}
+    assert output.errors == []
+
+
+def test_a_point_that_fails_is_noted_and_the_processes_end(carried: Path, tmp_path: Path) -> None:
+    study = small_study(carried, tmp_path, epochs=1)
+    output = Output(tmp_path / "work", tmp_path / "output")
+    with Quantizing(study, output) as points:
+        points.start("teacher")  # which nobody has trained
+        points.collect(Clock(100))
+        [process] = points.pool._processes.values()
+    process.join(100)
+    assert not process.is_alive()
+    assert sorted(error.partition(":")[0] for error in output.errors) == [
+        "cifar10 teacher at 32 bits",
+        "cifar10 teacher at 4 bits",
+    ]
+
+
+def test_more_trainings_at_once_only_where_they_are_faster() -> None:
+    assert speed.best({1: 100, 2: 109, 4: 109}) == 1
+    assert speed.best({1: 100, 2: 109, 4: 111}) == 4
+    assert speed.best({1: 100, 2: 120, 4: 125}) == 2
+
+
+def test_epochs_fit_the_time() -> None:
+    methods = [MethodConfig.parse(row) for row in prepare.rows("paper_cifar10").values() if row["method"] != "teacher"]
+    images = 10_000
+    # Seven students, as dml has two; vkd and dkd share the teacher's passes, as do mixup and dkd with mixup.
+    assert plan.student_seconds(RATES, methods, images) == pytest.approx(1.25 * (7 * 1.0 + 2 * 0.5))
+    teacher, students = plan.fitting(RATES, methods, images, points=63, seconds=200)
+    assert (teacher, students) == (13, 10)
+    spent = teacher * plan.teacher_seconds(RATES, images) + students * plan.student_seconds(RATES, methods, images)
+    assert spent + 63 <= 200
+    assert plan.fitting(RATES, methods, images, points=63, seconds=80) == (4, 3)  # half of it is for training
+    assert plan.fitting(RATES, methods, images, points=63, seconds=1) == (1, 1)
+    assert plan.fitting(RATES, methods, images, points=63, seconds=1e9) == (40, 30)
+
+
+def test_epochs_are_decided_once(carried: Path, tmp_path: Path) -> None:
+    study = small_study(carried, tmp_path, epochs=1)
+    output = Output(tmp_path / "work", tmp_path / "output")
+    found = rows._epochs(study.settings, "cifar10", output, Pace(1, RATES, 100.0), 45_000)
+    assert found == rows._epochs(study.settings, "cifar10", output, Pace(1, RATES, 1000.0), 45_000)
+    assert found != rows._epochs(study.settings, "cifar10", Output(tmp_path / "a", tmp_path / "b"), PACE, 45_000)
+
+
+def test_a_training_is_timed_in_its_second_epoch_beside_the_others() -> None:
+    running = speed.trainers(Settings(Path(), "cpu", "resnet8", "resnet8", **SETTINGS), "resnet8", "vkd", 2)
+    assert speed.rate(running, "cpu") > 0
+    assert [trainer.epoch for trainer in running] == [1, 1]
+    running[1].views = None
+    with pytest.raises((AttributeError, threading.BrokenBarrierError)):
+        speed.rate(running, "cpu")
+
+
+def test_jobs_end_in_their_own_order() -> None:
+    released = threading.Event()
+    seen = []
+    for name, ended in as_finished({"slow": lambda: released.wait(100), "fast": lambda: 2}, 2, "cpu"):
+        seen.append((name, ended.result()))
+        released.set()
+    assert seen == [("fast", 2), ("slow", True)]
+
+
+def test_the_time_of_a_point_is_that_of_its_process_over_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = Settings(tmp_path, "cpu", "resnet8", "resnet8", **SETTINGS)
+    assert quantizing.point_seconds(settings) > 0
+    with pytest.raises(TimeUp):
+        quantizing.time_points(settings, Clock(0))

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from benchmarks.gpu.checks import compare, evidence
 from benchmarks.gpu.output import Output
 from benchmarks.gpu.parts import split
+from benchmarks.gpu.quantizing import quantize
 from benchmarks.gpu.settings import Clock, Settings
-from benchmarks.gpu.study import Study, quantize, train, train_teacher
+from benchmarks.gpu.study import Study, train, train_teacher
 from kdq.bits import FLOAT_BITS, Allocation
 from kdq.data.augment import AugmentConfig, Views
 from kdq.data.dataset import Dataset, open_dataset
@@ -316,6 +317,15 @@ def test_evaluation_is_the_cpus(arch: str) -> None:
     assert found == wanted
 
 
+def test_evaluation_has_larger_batches_than_on_a_cpu(device: torch.device) -> None:
+    for where, wanted in {"cpu": 18 * [32] + [24], str(device): [512, 88]}.items():
+        sizes: list[int] = []
+        model = classifier(0).to(where)
+        model.register_forward_pre_hook(lambda _, args, sizes=sizes: sizes.append(len(args[0])))
+        logits(model, torch.zeros(600, 3, 8, 8, dtype=torch.uint8).to(where))
+        assert sizes == wanted
+
+
 @pytest.mark.parametrize(("method", "activation_bits"), [*((name, None) for name in QUANTIZERS), ("rtn", 8)])
 def test_a_quantized_model_is_the_cpus(method: str, activation_bits: int | None, tmp_path: Path) -> None:
     configs = [QuantizeConfig(bits, method, activation_bits=activation_bits) for bits in (2, FLOAT_BITS)]
@@ -382,12 +392,12 @@ def test_the_study_on_a_gpu_keeps_to_its_device(tmp_path: Path) -> None:
     (folder / "rows.json").write_text(json.dumps({"cifar10": rows}))
     torch.save({"state_dict": Tiny(10, 3).state_dict()}, tmp_path / "tiny.th")
     wanted = evidence(tmp_path / "tiny.th", stage, "cpu")
-    small = {"train_images": 40, "val_images": 10, "batch_size": 10, "teacher_epochs": 2, "student_epochs": 1}
+    small = {"train_images": 40, "val_images": 10, "batch_size": 10}
     with accelerator() as device:
         assert all(row["holds"] for row in compare(evidence(tmp_path / "tiny.th", stage, str(device)), wanted))
-        settings = Settings(tmp_path, tmp_path / "output", str(device), "tiny", "tiny", **small)
-        study = Study(settings, "cifar10")
-        train_teacher(study, Output(settings.output), Clock(1e6))
+        settings = Settings(tmp_path, str(device), "tiny", "tiny", **small)
+        study = Study(settings, "cifar10", teacher_epochs=2, student_epochs=1)
+        train_teacher(study, Output(tmp_path / "output", tmp_path / "back"), Clock(1e6))
         for row in rows:
-            train(study, row, Clock(1e6))
-            assert [point["bits"] for point, _ in quantize(settings, "cifar10", row, [FLOAT_BITS, 2])] == [32, 2]
+            train(study, row, Clock(1e6), study.answer())
+            assert [point["bits"] for point, _ in quantize(study, row, [FLOAT_BITS, 2])] == [32, 2]
