@@ -185,13 +185,14 @@ def test_a_study_keeps_its_precision_on_another_machine(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    auto, printed = ("--set", "train.precision=auto"), "precision of training: bf16 (auto: "
+    auto = ("--set", "train.precision=auto", "--set", "teacher_train.precision=auto")
+    printed = "precision of training: bf16 (auto: "
     monkeypatch.setattr(precision, "choose", lambda device: Choice("bf16", "this processor has AMX"))
     assert study(*auto, "--trials", "1") == 0
     assert printed + "this processor has AMX)" in said(capsys)
     assert {run.data.params["train.precision"] for run in runs("study").values()} == {"bf16"}
     (command,) = {run.data.tags["kdq.command"] for run in runs("study").values()}  # of `analysis best`
-    assert command.endswith(" --set train.precision=bf16")
+    assert command.endswith(" --set train.precision=bf16 --set teacher_train.precision=bf16")
     trained.clear()
     monkeypatch.setattr(precision, "choose", lambda device: Choice("float32", "this processor lacks it"))
     assert study(*auto, "--trials", "1") == 0
