@@ -5,6 +5,12 @@ from pathlib import Path
 
 from kdq.errors import UserError, quoted
 
+ROOT = Path(__file__).parents[1]
+"""The folder that the packages of this program are in."""
+
+MAKE_WRITABLE = "make it writable, or run in another folder"
+"""What helps with a folder that is not writable."""
+
 
 def user_path(text: str) -> Path:
     """Return the path that `text` names, with `~` and `~USER` as home folders; it need not exist.

@@ -23,9 +23,7 @@ import psutil
 
 from kdq.errors import UserError
 from study.backends.ray_requirements import broken, ray_version, remedy
-
-ROOT = Path(__file__).parents[2]
-"""The folder that the packages of this program are in."""
+from study.paths import ROOT
 
 ENVIRONMENT = {
     # no progress reports, loggers, snapshots, statistics or Ctrl-C of its own

@@ -59,18 +59,10 @@ def _run(queue: Queue, resources: Resources, slots: int, folder: Path, needed: M
     if ray_internals.is_client():
         ray_internals.stage_in(folder)
     trap, flags = ErrorTrap(), StopFlags(uuid4().hex)
-    config = {
-        "threads": resources.threads,
-        "device": resources.device,
-        "stop_flags": flags.study,
-        "inputs": queue.inputs,
-        "probing": queue.probing,
-        "logs": str(queue.logs),
-    }
     try:
         ray_internals.run_tune(
             tune.with_resources(trainable, partial(_bundle, resources)),
-            config=config,
+            config=_config(queue, resources, flags),
             search_alg=QueueSearcher(queue, trap),
             scheduler=QueueScheduler(queue, trap, flags),
             callbacks=[TrialCallback(queue, trap), LivenessCallback(needed)],
@@ -95,6 +87,18 @@ def _run(queue: Queue, resources: Resources, slots: int, folder: Path, needed: M
         pass
     except RayDied as died:
         raise RayFailedError(f"the study stopped, since Ray's {died} died, perhaps out of memory") from None
+
+
+def _config(queue: Queue, resources: Resources, flags: StopFlags) -> dict[str, Any]:
+    """What Ray passes to every trial."""
+    return {
+        "threads": resources.threads,
+        "device": resources.device,
+        "stop_flags": flags.study,
+        "inputs": queue.inputs,
+        "probing": queue.probing,
+        "logs": str(queue.logs),
+    }
 
 
 def _bundle(resources: Resources, config: Mapping[str, Any]) -> tune.PlacementGroupFactory:

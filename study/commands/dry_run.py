@@ -13,6 +13,7 @@ from study.commands.options import RunOptions
 from study.commands.site import Site, check_ray
 from study.console.failures import full_text, likely_cause
 from study.control.journal import Journal
+from study.paths import MAKE_WRITABLE
 from study.plan import estimate_disk, estimate_time
 from study.plan.plan import Plan
 from study.plan.precision import settle
@@ -53,7 +54,7 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        raise UserError(f"{folder} is not writable: {error}; make it writable, or run in another folder") from None
+        raise UserError(f"{folder} is not writable: {error}; {MAKE_WRITABLE}") from None
 
 
 def _former_settings(name: str, options: RunOptions, site: Site) -> Mapping[str, Any] | None:

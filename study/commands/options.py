@@ -8,13 +8,11 @@ from typing import Any
 
 from kdq.errors import UserError, quoted
 from study.console.program import program_name
-from study.paths import user_path
+from study.paths import ROOT, user_path
 from study.schedulers.registry import SCHEDULERS
 from study.space.documents import WHOLE, descriptions, parse_scalar
 from study.space.searchers import SEARCHERS
 from study.tracking.uri import repeatable
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_settings(parser.add_argument)
     _add_place(parser.add_argument)
-    onwards = parser.add_mutually_exclusive_group()
-    onwards.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="run only the trials that failed, ran out of memory or diverged",
-    )
-    onwards.add_argument(
-        "--extend",
-        action="store_true",
-        help="change the space, seeds or epochs of a study: keep common trials, run the rest",
-    )
+    _add_onwards(parser.add_mutually_exclusive_group().add_argument)
     add(
         "--dry-run",
         action="store_true",
@@ -177,6 +165,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--yes", action="store_true", help="with --prune: remove without confirmation")
     return parser
+
+
+def _add_onwards(add: Callable[..., object]) -> None:
+    """Add the options that continue a study otherwise than by resuming it."""
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="run only the trials that failed, ran out of memory or diverged",
+    )
+    add(
+        "--extend",
+        action="store_true",
+        help="change the space, seeds or epochs of a study: keep common trials, run the rest",
+    )
 
 
 def _add_settings(add: Callable[..., object]) -> None:

@@ -13,6 +13,7 @@ from filelock import Timeout
 from kdq.errors import UserError
 from kdq.store.files import system_lock
 from study.console.failures import full_text, likely_cause
+from study.paths import MAKE_WRITABLE
 
 PATIENCE = 1.0  # seconds, enough for a holder that has just locked to write its holder file
 
@@ -29,7 +30,7 @@ def study_lock(folder: Path, study: str) -> Iterator[None]:
         raise UserError(f"study {study!r} is being run by {_read_holder(holder)}; wait for it, or stop it") from None
     except OSError as error:
         lock.release()
-        why = likely_cause(full_text(error)) or "make it writable, or run in another folder"
+        why = likely_cause(full_text(error)) or MAKE_WRITABLE
         raise UserError(f"{folder} is not writable: {error}; {why}") from None
     try:
         yield

@@ -83,14 +83,3 @@ def from_csv(text: str) -> list[Point]:
 def to_json(points: Iterable[Point]) -> str:
     """Return the points as a JSON array of objects, one per line."""
     return "[" + ",\n ".join(json.dumps(asdict(point), allow_nan=False) for point in points) + "]"
-
-
-def from_json(text: str) -> list[Point]:
-    """Return the points of a JSON array. Raises UserError if the text is not one."""
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {error}") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError("not a points table: must be a JSON array of objects")
-    return [from_row(row) for row in rows]

@@ -1,6 +1,8 @@
 """A Ray of our own that does not start, or dies: one message; its folder is kept if there is something to read."""
 
+import multiprocessing
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from kdq.errors import UserError
 from study.backends import ray_cluster, ray_internals, ray_tune
 from study.backends.ray_local import RayFailedError, local_ray
+from study.backends.ray_requirements import PREFIX
 from study.backends.ray_tune import run_on_ray
 from study.commands.site import machines_at
 from study.plan.resources import Resources
@@ -68,6 +71,40 @@ def test_a_ray_that_dies_leaves_its_logs_and_any_other_end_nothing(
         run_on_ray(queue, Resources(1, 0), 1, temporary / "ray" / "s")
     (folder,) = temporary.iterdir()
     assert [path.name for path in folder.iterdir()] == ["r"]
+
+
+def test_the_folder_of_a_driver_that_was_killed_is_removed_by_the_next(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_internals, "start_local", lambda cores, folder: (folder / "r").mkdir())
+    (temporary / f"{PREFIX}another").mkdir()  # of another program
+    forks = multiprocessing.get_context("fork")
+
+    def drive(started: Any) -> None:
+        with local_ray():
+            started.set()
+            time.sleep(600)
+
+    def driven() -> tuple[Any, Path]:
+        before, started = set(temporary.iterdir()), forks.Event()
+        driver = forks.Process(target=drive, args=(started,))
+        driver.start()
+        assert started.wait(60)
+        (folder,) = set(temporary.iterdir()) - before
+        return driver, folder
+
+    (killed, first), (living, second) = driven(), driven()
+    killed.kill()
+    killed.join()
+    assert first.exists()
+    with local_ray():
+        assert not first.exists()
+        assert (second / "r").exists()
+    living.kill()
+    living.join()
+    with local_ray():
+        pass
+    assert [path.name for path in temporary.iterdir()] == [f"{PREFIX}another"]
 
 
 def test_the_token_of_a_ray_of_our_own_is_gone_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

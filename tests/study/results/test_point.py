@@ -1,3 +1,4 @@
+import json
 import math
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ from kdq.errors import UserError
 from study.results.front import best, front_hypervolume, missing_seeds, seed_groups, with_front
 from study.results.pareto import front
 from study.results.point import COLUMNS, Point, from_row
-from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, from_json, front_table, to_csv, to_json
+from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, front_table, to_csv, to_json
 
 POINT = Point("t1", "dkd", 1.0, 8.0, 4.0, None, 0, "resnet20", 3, 3.2, 900_000, 112_500, 85.0, 84.0)
 
@@ -73,7 +74,7 @@ def test_one_line_of_csv():
 @given(st.lists(any_point, max_size=4))
 def test_csv_and_json_bring_the_points_back(points):
     assert from_csv(to_csv(points)) == points
-    assert from_json(to_json(points)) == points
+    assert [from_row(row) for row in json.loads(to_json(points))] == points
 
 
 def test_options_are_the_parameters_without_a_column_that_are_not_at_their_defaults():
@@ -146,12 +147,6 @@ def test_impossible_values_raise(column, value):
 def test_bad_csv_is_told_with_its_line(bad, message):
     with pytest.raises(UserError, match=message):
         from_csv(bad)
-
-
-@pytest.mark.parametrize("bad", ["{", "{}", "[1]", "[{}]", to_json([POINT]).replace("900000", "900000.5")])
-def test_bad_json_is_told(bad):
-    with pytest.raises(UserError, match=r"must be|not JSON"):
-        from_json(bad)
 
 
 def test_a_row_may_be_text_or_numbers_and_lack_inactive_parameters():
