@@ -42,6 +42,11 @@ def _run(options: RunOptions | PruneOptions) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # before a study starts, in a dry run, while pruning
+        from study.console.failures import full_text, likely_cause
+
+        print(f"error: {error}", likely_cause(full_text(error)) or "the cause is unknown", sep="\n", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         from study.console.summary import interrupted
 

@@ -11,7 +11,6 @@ from kdq.errors import UserError
 from study.commands.extend import check, check_retry
 from study.commands.options import RunOptions
 from study.commands.site import Site, check_ray
-from study.console.failures import full_text, likely_cause
 from study.control.journal import Journal
 from study.paths import MAKE_WRITABLE
 from study.plan import estimate_disk, estimate_time
@@ -24,14 +23,6 @@ from study.trial.check_inputs import check_inputs
 
 def describe(name: str, plan: Plan, options: RunOptions) -> str:
     """Return trials, students, points, time and disk space as text; raise UserError where a run would fail."""
-    try:
-        return _describe(name, plan, options)
-    except OSError as error:
-        why = likely_cause(full_text(error)) or "fix the cause and run the same command again"
-        raise UserError(f"study {name!r} cannot run: {error}; {why}") from error
-
-
-def _describe(name: str, plan: Plan, options: RunOptions) -> str:
     site = Site.at(options)
     check_ray()
     _check_writable(site.root)

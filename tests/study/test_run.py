@@ -132,7 +132,7 @@ def test_a_mistake_is_one_message_and_status_2(
         (["--storage-path", "/proc"], "/proc is not writable: "),
         (["--retry-failed"], "has run no trial here: omit --retry-failed"),
         (["--name", "damaged"], "journal.jsonl"),
-        (["--name", "unreadable"], "study 'unreadable' cannot run: [Errno 21] Is a directory"),
+        (["--name", "unreadable"], "error: [Errno 21] Is a directory"),
         (["--tracking-uri", "sqlite:///a%00x.db"], "has the character NUL"),
     ],
 )

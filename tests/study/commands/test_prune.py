@@ -1,5 +1,6 @@
 """What a finished study can spare goes, after it was listed; what others may want, and all results, stay."""
 
+import errno
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from kdq.errors import UserError
+from kdq.store.folder_store import StageStore
 from study.commands.options import ROOT, PruneOptions
 from study.commands.prune import prune
 from study.control.lock import study_lock
@@ -278,3 +280,17 @@ def test_a_plan_is_read_back_from_what_it_was_noted_as(space: str) -> None:
         plan = Plan(space, workload.stem, load_space(space, {}), load_workload(workload.stem, {}), (0, 3))
         assert planned(plan.document()).document() == plan.document()
         assert [one.identity for one in planned(plan.document()).expected] == [one.identity for one in plan.expected]
+
+
+def test_a_disk_that_fails_is_one_message(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(StageStore, "discard", fail)
+    assert main(["--prune", "small", "--yes"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"error: [Errno {errno.EROFS}] Read-only file system"
+    assert second.startswith("likely cause: ")
