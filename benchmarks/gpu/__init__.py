@@ -1,4 +1,4 @@
-"""The paper's study on a GPU that is at hand for minutes: `python -m benchmarks.gpu`; see docs/gpu.md."""
+"""The paper's study on a GPU that is available for minutes: `python -m benchmarks.gpu`; see docs/gpu.md."""
 
 import time
 

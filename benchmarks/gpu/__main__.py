@@ -1,4 +1,4 @@
-"""The paper's study on a GPU that is at hand for minutes, in calls that go on where the last one stopped.
+"""The paper's study on a GPU that is available for minutes, in calls that resume where the last one stopped.
 
     python -m benchmarks.gpu prepare --data-dir DIR --target FOLDER     beforehand, where everything is installed
     python -m benchmarks.gpu run --parts FOLDER/1 --work DIR --output DIR --seconds 500     on the GPU's machine
@@ -106,7 +106,7 @@ def call(options: argparse.Namespace) -> int:
                 print(f"{name}: waits for {', '.join(lacking)}")
                 continue
             if name == "cifar10" and not (check(settings, output) or options.ignore_checks):
-                print("the GPU computes something else than the CPU; --ignore-checks goes on")
+                print("the GPU computes something else than the CPU; --ignore-checks continues")
                 return 1
             rows.run(settings, name, output, pace, clock)
     except TimeUp:
@@ -200,7 +200,7 @@ def _options() -> argparse.Namespace:
     run.add_argument(
         "--epochs", type=int, nargs=2, metavar=("TEACHER", "STUDENT"), help="instead of as many as fit the time"
     )
-    run.add_argument("--ignore-checks", action="store_true", help="go on though the GPU computes something else")
+    run.add_argument("--ignore-checks", action="store_true", help="continue although the GPU computes something else")
     run.add_argument("--device", default="cuda")
     _add_settings(run)
     return parser.parse_args()

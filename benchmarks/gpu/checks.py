@@ -27,7 +27,7 @@ IMAGES, BATCH, CALIBRATION, BITS = 1280, 128, 128, 4
 ALLOWED = {"top1": 0.05, "rtn": 1e-4, "least_squares_top1": 0.5, "least_squares_error": 0.02, "loss": 5e-3}
 """Differences: accuracies in points, a share of codes, and relative ones of the layers' mean error and of the loss.
 
-They are guesses, made without a GPU: the study goes on with more, but not with GROSS times as much. Codes of
+They are guesses, made without a GPU: the study continues with more, but not with GROSS times as much. Codes of
 `least_squares` are not compared one by one: each depends on the rounding of all before it. On a CPU without oneDNN,
 whose convolutions sum in another order, the differences are 0, 0, 0.11, 0.0026 and 0.0003.
 """

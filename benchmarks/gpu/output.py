@@ -1,4 +1,4 @@
-"""What is brought back: points, measurements, small packed files, a teacher that a later call can go on from.
+"""What is brought back: points, measurements, small packed files, a teacher that a later call can resume from.
 
 At most LIMIT bytes in a few files of at most LARGEST, whatever happens: every write leaves the folder whole. The files
 are kept in the work folder, and copied to the folder that is brought back, which may be empty at the next call.
@@ -91,7 +91,7 @@ class Output:
         self._write(MEASUREMENTS, json.dumps({**self.measurements, name: values}, indent=1).encode())
 
     def fail(self, name: str, error: BaseException) -> None:
-        """Note that something failed, in the measurements and for the exit status; the rest goes on."""
+        """Note that something failed, in the measurements and for the exit status; the rest continues."""
         text = f"{name}: {type(error).__name__}: {first_line(error)}"
         print(f"failed: {text}", flush=True)
         self.errors.append(text)

@@ -18,7 +18,7 @@ ROWS = "rows.json"
 
 
 class TimeUp(Exception):  # noqa: N818 - an end, not an error
-    """The time is up; what is unfinished goes on in the next call."""
+    """The time is up; what is unfinished resumes in the next call."""
 
 
 class Clock:
