@@ -98,10 +98,10 @@ def _argument(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if value is True:
         return [flag]
-    if name == "tracking_uri":
-        return [flag, repeatable(value)]
     if name == "set":
         return [text for each in value for text in ([f"{flag}={each}"] if each.startswith("-") else [flag, each])]
+    if name == "tracking_uri":
+        value = repeatable(value)
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
