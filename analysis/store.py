@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 
 from analysis.record import Row
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
+from kdq.correctness import Correct, decode
 from kdq.distill.methods import METHODS, PARAMETERS
 from kdq.errors import UserError, first_line, unknown
 from study.results.front import comparable, content, with_front
@@ -81,6 +82,15 @@ class Store:
         logged = {_point(run): run.id for run in runs if run.status == "FINISHED"}
         points = sorted(logged, key=lambda point: (point.trial_id, display_order(point.bits), point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
+
+    def correct(self, study: StoredStudy, part: str) -> dict[str, Correct]:
+        """Return which images of a part, "val" or "test", the points' models classify correctly, by the points' runs.
+
+        A point of an older version of this program, and one of a set that is too large for a tag, is missing.
+        """
+        tag = schema.CORRECT[part]
+        runs = self._read(study.experiment_id, Names((tag,)), RunKind.POINT)
+        return {run.id: _correct(run, tag) for run in runs if tag in run.tags}
 
     def trial_states(self, study: StoredStudy) -> Counter[TrialStatus]:
         """Return the number of trials by status."""
@@ -235,6 +245,13 @@ def _student_id(run: StoredRun) -> str:
             f"the study under another --name, which reuses its students"
         )
     return str(run.tags[schema.STUDENT])[:16]
+
+
+def _correct(run: StoredRun, tag: str) -> Correct:
+    try:
+        return decode(run.tags[tag])
+    except ValueError as error:
+        raise UserError(f"run {run.id} has a wrong {tag}: {error}") from None
 
 
 def _point(run: StoredRun) -> Point:

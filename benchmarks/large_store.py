@@ -82,7 +82,7 @@ def _log(tracker: Tracker) -> None:
         point = Point(
             TRIAL, "dkd", 0.0, 8.0, 4.0, None, 0, "resnet20", bits, bits, size, size // 8, 9.0 * bits**0.5, 50.0
         )
-        tracker.log_point(point, f"dkd, {bits} bits", {**params, "bits": bits}, ())
+        tracker.log_point(point, f"dkd, {bits} bits", {**params, "bits": bits}, (), {})
     best = {schema.point_metric(name, bits): 50.0 for name in ("val_top1", "test_top1") for bits in WIDTHS}
     tracker.end_trial(TRIAL, TrialStatus.COMPLETED, "", best)
     tracker.end_study(StudyStatus.COMPLETED, {"points": len(WIDTHS)})

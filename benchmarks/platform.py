@@ -185,7 +185,7 @@ def trivial(config: Mapping[str, Any]) -> None:
     file.touch()
     own = (trial.id, trial.method, None, None, None, None, 0, config["inputs"].arch(trial))
     point = Point(*own, FLOAT_BITS, 32, 8, 1, random.uniform(10, 90), 50.0)
-    ray_tune.report_to_ray(config, PointMeasured(point, (str(file),)))
+    ray_tune.report_to_ray(config, PointMeasured(point, (str(file),), {}))
     ray_tune.report_to_ray(config, TrialEnded(TrialStatus.COMPLETED))
 
 

@@ -75,15 +75,24 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int | Non
     return accuracy(logits(model, images, batch_size), labels)
 
 
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return whether the model predicts each image's class, bool [N]. images: as in `logits`; labels: int64 [N]."""
+    return _correct(logits(model, images), labels)
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Return the top-1 accuracy in percent of logits [N, classes] against labels int64 [N].
 
     Raises UserError for labels of another shape or dtype.
     """
+    return 100.0 * _correct(logits, labels).double().mean().item()
+
+
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
     labels = as_tensor(labels, "labels")
     if labels.shape != logits.shape[:1] or labels.is_floating_point():
         raise UserError(
             f"labels: {labels.dtype} of shape {list(labels.shape)}; must be whole numbers of shape [{len(logits)}], "
             "one class an image"
         )
-    return 100.0 * (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
+    return logits.argmax(1) == labels.to(logits.device)

@@ -12,7 +12,7 @@ from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
 from kdq.pack.file import pack
 from kdq.pack.size import avg_bits, paper_bits, size_breakdown, total_bits
-from kdq.pipeline.accuracy import Accuracies, accuracies
+from kdq.pipeline.accuracy import Evaluation, evaluate
 from kdq.quantize.config import QuantizeConfig, QuantizerSpec
 from kdq.quantize.model import choose_calibration, quantize_many
 from kdq.quantize.result import Quantized
@@ -20,7 +20,7 @@ from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
 
-POINT_VERSION = 3
+POINT_VERSION = 4
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
 LAYERS_FILE = "layers.json"
@@ -57,13 +57,13 @@ def measure(
     specs: Sequence[PointSpec],
     model: Callable[[], Classifier],
     data: Callable[[], Dataset],
-    known: Callable[[], Accuracies] = dict,
+    known: Callable[[], Evaluation | None] = lambda: None,
 ) -> Iterator[tuple[PointSpec, Path]]:
     """Every point and its folder, in the order asked for; those that the store lacks are made.
 
     They are quantized together, and evaluated and stored one by one: an interruption loses the points not stored yet.
     The specs differ in their bits only. `model`, `data` and `known` are called only if something has to be made;
-    the first two must give the same device. known: accuracies of the float model, which are not measured again.
+    the first two must give the same device. known: the evaluation of the float model, which is not made again.
     """
     made: dict[Allocation, Quantized] = {}
     model = cache(model)
@@ -73,7 +73,7 @@ def measure(
             missing = [s for s in specs if s.bits.is_float == spec.bits.is_float and store.find(s.stage()) is None]
             made |= _quantize(missing, model(), data())
         if spec.bits in made:
-            own = known if spec.bits.is_float else dict
+            own = known if spec.bits.is_float else lambda: None
             yield spec, store.make(spec.stage(), partial(_write, quantized=made[spec.bits], data=data, known=own))
         else:
             yield spec, store.path(spec.stage())
@@ -85,16 +85,19 @@ def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> d
     return {spec.bits: quantized for spec, quantized in zip(specs, made, strict=True)}
 
 
-def _write(folder: Path, quantized: Quantized, data: Callable[[], Dataset], known: Callable[[], Accuracies]) -> None:
+def _write(
+    folder: Path, quantized: Quantized, data: Callable[[], Dataset], known: Callable[[], Evaluation | None]
+) -> None:
     pack(quantized, folder / PACKED_FILE)
     started = time.perf_counter()
-    found = accuracies(quantized.model, data(), known())
+    found = known() or evaluate(quantized.model, data())
+    found.write(folder)
     measurement = {
         "total_bits": total_bits(quantized),
         "avg_bits": avg_bits(quantized),
         "paper_bits": paper_bits(quantized),
         "packed_bytes": (folder / PACKED_FILE).stat().st_size,
-        **found,
+        **found.accuracies(),
         "evaluate_seconds": time.perf_counter() - started,
     }
     layers = {

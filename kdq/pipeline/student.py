@@ -126,12 +126,6 @@ def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
     return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
 
 
-def last_metrics(store: StageStore, spec: StudentSpec) -> Mapping[str, float]:
-    """Return the metrics of a finished student's last epoch; its `val_top1` is that of the weights that were kept."""
-    metrics: Mapping[str, float] = read_json(store.path(spec.stage()) / HISTORY_FILE)[-1]
-    return metrics
-
-
 def forget(store: StageStore, spec: StudentSpec) -> bool:
     """Remove every stored epoch of a student's training; if a process is training it, do nothing and return False."""
     try:

@@ -234,7 +234,7 @@ class Controller:
         self.live_table.point(trial.id, point)
         self.found[trial.id, point.bits] = point
         params = {**self._params(trial), "bits": point.bits}
-        self.tracker.log_point(point, f"{trial.name}, {bits_name(point.bits)}", params, event.files)
+        self.tracker.log_point(point, f"{trial.name}, {bits_name(point.bits)}", params, event.files, event.correct)
 
     def _end(self, trial_id: str, end: TrialEnded) -> None:
         if trial_id not in self.tracker.runs:

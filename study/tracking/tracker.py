@@ -284,15 +284,21 @@ class Tracker:
         return self._last_epoch[trial_id]
 
     @retry
-    def log_point(self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str]) -> None:
-        """Log a point as a run under its trial, with its packed model and layers as files; never twice."""
+    def log_point(
+        self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str], correct: Mapping[str, str]
+    ) -> None:
+        """Log a point as a run under its trial, with its packed model and layers as files; never twice.
+
+        correct: "val" and "test" -> which images it classifies correctly, as texts of `kdq.correctness`.
+        """
         key = f"{point.trial_id}/{point.bits}"
         self._claim(key, RunKind.POINT)
         if self.is_finished(key):
             return
         now = int(time.time() * 1000)
         metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in schema.POINT_METRICS]
-        tags = {schema.POINT: key}
+        vectors = {schema.CORRECT[part]: text for part, text in correct.items() if len(text) <= schema.LONGEST_TAG}
+        tags = {schema.POINT: key, **vectors}
         run_id = self._open(key, RunKind.POINT, name, params, tags, parent=point.trial_id, metrics=metrics)
         for file in files:
             self.client.log_artifact(run_id, file)

@@ -37,10 +37,15 @@ class EpochEnded:
 
 @dataclass(frozen=True, slots=True)
 class PointMeasured:
-    """A point was quantized and measured, or reused from the store. files: its packed model and its layers."""
+    """A point was quantized and measured, or reused from the store.
+
+    files: its packed model and its layers; correct: which images of "val" and "test" it classifies correctly, as
+    texts of `kdq.correctness`.
+    """
 
     point: Point
     files: tuple[str, ...]
+    correct: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, 
 from kdq.models.classifier import Normalization
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.resnets import ARCHITECTURES
-from kdq.pipeline.accuracy import measure_accuracies
+from kdq.pipeline.accuracy import evaluate_once
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
@@ -167,7 +167,7 @@ def evaluate_teacher(
 ) -> tuple[float, float]:
     """Return the teacher's validation and test accuracy in percent; raise UserError if it is close to chance."""
     fingerprint = reference.fingerprint
-    found = measure_accuracies(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data)
+    found = evaluate_once(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data).accuracies()
     val, test = found["val_top1"], found["test_top1"]
     log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:

@@ -17,10 +17,10 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
-from kdq.pipeline.accuracy import Accuracies, find_accuracies
+from kdq.pipeline.accuracy import Evaluation, find_evaluation, read_correct
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
 from kdq.pipeline.probe import Probe, probe
-from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, last_metrics, load_student
+from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, load_student
 from kdq.store.damage import damaged
 from kdq.store.folder_store import StageStore
 from study.console import failures
@@ -119,7 +119,7 @@ class _Run:
             yield from self._distill(student)
         for point, folder in measure(self.store, self.trial.points, self._model, self._data, self._known):
             files = tuple(str(folder / name) for name in (PACKED_FILE, LAYERS_FILE))
-            yield PointMeasured(self._point(point.bits.column, folder), files)
+            yield PointMeasured(self._point(point.bits.column, folder), files, read_correct(folder))
 
     def _distill(self, student: StudentSpec) -> Iterator[Event]:
         peer = self._peer if student.peer_init else None
@@ -164,13 +164,12 @@ class _Run:
         assert self.inputs.teacher
         return load_teacher(self.inputs.teacher, self._data())
 
-    def _known(self) -> Accuracies:
-        """Return the accuracies of the float model: those of a student's last epoch, or of the teacher."""
-        if student := self.trial.student:
-            return {"val_top1": last_metrics(self.store, student)["val_top1"]}
+    def _known(self) -> Evaluation | None:
+        """Return the evaluation of the teacher, if the trial quantizes that."""
         teacher = self.inputs.teacher
-        assert teacher
-        return find_accuracies(self.store, teacher.id, self.inputs.data.fingerprint)
+        if self.trial.student or not teacher:
+            return None
+        return find_evaluation(self.store, teacher.id, self.inputs.data.fingerprint)
 
     def _point(self, bits: Bits, folder: Path) -> Point:
         trial = self.trial

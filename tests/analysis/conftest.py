@@ -3,10 +3,12 @@
 import math
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from analysis.record import Row
+from kdq.correctness import encode
 from kdq.store.stage import digest
 from study.results.point import Point
 
@@ -96,6 +98,15 @@ def log_epochs(writer):
         writer.client.set_terminated(run, "FINISHED" if status == "completed" else "FAILED")
 
 
+IMAGES = {"val": 1000, "test": 2000}
+
+
+def correct_texts(point):
+    """Vectors with the point's accuracies: of the images in a fixed order of difficulty, the first ones are correct."""
+    count = {part: round(getattr(point, f"{part}_top1") * IMAGES[part] / 100) for part in IMAGES}
+    return {part: encode(np.arange(IMAGES[part]) < count[part]) for part in IMAGES}
+
+
 class Writer:
     """Logs as a study does."""
 
@@ -123,6 +134,7 @@ class Writer:
         del row["on_front"]
         metrics = {name: float(row.pop(name)) for name in MEASURES}
         tags = {"kdq.trial_id": point.trial_id, "kdq.point_id": f"{point.trial_id}/{point.bits}"}
+        tags |= {f"kdq.{part}_correct": text for part, text in correct_texts(point).items()}
         run_id = self.run("point", tags, parent, status, row, metrics)
         self.client.log_text(run_id, "codes", f"{point.bits}bit.kdq")
         return run_id

@@ -9,6 +9,7 @@ import mlflow
 import pytest
 
 from analysis.store import Store, open_store
+from kdq.correctness import top1
 from kdq.errors import UserError
 from study.results.front import with_front
 from study.tracking import runs as runs_module
@@ -46,6 +47,14 @@ def test_finished_points_come_back_exactly_with_their_runs(store, logged):
     points = store.points(store.study("grid"))
     assert list(points) == by_id(with_front(logged.points))
     assert points == {point: logged.run_ids[point.trial_id, point.bits] for point in points}
+
+
+def test_every_point_has_its_correct_images(store):
+    study = store.study("grid")
+    for part in ("val", "test"):
+        vectors = store.correct(study, part)
+        for point, run in store.points(study).items():
+            assert round(top1(vectors[run]), 1) == round(getattr(point, f"{part}_top1"), 1)
 
 
 def test_a_study_may_have_no_points_yet(store):

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from kdq.bits import Allocation
+from kdq.correctness import decode
+from kdq.correctness import top1 as percent
 from kdq.data.dataset import Dataset
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.evaluate import top1
+from kdq.models.evaluate import correct, logits, top1
 from kdq.pack.file import load, payload_bytes
 from kdq.pipeline import accuracy
+from kdq.pipeline.accuracy import evaluate, read_correct
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, PointSpec, measure, measured
 from kdq.quantize.config import QuantizerSpec
 from kdq.quantize.model import layer_names
@@ -65,6 +68,11 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         loaded = load(packed)
         assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
         assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
+        vectors = {part: decode(text) for part, text in read_correct(folder).items()}
+        assert vectors["val"].tolist() == (logits(loaded, data.val_images).argmax(1) == data.val_labels).tolist()
+        assert {f"{part}_top1": percent(vector) for part, vector in vectors.items()} == {
+            name: found[name] for name in ("val_top1", "test_top1")
+        }
         layers = json.loads((folder / LAYERS_FILE).read_text())
         total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["size_breakdown"])
         assert total == found["total_bits"]
@@ -76,15 +84,15 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images of each evaluation of a model."""
     counts: list[int] = []
 
-    def counted(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+    def counted(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         counts.append(len(images))
-        return top1(model, images, labels)
+        return correct(model, images, labels)
 
-    monkeypatch.setattr(accuracy, "top1", counted)
+    monkeypatch.setattr(accuracy, "correct", counted)
     return counts
 
 
-def test_what_is_known_of_the_float_model_is_not_measured_again(
+def test_the_float_model_is_not_evaluated_again_if_its_evaluation_is_known(
     tmp_path: Path, model: Classifier, data: Dataset, evaluated: list[int]
 ) -> None:
     val, test = len(data.val_images), len(data.test_images)
@@ -92,10 +100,11 @@ def test_what_is_known_of_the_float_model_is_not_measured_again(
     wanted = [measured(folder) for _, folder in plain]
     assert evaluated == [val, test, val, test]
     evaluated.clear()
-    known = {"val_top1": top1(model, data.val_images, data.val_labels)}
+    known = evaluate(model, data)
+    evaluated.clear()
     with_known = measure(StageStore(tmp_path / "b"), specs(32, 2), lambda: model, lambda: data, lambda: known)
     found = [measured(folder) for _, folder in with_known]
-    assert evaluated == [test, val, test]
+    assert evaluated == [val, test]
     for one, other in zip(found, wanted, strict=True):
         assert {**one, "evaluate_seconds": 0} == {**other, "evaluate_seconds": 0}
 

@@ -58,7 +58,7 @@ def test_a_store_in_a_folder_of_any_name_has_its_files_there(store: Path, tmp_pa
     start(tracker)
     packed = tmp_path / "model.safetensors"
     packed.write_bytes(b"x")
-    tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+    tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
     tracker.log_front([POINT], always=True)
     assert Path(tracker.figure_path()).is_file()
     (file,) = Store(tracker.uri, tracker.store).artifacts(tracker.runs[f"{TRIAL}/4"].id)
@@ -74,7 +74,7 @@ def test_a_mixed_point_has_a_run_of_its_own(store: Path) -> None:
         tracker = opened(store, "mixed")
         start(tracker)
         for point in (POINT, mixed):
-            tracker.log_point(point, "point", {**PARAMS, "bits": point.bits}, [])
+            tracker.log_point(point, "point", {**PARAMS, "bits": point.bits}, [], {})
         tracker.log_front([POINT, mixed], always=True)
     tracker = opened(store, "mixed")
     assert tracker.runs.keys() == {"study", TRIAL, f"{TRIAL}/4", f"{TRIAL}/mixed-0123abcd"}
@@ -91,7 +91,7 @@ def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path:
         tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
         tracker.log_epoch(TRIAL, 2, {"val_top1": 60.0})
         for _ in range(2):  # a worker that was started again tells all it has
-            tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+            tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
             tracker.end_trial(TRIAL, "completed", "", {"val_top1_4bit": 90.0})
         tracker.log_front([POINT], always=True)
         tracker.end_study("completed", {"points": 1})
@@ -130,7 +130,7 @@ def test_a_kill_after_any_call_leaves_what_the_next_driver_completes(
 
     def work(tracker: Tracker) -> None:
         start(tracker)
-        tracker.log_point(POINT, "point", PARAMS, [str(packed)])
+        tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
         tracker.end_trial(TRIAL, "completed", "", {})
         tracker.end_study("completed", {"points": 1})
 
@@ -182,7 +182,7 @@ def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: py
 
         monkeypatch.setattr(MlflowClient, method, gone)
     start(tracker)
-    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.log_point(POINT, "point", PARAMS, [], {})
     tracker.end_trial(TRIAL, "completed", "", {})
     found = opened(store, "gone")
     assert len(found.client.search_runs([found.experiment])) == 3
@@ -250,7 +250,7 @@ def test_an_extension_that_was_cut_off_takes_no_run_from_the_study(
 
     first = opened(store, "cut off")
     start(first)
-    first.log_point(POINT, "point", PARAMS, [])
+    first.log_point(POINT, "point", PARAMS, [], {})
     first.end_trial(TRIAL, "completed", "", {})
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "update_run", killed)
@@ -260,7 +260,7 @@ def test_an_extension_that_was_cut_off_takes_no_run_from_the_study(
     assert kinds == {"study": "study", TRIAL: "former trial", f"{TRIAL}/4": "former point"}
     again = opened(store, "cut off")
     start(again)
-    again.log_point(POINT, "point", PARAMS, [])
+    again.log_point(POINT, "point", PARAMS, [], {})
     kinds = {key: run.kind for key, run in opened(store, "cut off").runs.items()}
     assert kinds == {"study": "study", TRIAL: "trial", f"{TRIAL}/4": "point"}
 
@@ -330,7 +330,7 @@ def test_a_server_that_takes_no_artifact_is_waited_for_unless_it_refuses(
     monkeypatch.setattr(MlflowClient, "log_artifact", log)
     (tmp_path / "packed").touch()
     with nullcontext() if waits else pytest.raises(HTTPError):
-        tracker.log_point(POINT, "point", PARAMS, [str(tmp_path / "packed")])
+        tracker.log_point(POINT, "point", PARAMS, [str(tmp_path / "packed")], {})
     found = opened(store, f"artifacts {status}").runs[f"{TRIAL}/4"]
     assert found.status == ("FINISHED" if waits else "RUNNING")
 
@@ -362,7 +362,7 @@ def test_a_deleted_study_and_an_experiment_that_is_none_are_said(store: Path) ->
 def _complete(tracker: Tracker) -> None:
     start(tracker)
     tracker.log_epoch(TRIAL, 1, {"val_top1": 50.0})
-    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.log_point(POINT, "point", PARAMS, [], {})
     tracker.end_trial(TRIAL, "completed", "", {})
     tracker.end_study("completed", {"points": 1})
 
@@ -451,7 +451,7 @@ def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch:
     tracker.log_front([POINT])
     tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)])
     assert drawn == [1]
-    tracker.log_point(POINT, "point", PARAMS, [])
+    tracker.log_point(POINT, "point", PARAMS, [], {})
     tracker.log_front([POINT], always=True)
     assert drawn == [1, 1]
 
@@ -464,7 +464,7 @@ def test_a_front_without_new_points_is_not_logged_again(store: Path, monkeypatch
         tracker = opened(store, "front once")
         start(tracker)
         for point in points:
-            tracker.log_point(point, "point", PARAMS, [])
+            tracker.log_point(point, "point", PARAMS, [], {})
         tracker.log_front(points, always=True)
         tracker.end_study("completed", {"points": len(points)})
 

@@ -133,11 +133,11 @@ def test_damaged_stages_are_named(prepared: Prepared, fine_tuned: Path, tmp_path
     spec = parse_spec(f"transformers:{fine_tuned}")
     teacher = prepare_teacher(plan().workload, spec, reference, data, store, quiet)
     evaluate_teacher(teacher, reference, data, store, quiet)
-    (accuracy,) = tmp_path.glob("accuracy/*/accuracy.json")
-    for content in ("", "[]", '{"val_top1": null}', '{"val_top1": 1}'):
+    (accuracy,) = tmp_path.glob("accuracy/*/correct.json")
+    for content in ("", "[]", '{"val": null, "test": "1p0"}', '{"val": "1p0"}'):
         accuracy.write_text(content)
         with pytest.raises(
-            UserError, match=rf"^{accuracy.parent}: damaged stage \(accuracy\.json: .*remove this folder"
+            UserError, match=rf"^{accuracy.parent}: damaged stage \(correct\.json: .*remove this folder"
         ):
             evaluate_teacher(teacher, reference, data, store, quiet)
     weights = Path(teacher.folder) / "model.safetensors"
