@@ -19,7 +19,7 @@ from requests import HTTPError, Response
 from analysis.store import Store
 from kdq.errors import UserError
 from study.results.point import Point
-from study.tracking import tracker as tracking_module
+from study.tracking import server as tracking_server
 from study.tracking.runs import DatabaseRuns
 from study.tracking.tracker import Tracker, find_document, open_tracker
 from study.tracking.uri import sqlite_uri
@@ -61,7 +61,7 @@ def test_a_store_in_a_folder_of_any_name_has_its_files_there(store: Path, tmp_pa
     tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
     tracker.log_front([POINT], always=True)
     assert Path(tracker.figure_path()).is_file()
-    (file,) = Store(tracker.uri, tracker.store).artifacts(tracker.runs[f"{TRIAL}/4"].id)
+    (file,) = Store(tracker.uri, tracker.table.store).artifacts(tracker.runs[f"{TRIAL}/4"].id)
     assert Path(file).read_bytes() == b"x"
     assert Path(file).is_relative_to(folder / "artifacts" / "odd")
     assert set(tmp_path.iterdir()) == {folder, packed}
@@ -165,8 +165,8 @@ def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: py
     """Its last answers before it went are lost: what they were about is done, and must not be done twice."""
     said: list[str] = []
     tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "gone", store, said.append, lambda: False)
-    tracker.uri = "http://server"
-    monkeypatch.setattr(tracking_module, "PAUSE", 0)
+    tracker._server.uri = "http://server"
+    monkeypatch.setattr(tracking_server, "PAUSE", 0)
     lost = {"create_run", "log_batch", "set_terminated"}
     for method in lost.copy():
         original = getattr(MlflowClient, method)
@@ -194,10 +194,10 @@ def test_a_server_that_comes_and_goes_is_waited_for(store: Path, monkeypatch: py
 def test_a_server_that_stays_away_for_a_while_is_said(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "a while", store, said.append, lambda: False)
-    tracker.uri = "http://server"
-    monkeypatch.setattr(tracking_module, "PAUSE", 0)
+    tracker._server.uri = "http://server"
+    monkeypatch.setattr(tracking_server, "PAUSE", 0)
     answers = iter([False, False, True])
-    load, work = tracker._load_runs, iter([False, True])
+    load, work = tracker.table.load, iter([False, True])
 
     def away(*_: object, **__: object) -> None:
         if not next(answers):
@@ -209,7 +209,7 @@ def test_a_server_that_stays_away_for_a_while_is_said(store: Path, monkeypatch: 
             raise MlflowException("no answer")
         return cast(Run, _original(self, *args, **options))
 
-    monkeypatch.setattr(tracker, "_load_runs", away)
+    monkeypatch.setattr(tracker.table, "load", away)
     monkeypatch.setattr(MlflowClient, "create_run", create)
     start(tracker)
     assert ["is unavailable" in line for line in said] == [True, False]
@@ -278,9 +278,9 @@ def test_a_server_is_waited_for_with_a_bound_and_not_at_all_if_it_refuses(
 ) -> None:
     said: list[str] = []
     tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "patience", store, said.append, lambda: False)
-    tracker.uri = address
-    monkeypatch.setattr(tracking_module, "PAUSE", 0)
-    monkeypatch.setattr(tracking_module, "PATIENCE", 0.1)
+    tracker._server.uri = address
+    monkeypatch.setattr(tracking_server, "PAUSE", 0)
+    monkeypatch.setattr(tracking_server, "PATIENCE", 0.1)
 
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("no answer", error)
@@ -297,7 +297,7 @@ def test_a_server_is_not_waited_for_by_a_study_that_is_interrupted(
 ) -> None:
     said: list[str] = []
     tracker = open_tracker(f"sqlite:///{store}/mlflow.db", "interrupted", store, said.append, lambda: len(said) > 0)
-    tracker.uri = "http://server"
+    tracker._server.uri = "http://server"
 
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("no answer")
@@ -316,7 +316,7 @@ def test_a_server_that_takes_no_artifact_is_waited_for_unless_it_refuses(
     """Of artifacts MLflow's client speaks in the errors of requests."""
     tracker = opened(store, f"artifacts {status}")
     start(tracker)
-    tracker.uri = "http://server"
+    tracker._server.uri = "http://server"
     response = Response()
     response.status_code = status or 0
     left = iter([HTTPError(response=response) if status else RequestsConnectionError()])
