@@ -1,4 +1,5 @@
 # Two commands: `make study` runs a whole study, `make test` runs lint, types and tests.
+# `make ui` opens MLflow on the studies in mlruns/, on this machine only, and prints links to their views.
 # For maintainers: `make test-latest` runs the tests on the newest releases of all that we depend on, and
 # `make constraints` writes the installed versions into constraints.txt (BIN=.venv-latest/bin for those newest).
 PYTHON ?= python3
@@ -10,10 +11,13 @@ NAMES := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 	print(*(re.match(r"[\w.\[\]-]+", line)[0] for line in \
 	project["dependencies"] + project["optional-dependencies"]["dev"]))
 
-.PHONY: study test lint types test-latest constraints clean
+.PHONY: study ui test lint types test-latest constraints clean
 
 study: .venv/.installed
 	$(BIN)/python study/run.py --space dkd_grid
+
+ui: .venv/.installed
+	$(BIN)/python -m analysis.ui
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile

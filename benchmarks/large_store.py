@@ -37,6 +37,7 @@ from study.results.status import StudyStatus, TrialStatus
 from study.space.load import load_space
 from study.space.workload import load_workload
 from study.tracking import schema
+from study.tracking.study_page import StudyPage
 from study.tracking.tracker import Tracker, open_tracker
 
 STUDY = "large"
@@ -59,6 +60,9 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 AIMS = dict.fromkeys(COMMANDS, "<= 5") | {"finished": "<= 4"}
 
 
+PAGE = StudyPage("", WIDTHS, ("alpha", "beta"), ("alpha", "beta"), "digits", "0" * 64, 1)
+
+
 def fill(folder: Path, trials: int) -> None:
     """Write a store of a study with this many trials, each with a point at every width."""
     tracker = open_tracker(f"sqlite:///{folder}/mlflow.db", STUDY, folder, print, bool)
@@ -74,7 +78,7 @@ def _log(tracker: Tracker) -> None:
     plan = Plan("dkd_grid", "digits", load_space("dkd_grid", {}), load_workload("digits", {}), (0,))
     own = {"method": "dkd", "alpha": 0.0, "beta": 8.0, "temperature": 4.0, "seed": 0, "student": "resnet20"}
     params = {**plan.params(), **own, "widths": ",".join(map(str, WIDTHS)), "trial_id": TRIAL}
-    tracker.start_study({"settings": plan.document()}, plan.params(), "python study/run.py --space dkd_grid")
+    tracker.start_study({"settings": plan.document()}, plan.params(), "python study/run.py --space dkd_grid", PAGE)
     tracker.start_trial(TRIAL, "0" * 64, "dkd", params)
     tracker.log_epoch(TRIAL, 1, {"train_loss": 1.0, "val_loss": 1.0, "val_top1": 50.0, "lr": 0.1, "seconds": 1.0})
     for bits in WIDTHS:

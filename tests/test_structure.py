@@ -7,7 +7,16 @@ import pytest
 from benchmarks.report import ROOT
 from benchmarks.structure import measure, parse
 
-ALLOWED = ("results", "schedulers", "units", "tracking.runs", "tracking.uri", "tracking.schema", "tracking")
+ALLOWED = (
+    "results",
+    "schedulers",
+    "units",
+    "tracking.runs",
+    "tracking.uri",
+    "tracking.schema",
+    "tracking.views",
+    "tracking",
+)
 NONE = [
     "imports that lead in a circle",
     "statuses as literals",

@@ -61,7 +61,7 @@ def _former_settings(name: str, options: RunOptions, site: Site) -> Mapping[str,
             return None  # without MLflow, whose import takes seconds
         if not os.access(file, os.W_OK):
             raise UserError(f"{file} is not writable; make it writable, or give another --tracking-uri")
-    from study.tracking.tracker import find_document
+    from study.tracking.experiment import find_document
 
     before = find_document(site.tracking_uri, name)
     return before["settings"] if before else None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kdq.distill.teachers import TeacherSpec
     from study.console.live_table import LiveTable
     from study.control.controller import Controller
+    from study.tracking.study_page import StudyPage
     from study.tracking.tracker import Tracker
     from study.trial.worker import Inputs
 
@@ -170,10 +171,23 @@ class _Study:
         write = partial(write_study_file, root / "studies" / self.name, document)
         controller = self._controller(inputs, tracker, live_table)
         write(StudyStatus.RUNNING)
-        tracker.start_study(document, self.plan.params(), self._command())
+        tracker.start_study(document, self.plan.params(), self._command(), self._page(inputs))
         outcome = self._conclude(controller, metrics, write)
         close(outcome, self.site.tracking_uri, self.options.arguments(), live_table.print)
         return outcome
+
+    def _page(self, inputs: "Inputs") -> "StudyPage":
+        """Return what MLflow's page of the study shows."""
+        from study.tracking.study_page import StudyPage
+
+        plan, workload, data = self.plan, self.plan.workload, inputs.data
+        question = (
+            f"Space `{plan.space_name}`: {plan.space.description or 'without a description'}. Workload "
+            f"`{plan.workload_name}`: {workload.dataset}, teacher {workload.teacher}, student {workload.student}. "
+            f"Seeds {', '.join(map(str, plan.seeds))}; each trial distills a student, then quantizes it."
+        )
+        names = plan.varying, plan.common
+        return StudyPage(question, plan.widths, *names, workload.dataset, data.fingerprint, data.train_images)
 
     def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
         """Return what the trials share, and the teacher's accuracies."""
@@ -282,6 +296,7 @@ class _Study:
             seconds=time.monotonic() - controller.live_table.began,
             statuses=controller.statuses,
             points=controller.points,
+            experiment=controller.tracker.experiment,
             figure=controller.tracker.figure_path(),
             failure=failure,
             signal=self.interrupts.received,

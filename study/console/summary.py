@@ -13,15 +13,19 @@ from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.results.tables import as_text, front_table
 from study.tracking.uri import is_sqlite, repeatable, shown
+from study.tracking.views import link
 from study.units import duration
 
 SHOWN_STOPS = 10  # stopped trials that the summary lists
+UI = "http://127.0.0.1:5000"  # where `mlflow ui` serves a local store
+VIEW = "kdq-trials"
 SCRIPT = Path(__file__).parents[1] / "run.py"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a study's command ended. figure: the path of the front's figure; failure: the error that stopped the study,
+    """How a study's command ended. experiment: the id of its experiment in MLflow; figure: the
+    path of the front's figure; failure: the error that stopped the study,
     if any; leaves_rest: only failed trials were retried, and other trials are unfinished; shortage: why the search
     ended before its number of trials, if it did; stopped: the names of stopped trials, each with the reason."""
 
@@ -30,6 +34,7 @@ class Outcome:
     seconds: float
     statuses: Mapping[str, TrialStatus]
     points: Sequence[Point]
+    experiment: str
     figure: str
     failure: str
     signal: int
@@ -86,6 +91,7 @@ def interrupted(arguments: Sequence[str]) -> str:
 def _print_commands(outcome: Outcome, uri: str, arguments: Sequence[str]) -> None:
     ui = [_program("mlflow"), "ui", "--backend-store-uri", shown(uri)]
     print(f"MLflow: {shlex.join(ui) if is_sqlite(uri) else shown(uri)}")
+    print(f"trials, points, front there: {link(UI if is_sqlite(uri) else shown(uri), outcome.experiment, VIEW)}")
     best = [_program("python"), "-m", "analysis", "best", "--study", outcome.study]
     budget = ["--max-bits", f"{_budget(outcome.points):.2g}"]
     is_default = not any(argument.startswith(("--tracking-uri", "--storage-path")) for argument in arguments)

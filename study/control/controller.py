@@ -17,11 +17,11 @@ from study.control.interrupts import Interrupts
 from study.control.trial_queue import TrialQueue
 from study.plan.estimate_time import Costs
 from study.plan.plan import Plan
-from study.results.front import front_hypervolume
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
 from study.schedulers.scheduler import Decision
 from study.searchers.searcher import objectives
+from study.tracking.run_table import STUDY
 from study.tracking.schema import point_metric, probe_metric
 from study.tracking.tracker import Tracker
 from study.trial.events import EpochEnded, Event, PointMeasured, StudentReused, TrialEnded, WorkerLost
@@ -176,7 +176,8 @@ class Controller:
 
     def _track(self, trial_id: str) -> None:
         trial = self.queue.entries[trial_id].trial
-        self.tracker.start_trial(trial_id, trial.model_id, trial.name, self._params(trial))
+        name = trial.short_name(self.plan.varying)
+        self.tracker.start_trial(trial_id, trial.model_id, name, self._params(trial))
 
     def report(self, trial_id: str, event: Event) -> Decision:
         """Handle an event of a trial; return whether the trial continues."""
@@ -234,7 +235,8 @@ class Controller:
         self.live_table.point(trial.id, point)
         self.found[trial.id, point.bits] = point
         params = {**self._params(trial), "bits": point.bits}
-        self.tracker.log_point(point, f"{trial.name}, {bits_name(point.bits)}", params, event.files, event.correct)
+        name = f"{bits_name(point.bits)} {trial.short_name(self.plan.varying)}"
+        self.tracker.log_point(point, name, params, event.files, event.correct)
 
     def _end(self, trial_id: str, end: TrialEnded) -> None:
         if trial_id not in self.tracker.runs:
@@ -243,14 +245,14 @@ class Controller:
         is_completed = end.status is TrialStatus.COMPLETED
         self.queue.end(trial_id, end.status, end.reason, objectives(points) if is_completed else None)
         self.live_table.end(trial_id, end.status, end.reason, end.log)
-        accuracies = {
+        measured = {
             point_metric(name, point.bits): getattr(point, name)
-            for name in ("val_top1", "test_top1")
+            for name in ("val_top1", "test_top1", "total_bits")
             for point in points
             if isinstance(point.bits, int)  # trials do not share a mixed allocation
         }
-        self.tracker.end_trial(trial_id, end.status, end.reason, accuracies)
-        self.tracker.log_front(self.points)
+        self.tracker.end_trial(trial_id, end.status, end.reason, measured, end.log)
+        self.tracker.log_front(self.points, self._finished)
         if end.status.is_failure:
             self._count_failure(trial_id, end)
 
@@ -275,9 +277,16 @@ class Controller:
         for trial_id, trial_status in self.statuses.items():
             if trial_status.is_open and trial_id in self.tracker.runs:
                 self.tracker.end_trial(trial_id, TrialStatus.INTERRUPTED, "the study was interrupted", {})
-        self.tracker.log_front(self.points, always=True)
-        hypervolume = {"hypervolume": front_hypervolume(self.points)} if self.points else {}
-        self.tracker.end_study(status, {**metrics, **hypervolume, "points": len(self.points)})
+        is_new = not self.tracker.is_finished(STUDY)
+        self.tracker.log_front(self.points, self._finished, always=True)
+        if is_new and status is StudyStatus.COMPLETED:
+            self.tracker.register_front(self.points)
+        self.tracker.end_study(status, {**metrics, "points": len(self.points)})
+
+    @property
+    def _finished(self) -> int:
+        """The number of finished trials."""
+        return sum(status.has_ended for status in self.statuses.values())
 
     def _params(self, trial: Trial) -> dict[str, Any]:
         own = {"method": trial.method, **trial.parameters, "seed": trial.seed, "student": self.inputs.arch(trial)}

@@ -20,7 +20,7 @@ from kdq.store.stage import Json, canonical, digest
 from study.schedulers.registry import by_configuration, make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
-from study.space.declaration import METHOD, TEACHER
+from study.space.declaration import METHOD, TEACHER, defaults
 from study.space.space import LARGEST, Space
 from study.space.workload import Workload
 
@@ -85,6 +85,17 @@ class Plan:
     def widths(self) -> tuple[int, ...]:
         """The bit widths of the points of all trials, float first."""
         return tuple(dict.fromkeys((FLOAT_BITS, *(bits for widths in self.space.bits for bits in widths))))
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The names of what trials differ in: the seed if there are several, the method, parameters."""
+        return (*(["seed"] if len(self.seeds) > 1 else []), *self.space.varying)
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """Those names of `varying` that every trial has."""
+        always = [set(defaults(method)) for method in self.methods]
+        return tuple(name for name in self.varying if name in ("seed", METHOD) or all(name in own for own in always))
 
     @property
     def points(self) -> int:

@@ -55,6 +55,12 @@ class Space:
         return taken or Declaration("", Listed((defaults(values[METHOD])[name],)))
 
     @property
+    def varying(self) -> tuple[str, ...]:
+        """The method and the parameters that have more than one value in the space, in order."""
+        found = {name: [one.domain for one in several] for name, several in self.params.items()}
+        return tuple(name for name, domains in found.items() if len(set(domains)) > 1 or domains[0].size > 1)
+
+    @property
     def is_adaptive(self) -> bool:
         return self.searcher in ADAPTIVE
 

@@ -1,12 +1,21 @@
-"""The MLflow experiment of a study."""
+"""The MLflow experiment of a study, and the document of its run."""
 
+import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from kdq.errors import UserError, first_line
 from study.tracking import schema
-from study.tracking.uri import shown, without_password
+from study.tracking.database import check_database
+from study.tracking.schema import RunKind
+from study.tracking.uri import is_sqlite, shown, sqlite_path, without_password
 
 
 def open_experiment(client: MlflowClient, study: str, artifacts: Path | None) -> str:
@@ -39,3 +48,24 @@ def unusable(uri: str, error: Exception) -> UserError:
         f"MLflow store {shown(uri)} cannot be used: {without_password(first_line(error), uri)}; repair it, or "
         f"give another --tracking-uri"
     )
+
+
+def find_document(uri: str, study: str) -> dict[str, Any] | None:
+    """Return a study's document, or None for a new study; nothing is made. Raises UserError as `open_tracker` does."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    try:
+        if is_sqlite(uri):
+            check_database(sqlite_path(uri))
+        client = MlflowClient(tracking_uri=uri)
+        if (experiment := find_experiment(client, study)) is None:
+            return None
+        condition = f"tags.`{schema.KIND}` = '{RunKind.STUDY}'"
+        found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL, order_by=["start_time DESC"])
+    except (MlflowException, SQLAlchemyError) as error:
+        raise unusable(uri, error) from None
+    return document_of(found[0].data.tags) if found else None
+
+
+def document_of(tags: Mapping[str, str]) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(tags[schema.DOCUMENT])
+    return document

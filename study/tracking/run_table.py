@@ -26,7 +26,9 @@ class RunTable:
 
     def load(self) -> None:
         """Load the existing runs, with their tags only."""
-        names = Names(tags=(schema.TRIAL, schema.POINT, schema.DOCUMENT, MLFLOW_PARENT_RUN_ID))
+        names = Names(
+            tags=(schema.TRIAL, schema.POINT, schema.DOCUMENT, schema.COMMAND, schema.ON_FRONT, MLFLOW_PARENT_RUN_ID)
+        )
         self.runs: dict[str, StoredRun] = {self._key(run): run for run in self.store.read(self.experiment, names)}
         self._orphans = {key for key, run in self.runs.items() if key != STUDY and not self._has_parent(key, run)}
 

@@ -13,11 +13,13 @@ REASON = "kdq.reason"
 DOCUMENT = "kdq.document"  # of the study: all that determines it, as canonical JSON
 COMMAND = "kdq.command"  # of the study: the command that runs it again
 
+ON_FRONT = "kdq.on_front"  # of a point: "true" or "false"
 CORRECT = {"val": "kdq.val_correct", "test": "kdq.test_correct"}
 """Tags of a point: which images it classifies correctly, as texts of `kdq.correctness`; without one, too many images
 for a tag."""
 LONGEST_TAG = 8000  # characters, MLflow's limit
 
+HYPERVOLUME, FRONT_SIZE = "hypervolume", "front_size"  # of the study, over finished trials
 POINT_METRICS = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
 
 

@@ -5,9 +5,7 @@ no longer has, and their points, are of the kinds `former trial` and `former poi
 tags and metrics.
 """
 
-import json
 import logging
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,29 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, RunTag, ViewType
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
+from kdq.errors import first_line
 from kdq.store.files import system_lock
 from kdq.store.stage import canonical
-from study.results.figure import draw_front
 from study.results.front import with_front
 from study.results.point import Point
 from study.results.status import StudyStatus, TrialStatus
-from study.results.tables import front_table, to_csv
 from study.tracking import schema
-from study.tracking.database import LOCK, check_database, ensure_database
-from study.tracking.experiment import find_experiment, open_experiment, unusable
+from study.tracking.database import LOCK, ensure_database
+from study.tracking.experiment import document_of, open_experiment, unusable
+from study.tracking.front_log import FrontLog
+from study.tracking.registry import register_front
 from study.tracking.run_table import STUDY, RunTable, kind_of
 from study.tracking.runs import StoredRun, open_runs
 from study.tracking.schema import RunKind
 from study.tracking.server import Availability, Log, is_rejected, retry
-from study.tracking.uri import is_sqlite, local_path, sqlite_path
+from study.tracking.study_page import NOTE, StudyPage, provenance
+from study.tracking.uri import is_sqlite, local_path, sqlite_path, without_password
+from study.tracking.views import COLOUR, method_colour, tags, views
 
-FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
-FIGURE_SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
 ENDED: Mapping[str, str] = {
     TrialStatus.COMPLETED: "FINISHED",
     TrialStatus.STOPPED: "FINISHED",
@@ -62,7 +61,8 @@ class Tracker:
         self.experiment = open_experiment(self.client, study, artifacts)
         self.table = RunTable(self.client, open_runs(uri), study, self.experiment)
         self._server = Availability(uri, self._load, log, is_interrupted)
-        self._draw_next = 0.0
+        self._page: StudyPage | None = None
+        self._front = FrontLog(self.client, self.table, study, self._describe)
         self._load()
 
     @property
@@ -89,7 +89,7 @@ class Tracker:
     def _load(self) -> None:
         self.table.load()
         self._last_epoch: dict[str, int] = {}
-        self._is_front_logged = self.is_finished(STUDY)  # a study that ended well logged its front before
+        self._front.is_logged = self.is_finished(STUDY)  # a study that ended well logged its front before
 
     def _restore(self) -> bool:
         """Restore what was deleted in the MLflow UI: the command of a study makes it whole, with its curves and files.
@@ -108,10 +108,12 @@ class Tracker:
         A study that was deleted in the MLflow UI still has its document.
         """
         run = self.runs.get(STUDY) or self.table.deleted().get(STUDY)
-        return _document(run.tags) if run else None
+        return document_of(run.tags) if run else None
 
     @retry
-    def start_study(self, document: Mapping[str, Any], params: Mapping[str, Any], command: str) -> None:
+    def start_study(
+        self, document: Mapping[str, Any], params: Mapping[str, Any], command: str, page: StudyPage
+    ) -> None:
         """Open the study's run. document: everything that determines the study; command: runs it again.
 
         Only now are runs restored that were deleted in the MLflow UI: a command that is refused changes nothing.
@@ -120,8 +122,30 @@ class Tracker:
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        self.table.open(STUDY, RunKind.STUDY, self.study, params, {**described, **table})
-        self.table.tag(STUDY, {schema.STATUS: StudyStatus.RUNNING})
+        is_new = STUDY not in self.runs
+        self._page = page
+        run_id = self.table.open(STUDY, RunKind.STUDY, self.study, params, {**described, **table})
+        self.table.tag(STUDY, {schema.STATUS: StudyStatus.RUNNING, schema.COMMAND: command})
+        if is_new:
+            self.client.log_inputs(run_id, [page.input()])
+        if not self._front.is_logged:
+            self.table.tag(STUDY, {**provenance(), **self._describe(())})
+            self._share(page)
+
+    def _share(self, page: StudyPage) -> None:
+        """Write the views for MLflow's UI, whose format may change: without them a study runs as well."""
+        for key, value in tags(views(page.widths, page.parameters, page.common)).items():
+            try:
+                self.client.set_experiment_tag(self.experiment, key, value)
+            except MlflowException as error:
+                if not is_rejected(error):
+                    raise
+
+    def _describe(self, points: Sequence[Point]) -> dict[str, str]:
+        """Return the tag with the description of the study's run."""
+        assert self._page
+        command = self.runs[STUDY].tags.get(schema.COMMAND, "")
+        return {NOTE: self._page.description(self.study, command, points)}
 
     @retry
     def extend(self, document: Mapping[str, Any], command: str, trials: Collection[str] | None) -> tuple[int, int]:
@@ -141,7 +165,7 @@ class Tracker:
                 self.table.tag(key, {schema.KIND: kind})
             standing[is_kept] += not width
         self.table.reopen(STUDY)
-        self._is_front_logged = False
+        self._front.is_logged = False
         self.table.tag(STUDY, {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command})
         return standing[True], standing[False]
 
@@ -185,18 +209,20 @@ class Tracker:
         now = int(time.time() * 1000)
         metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in schema.POINT_METRICS]
         vectors = {schema.CORRECT[part]: text for part, text in correct.items() if len(text) <= schema.LONGEST_TAG}
-        tags = {schema.POINT: key, **vectors}
+        tags = {schema.POINT: key, schema.ON_FRONT: "false", COLOUR: method_colour(point.method), **vectors}
         run_id = self.table.open(key, RunKind.POINT, name, params, tags, parent=point.trial_id, metrics=metrics)
         for file in files:
             self.client.log_artifact(run_id, file)
         self.table.finish(key)
-        self._is_front_logged = False
+        self._front.is_logged = False
 
     @retry
-    def end_trial(self, trial_id: str, status: TrialStatus, reason: str, best: Mapping[str, float]) -> None:
+    def end_trial(
+        self, trial_id: str, status: TrialStatus, reason: str, best: Mapping[str, float], log: str | None = None
+    ) -> None:
         """Log how a trial ended; `best` becomes metrics of its run, so that the UI can sort trials.
 
-        A trial that an earlier command of the study finished keeps its end.
+        log: the path of its traceback. A trial that an earlier command of the study finished keeps its end.
         """
         if self.is_finished(trial_id):
             return
@@ -205,31 +231,32 @@ class Tracker:
         metrics = [Metric(key, float(value), now, 0) for key, value in best.items()]
         tags = [RunTag(schema.STATUS, status), RunTag(schema.REASON, reason)]
         self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        if log and Path(log).is_file():
+            self.client.log_artifact(run_id, log)
         self.table.finish(trial_id, ENDED.get(status, "FAILED"))
 
     @retry
-    def log_front(self, points: Sequence[Point], always: bool = False) -> None:
-        """Log the front on the study's run as table, CSV and figure, if it has points that were not in it before.
+    def log_front(self, points: Sequence[Point], finished: int, always: bool = False) -> None:
+        """Log the front and the curves over finished trials on the study's run, if there are new points.
 
-        Unless `always`, at most every FIGURE_SECONDS.
+        Unless `always`, as seldom as `FrontLog` allows. finished: the number of finished trials.
         """
-        began = time.monotonic()
-        if self._is_front_logged or not points or (not always and began < self._draw_next):
-            return
-        marked = with_front(points)
-        run_id = self.table.id_of(STUDY)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "points.csv").write_text(to_csv(marked))
-            front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
-            draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
-            self.client.log_artifacts(run_id, folder)
-        self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
-        self._is_front_logged = True
-        now = time.monotonic()
-        self._draw_next = now + max(FIGURE_SECONDS, (now - began) / FIGURE_SHARE)
+        self._front.count(points, finished, always=always)
+        self._front.log(points, always=always)
+
+    @retry
+    def register_front(self, points: Sequence[Point]) -> None:
+        """Register the models on the front; where the server has no registry, print why."""
+        try:
+            register_front(self.client, self.study, self.runs, with_front(points))
+        except MlflowException as error:
+            if not is_rejected(error):
+                raise
+            self.log(f"MLflow did not register the front's models: {without_password(first_line(error), self.uri)}")
 
     @retry
     def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
+        """Log how the study's command ended. metrics: of the study, which do not change while it runs."""
         now = int(time.time() * 1000)
         run_id = self.table.id_of(STUDY)
         before = self.client.get_run(run_id).data.metrics
@@ -262,30 +289,3 @@ def open_tracker(uri: str, study: str, root: Path, log: Log, is_interrupted: Cal
         if local and not (isinstance(error, MlflowException) and error.__cause__ is None):
             raise  # of the disk
         raise unusable(uri, error) from None
-
-
-def find_document(uri: str, study: str) -> dict[str, Any] | None:
-    """Return a study's document, or None for a new study; nothing is made. Raises UserError as `open_tracker` does."""
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    try:
-        if is_sqlite(uri):
-            check_database(sqlite_path(uri))
-        client = MlflowClient(tracking_uri=uri)
-        if (experiment := find_experiment(client, study)) is None:
-            return None
-        condition = f"tags.`{schema.KIND}` = '{RunKind.STUDY}'"
-        found = client.search_runs([experiment], condition, run_view_type=ViewType.ALL, order_by=["start_time DESC"])
-    except (MlflowException, SQLAlchemyError) as error:
-        raise unusable(uri, error) from None
-    return _document(found[0].data.tags) if found else None
-
-
-def _document(tags: Mapping[str, str]) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(tags[schema.DOCUMENT])
-    return document
-
-
-def _mlflow_table(table: Any) -> dict[str, Any]:
-    """Return a data frame in the JSON layout that MLflow's UI shows as a table."""
-    plain = table.astype(object).where(table.notna(), None)
-    return dict(plain.to_dict(orient="split", index=False))

@@ -1,6 +1,6 @@
 """A trial as a value: everything that determines its results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,6 +40,12 @@ class Trial:
     def id(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the ids of its points."""
         return digest([point.stage().id for point in self.points])[:16]
+
+    def short_name(self, varying: Sequence[str]) -> str:
+        """Return what differs between trials, and the seed, `seed=0 dkd alpha=1`. varying: the names of that."""
+        own = {"seed": self.seed, "method": self.method, **self.parameters}
+        shown = [name for name in dict.fromkeys((*varying, "seed")) if name in own]
+        return " ".join(str(own[name]) if name == "method" else f"{name}={own[name]:g}" for name in shown)
 
     @property
     def model_id(self) -> str:

@@ -20,13 +20,18 @@ from analysis.store import Store
 from kdq.errors import UserError
 from study.results.point import Point
 from study.tracking import server as tracking_server
+from study.tracking.experiment import find_document
 from study.tracking.runs import DatabaseRuns
-from study.tracking.tracker import Tracker, find_document, open_tracker
+from study.tracking.study_page import StudyPage
+from study.tracking.tracker import Tracker, open_tracker
 from study.tracking.uri import sqlite_uri
 
 TRIAL = "0123456789abcdef"
 POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200, 90.0, 89.0)
 PARAMS = {"method": "dkd", "seed": 0}
+
+
+PAGE = StudyPage("What was asked", (32, 4), ("method", "seed"), ("method", "seed"), "digits", "0" * 64, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def logged(tracker: Tracker, key: str) -> Run:
 
 
 def start(tracker: Tracker) -> None:
-    tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command")
+    tracker.start_study({"settings": {}, "trials": [TRIAL]}, {"space": "s"}, "command", PAGE)
     tracker.start_trial(TRIAL, "student", "trial", PARAMS)
 
 
@@ -59,7 +64,7 @@ def test_a_store_in_a_folder_of_any_name_has_its_files_there(store: Path, tmp_pa
     packed = tmp_path / "model.safetensors"
     packed.write_bytes(b"x")
     tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
-    tracker.log_front([POINT], always=True)
+    tracker.log_front([POINT], 1, always=True)
     assert Path(tracker.figure_path()).is_file()
     (file,) = Store(tracker.uri, tracker.table.store).artifacts(tracker.runs[f"{TRIAL}/4"].id)
     assert Path(file).read_bytes() == b"x"
@@ -75,7 +80,7 @@ def test_a_mixed_point_has_a_run_of_its_own(store: Path) -> None:
         start(tracker)
         for point in (POINT, mixed):
             tracker.log_point(point, "point", {**PARAMS, "bits": point.bits}, [], {})
-        tracker.log_front([POINT, mixed], always=True)
+        tracker.log_front([POINT, mixed], 1, always=True)
     tracker = opened(store, "mixed")
     assert tracker.runs.keys() == {"study", TRIAL, f"{TRIAL}/4", f"{TRIAL}/mixed-0123abcd"}
     assert logged(tracker, f"{TRIAL}/mixed-0123abcd").data.params["bits"] == "mixed-0123abcd"
@@ -93,7 +98,7 @@ def test_a_second_driver_adds_nothing_to_what_is_finished(store: Path, tmp_path:
         for _ in range(2):  # a worker that was started again tells all it has
             tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
             tracker.end_trial(TRIAL, "completed", "", {"val_top1_4bit": 90.0})
-        tracker.log_front([POINT], always=True)
+        tracker.log_front([POINT], 1, always=True)
         tracker.end_study("completed", {"points": 1})
     client, runs = tracker.client, opened(store, "twice").runs
     assert runs.keys() == {"study", TRIAL, f"{TRIAL}/4"}
@@ -446,26 +451,26 @@ def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch:
     tracker = opened(store, "front")
     start(tracker)
     drawn: list[int] = []
-    monkeypatch.setattr("study.tracking.tracker.draw_front", lambda points, path, title: drawn.append(len(points)))
-    tracker.log_front([])
-    tracker.log_front([POINT])
-    tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)])
+    monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, path, title: drawn.append(len(points)))
+    tracker.log_front([], 0)
+    tracker.log_front([POINT], 1)
+    tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)], 2)
     assert drawn == [1]
     tracker.log_point(POINT, "point", PARAMS, [], {})
-    tracker.log_front([POINT], always=True)
+    tracker.log_front([POINT], 1, always=True)
     assert drawn == [1, 1]
 
 
 def test_a_front_without_new_points_is_not_logged_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr("study.tracking.tracker.draw_front", lambda points, path, title: drawn.append(len(points)))
+    monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, path, title: drawn.append(len(points)))
 
     def study(points: list[Point]) -> None:
         tracker = opened(store, "front once")
         start(tracker)
         for point in points:
             tracker.log_point(point, "point", PARAMS, [], {})
-        tracker.log_front(points, always=True)
+        tracker.log_front(points, 1, always=True)
         tracker.end_study("completed", {"points": len(points)})
 
     larger = replace(POINT, bits=8, total_bits=2000)
@@ -474,5 +479,62 @@ def test_a_front_without_new_points_is_not_logged_again(store: Path, monkeypatch
     assert drawn == [1, 2]
     tracker = opened(store, "front once")
     tracker.extend({"settings": {"epochs": 2}}, "command", None)  # which may drop points
-    tracker.log_front([POINT], always=True)
+    start(tracker)
+    tracker.log_front([POINT], 1, always=True)
     assert drawn == [1, 2, 1]
+
+
+def test_the_page_of_a_study_has_the_answer_and_points_know_whether_they_are_on_the_front(
+    store: Path, tmp_path: Path
+) -> None:
+    tracker = opened(store, "answer")
+    start(tracker)
+    worse = replace(POINT, bits=8, total_bits=5000, val_top1=80.0)
+    better = replace(POINT, bits=8, total_bits=5000, val_top1=95.0, trial_id="fedcba9876543210")
+    tracker.start_trial(better.trial_id, "student", "trial", PARAMS)
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+
+    def on_front() -> dict[str, str]:
+        return {key: run.tags["kdq.on_front"] for key, run in opened(store, "answer").runs.items() if "/" in key}
+
+    for finished, points in enumerate(([POINT], [POINT, worse], [POINT, worse, better]), 1):
+        tracker.log_point(points[-1], "point", PARAMS, [str(packed)], {})
+        tracker.log_front(points, finished, always=True)
+    assert on_front() == {f"{TRIAL}/4": "true", f"{TRIAL}/8": "false", f"{better.trial_id}/8": "true"}
+    study = logged(tracker, "study")
+    note = study.data.tags["mlflow.note.content"]
+    assert note.startswith("What was asked")
+    assert note.count("95.00 %") == 1
+    assert "80.00 %" not in note
+    (dataset,) = study.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", "0" * 32)
+    sizes = tracker.client.get_metric_history(study.info.run_id, "front_size")
+    assert [(metric.step, metric.value) for metric in sizes] == [(1, 1.0), (2, 1.0), (3, 2.0)]
+    best = tracker.client.get_metric_history(study.info.run_id, "best_val_top1_8bit")
+    assert [(metric.step, metric.value) for metric in best] == [(2, 80.0), (3, 95.0)]
+
+    def registered() -> dict[str, str]:
+        model = tracker.client.get_registered_model("answer")
+        versions = {str(each.version): each.run_id for each in tracker.client.search_model_versions("name='answer'")}
+        assert len(versions) == len(set(versions.values()))
+        return {alias: versions[str(version)] for alias, version in model.aliases.items()}
+
+    for _ in range(2):  # the second time adds nothing
+        tracker.register_front([POINT, worse])
+        assert registered() == {"max-1000-bits": tracker.runs[f"{TRIAL}/4"].id}
+    tracker.register_front([POINT, worse, better])
+    assert registered() == {
+        "max-1000-bits": tracker.runs[f"{TRIAL}/4"].id,
+        "max-5000-bits": tracker.runs[f"{better.trial_id}/8"].id,
+    }
+
+
+def test_the_log_of_a_failed_trial_is_its_artifact(store: Path, tmp_path: Path) -> None:
+    tracker = opened(store, "failed log")
+    start(tracker)
+    path = tmp_path / "trial.log"
+    path.write_text("Traceback")
+    tracker.end_trial(TRIAL, "failed", "it broke", {}, str(path))
+    (file,) = Store(tracker.uri, tracker.table.store).artifacts(tracker.runs[TRIAL].id)
+    assert Path(file).read_text() == "Traceback"

@@ -1,0 +1,98 @@
+"""The front on a study's page: figure, tables, description, curves, and which points are on it."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from study.results.figure import draw_front
+from study.results.front import front_hypervolume, seed_groups, with_front
+from study.results.point import Point
+from study.results.tables import front_table, to_csv
+from study.tracking import schema
+from study.tracking.run_table import STUDY, RunTable
+from study.tracking.schema import point_metric
+
+FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
+SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
+FIRST = ("bits", "total_bits", "val_top1", "test_top1")
+"""The columns with which the table begins that the UI shows."""
+
+
+class FrontLog:
+    """Logs the front of a study while trials finish. describe: the description of the study's run, given its points."""
+
+    def __init__(
+        self, client: MlflowClient, table: RunTable, study: str, describe: Callable[[Sequence[Point]], dict[str, str]]
+    ) -> None:
+        self.client, self.table, self.study, self.describe = client, table, study, describe
+        self.is_logged = False  # no point is new since
+        self._draw_next = self._count_next = 0.0
+        self._last_step: int | None = None
+
+    def log(self, points: Sequence[Point], *, always: bool) -> None:
+        """Log the front, if it has points that were not in it before; unless `always`, at most every FIGURE_SECONDS."""
+        began = time.monotonic()
+        if self.is_logged or not points or (not always and began < self._draw_next):
+            return
+        marked = with_front(points)
+        run_id = self.table.id_of(STUDY)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "points.csv").write_text(to_csv(marked))
+            front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
+            draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
+            self.client.log_artifacts(run_id, folder)
+        self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
+        self._mark(marked)
+        self.table.tag(STUDY, self.describe(marked))
+        self.is_logged = True
+        now = time.monotonic()
+        self._draw_next = now + max(FIGURE_SECONDS, (now - began) / SHARE)
+
+    def count(self, points: Sequence[Point], finished: int, *, always: bool) -> None:
+        """Log the curves over finished trials: hypervolume, size of the front, the best accuracy at each width."""
+        began = time.monotonic()
+        if self.is_logged or not points or (not always and began < self._count_next):
+            return
+        run_id = self.table.id_of(STUDY)
+        if self._last_step is None:
+            logged = self.client.get_metric_history(run_id, schema.FRONT_SIZE)
+            self._last_step = max((metric.step for metric in logged), default=-1)
+        if finished <= self._last_step:
+            return
+        now = int(time.time() * 1000)
+        values = _progress(points)
+        self.client.log_batch(run_id, [Metric(name, value, now, finished) for name, value in values.items()])
+        self._last_step = finished
+        ended = time.monotonic()
+        self._count_next = ended + (ended - began) / SHARE
+
+    def _mark(self, marked: Sequence[Point]) -> None:
+        """Set the tag of the points that came to the front or left it."""
+        for point in marked:
+            key, value = f"{point.trial_id}/{point.bits}", str(point.on_front).lower()
+            if key in self.table.runs and self.table.runs[key].tags.get(schema.ON_FRONT, "false") != value:
+                self.table.tag(key, {schema.ON_FRONT: value})
+
+
+def _progress(points: Sequence[Point]) -> dict[str, float]:
+    """Return the values of the curves; accuracies are the best means of configurations at a width."""
+    groups = seed_groups(with_front(points))
+    best: dict[str, float] = {}
+    for group in groups:
+        if isinstance(group.bits, int):
+            name = f"best_{point_metric('val_top1', group.bits)}"
+            best[name] = max(best.get(name, 0.0), group.mean("val_top1"))
+    size = sum(group.on_front for group in groups)
+    return {schema.HYPERVOLUME: front_hypervolume(points), schema.FRONT_SIZE: float(size), **best}
+
+
+def _mlflow_table(table: Any) -> dict[str, Any]:
+    """Return a data frame in the JSON layout that MLflow's UI shows as a table, what matters most on the left."""
+    ordered = table[[*FIRST, *(name for name in table if name not in FIRST)]]
+    plain = ordered.astype(object).where(ordered.notna(), None)
+    return dict(plain.to_dict(orient="split", index=False))
