@@ -12,6 +12,7 @@ from kdq.errors import UserError, quoted
 
 if TYPE_CHECKING:
     import pandas
+    from rich.progress import Progress
 
     from study.results.point import Point
 
@@ -70,12 +71,21 @@ def _replay(options: argparse.Namespace) -> str:
         store = open_store(options.tracking_uri)
         rows = store.record(store.study(options.study))
     record = from_rows(rows)
-    outcomes = replay.play(record, setting)
+    with _progress() as progress:
+        outcomes = replay.play(record, setting, lambda orders, name: progress.track(orders, description=name))
     table = replay.summary(record, outcomes)
     if options.figure:
         title = f"{options.study or options.record.stem}: early stopping replayed over {options.orders} orders"
         _draw_replay(replay.mean_curves(record, outcomes), table, options.figure, title)
     return replay_report(record, table, options.format, options.figure)
+
+
+def _progress() -> "Progress":
+    """Return a display of progress on stderr, which shows nothing if that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:

@@ -1,5 +1,6 @@
 """Figures of replays: what early stopping finds and what it costs."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ _OTHERS = {"grid": (MUTED, "-", "o"), "random": ("#b7791f", (0, (1, 1.5)), "o")}
 def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:
     """Write a figure (a PNG has 1600 × 800 pixels): hypervolume against epochs, and trials lost against epochs saved.
 
-    curves: from `analysis.replay.mean_curves`; table: from `analysis.replay.summary`. Bands and bars are one
-    sample deviation over the orders.
+    curves: from `analysis.replay.mean_curves`; table: from `analysis.replay.summary`. Bars are one sample deviation
+    over the orders, cut at what no order can exceed: the hypervolume of the full grid, 0 and 100 %.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -53,17 +54,25 @@ def _style(strategy: str) -> tuple[str, object, str]:
 def _draw_curves(axes: "Axes", curves: "pandas.DataFrame", table: "pandas.DataFrame") -> None:
     for strategy, drawn in curves.groupby("strategy", sort=False):
         colour, line, _ = _style(str(strategy))
-        epochs, mean, deviation = (drawn[name].to_numpy() for name in ("epochs", "mean", "deviation"))
-        axes.plot(epochs, mean, color=colour, linestyle=line, linewidth=2, label=str(strategy))
-        axes.plot(epochs[-1], mean[-1], marker="o", color=colour, markersize=6)
-        axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.07, linewidth=0)
+        axes.plot(drawn["epochs"], drawn["mean"], color=colour, linestyle=line, linewidth=1.6, label=str(strategy))
     best, worst = table["hypervolume"].max(), table["hypervolume"].min()
+    for strategy, drawn in curves.groupby("strategy", sort=False):
+        colour, _, marker = _style(str(strategy))
+        epochs, mean, deviation = (drawn[name].iloc[-1] for name in ("epochs", "mean", "deviation"))
+        bar = _bar(mean, deviation, highest=best)
+        axes.errorbar(epochs, mean, bar, marker=marker, color=colour, markersize=6, elinewidth=1, capsize=4, zorder=3)
     span = max(2.5 * (best - worst), 0.05 * best)
     axes.set_ylim(best - span, best + 0.06 * span)
     axes.set_xlim(0, None)
     axes.set_xlabel("epochs trained by all trials together", fontsize=13, color=INK)
     axes.set_ylabel("hypervolume of the completed trials (% × octaves)", fontsize=13, color=INK)
     axes.legend(loc="lower right", frameon=False, fontsize=12)
+
+
+def _bar(mean: float, deviation: float, lowest: float = -math.inf, highest: float = math.inf) -> list[list[float]]:
+    """Return how far a bar reaches below and above its mean, as matplotlib takes it; NaN for one order."""
+    room = max(mean - lowest, 0.0), max(highest - mean, 0.0)
+    return [[deviation if math.isnan(deviation) else min(deviation, limit)] for limit in room]
 
 
 def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
@@ -73,7 +82,8 @@ def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
     for row in table.sort_values("front_lost", kind="stable").to_dict(orient="records"):
         name, x, y = row["strategy"], row["saved"], row["front_lost"]
         colour, _, marker = _style(name)
-        axes.errorbar(x, y, row["front_lost_std"], row["saved_std"], color=colour, elinewidth=1, alpha=0.5)
+        bar = _bar(y, row["front_lost_std"], lowest=0, highest=100)
+        axes.errorbar(x, y, bar, row["saved_std"], color=colour, elinewidth=1, capsize=3, alpha=0.5)
         axes.plot(x, y, marker=marker, markersize=9, color=colour)
         height = y
         while any(abs(x - at) < LABEL[0] and abs(height - other) < LABEL[1] for at, other in labels):

@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,16 @@ class Outcome:
 Outcomes = Mapping[str, Sequence[Outcome]]
 """Strategy -> its outcome on each order; the orders are the same for all."""
 
+Track = Callable[[Sequence[Sequence[str]], str], Iterable[Sequence[str]]]
+"""Passes on what it is given, and may show the progress under the name, like `rich.progress.Progress.track`."""
 
-def play(record: StudyRecord, setting: Setting) -> dict[str, list[Outcome]]:
+
+def play(record: StudyRecord, setting: Setting, track: Track = lambda orders, _: orders) -> dict[str, list[Outcome]]:
     """Return the outcomes of the full grid, random search and every scheduler that stops trials, on every order.
 
-    Random search trains as many students as the epochs of `asha_pareto`, on average, are enough for. Raises UserError
-    if no trial completed, or one has no quantized accuracies.
+    Random search trains as many students as the epochs of `asha_pareto`, on average, are enough for. `track` gets the
+    orders of each strategy, and the strategy's name. Raises UserError if no trial completed, or one has no quantized
+    accuracies.
     """
     if not record.points:
         raise UserError("no trial of the record completed, so there is no front to find")
@@ -78,7 +82,7 @@ def play(record: StudyRecord, setting: Setting) -> dict[str, list[Outcome]]:
     orders = [generator.sample(list(record.curves), len(record.curves)) for _ in range(setting.orders)]
 
     def outcomes(name: str, orders: Sequence[Sequence[str]]) -> list[Outcome]:
-        return [simulate(_scheduler(name, config), record, order, setting.slots) for order in orders]
+        return [simulate(_scheduler(name, config), record, order, setting.slots) for order in track(orders, name)]
 
     played = {name: outcomes(name, orders) for name in (GRID, *STOPPING)}
     affordable = statistics.fmean(outcome.epochs for outcome in played["asha_pareto"]) / record.epochs
@@ -140,14 +144,17 @@ def on_front(record: StudyRecord) -> frozenset[str]:
 def curve(record: StudyRecord, outcome: Outcome, at: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the hypervolume of the targets that completed trials have found, in percent × octaves, after `at` epochs
     in all."""
-    left: list[Target] = list(record.targets)
+    targets: dict[str, list[Target]] = {}  # those that each trial measures a seed of
+    for target in record.targets:
+        for trial in frozenset().union(*target.trials):
+            targets.setdefault(trial, []).append(target)
     completed: set[str] = set()
     found: list[tuple[float, float]] = []
     epochs, volumes = [0], [0.0]
     for spent, trial in outcome.completed:
+        candidates = [target for target in targets.get(trial, ()) if not target.is_found_by(completed)]
         completed.add(trial)
-        found += [(target.accuracy, math.log2(target.total_bits)) for target in left if target.is_found_by(completed)]
-        left = [target for target in left if not target.is_found_by(completed)]
+        found += [(each.accuracy, math.log2(each.total_bits)) for each in candidates if each.is_found_by(completed)]
         epochs.append(spent)
         volumes.append(hypervolume(found, REFERENCE))
     return np.array(volumes)[np.searchsorted(epochs, at, side="right") - 1]

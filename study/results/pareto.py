@@ -1,5 +1,8 @@
 """The Pareto front of (accuracy up, bits down), and the hypervolume under it."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -51,6 +54,32 @@ def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
     best = np.maximum.accumulate(np.maximum(accuracy[order], worst_accuracy))
     widths = np.maximum(worst_bits - bits[order], 0.0)
     return float(np.sum(np.diff(best, prepend=worst_accuracy) * widths))
+
+
+def contributions(points: ArrayLike, owners: Sequence[int], reference: tuple[float, float]) -> dict[int, float]:
+    """Return the hypervolume that only the points of each owner dominate, which all points lose without them.
+
+    points: [n, 2] and reference as in `hypervolume`; owners: the owner of each point. One pass from few bits to many
+    keeps the owner of the best accuracy for at most these bits, and the best one of all other owners; the area between
+    the two is the former's alone. Raises ValueError as `hypervolume` does.
+    """
+    accuracy, bits = _columns(points)
+    (worst_accuracy,), (worst_bits,) = (column.tolist() for column in _columns([reference]))
+    order = np.lexsort((-accuracy, bits))
+    edges = [*np.minimum(bits[order], worst_bits).tolist(), worst_bits]
+    added = dict.fromkeys(owners, 0.0)
+    leader, best, of_others = None, worst_accuracy, worst_accuracy
+    for i, value, (low, high) in zip(order.tolist(), accuracy[order].tolist(), pairwise(edges), strict=True):
+        owner = owners[i]
+        if owner == leader:
+            best = max(best, value)
+        elif value > best:
+            leader, best, of_others = owner, value, best
+        elif value > of_others:
+            of_others = value
+        if leader is not None:
+            added[leader] += (best - of_others) * (high - low)
+    return added
 
 
 def _columns(points: ArrayLike) -> tuple[Floats, Floats]:

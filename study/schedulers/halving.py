@@ -1,8 +1,9 @@
 """Synchronous successive halving: all trials of a rung are compared before any continues."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from study.schedulers.priorities import Priority, Rung, Values
+from study.schedulers.priorities import Values
 from study.schedulers.scheduler import Decision, Scheduler, below
 
 
@@ -65,31 +66,30 @@ class Halving(Scheduler):
             level, absent = self.levels[len(self.promoted)], self.left | self.diverged
             present = {trial: values for trial, values in self._open_rung().items() if trial not in absent}
             expected = len(self.promoted[-1]) if self.promoted else self.trials
-            best = survivors(self.priority, present, self.reduction_factor, expected)
+            scores = self.priority.scores(present)
+            best = survivors(scores, self.reduction_factor, expected)
             for trial in sorted(self._open_rung().keys() - best - self.diverged):
-                self._stop(trial, level, self._lack(trial, present, best))
+                self._stop(trial, level, self._lack(trial, scores, best))
             self.promoted.append(best)
 
-    def _lack(self, trial: str, rung: Rung, best: frozenset[str]) -> str:
+    def _lack(self, trial: str, scores: Mapping[str, float], best: frozenset[str]) -> str:
         """Return why a trial is not among the best of a rung."""
-        if trial not in rung:
+        if trial not in scores:
             return "failed before the rung was decided"
-        scores = self.priority.scores(rung)
         own, cut = scores[trial], min(scores[one] for one in best)
         if not self.priority.ordinal:
             return below(own, cut)
-        return f"place {sum(score > own for score in scores.values()) + 1} of {len(rung)}, and {len(best)} continue"
+        return f"place {sum(score > own for score in scores.values()) + 1} of {len(scores)}, and {len(best)} continue"
 
     def _is_full(self) -> bool:
         arrived = self._open_rung().keys() | self.left | self.diverged
         return self.promoted[-1] <= arrived if self.promoted else len(arrived) >= self.trials
 
 
-def survivors(priority: Priority, rung: Rung, reduction_factor: float, expected: int | None = None) -> frozenset[str]:
+def survivors(scores: Mapping[str, float], reduction_factor: float, expected: int) -> frozenset[str]:
     """Return the best 1/reduction_factor of a full rung, at least one trial; ties go to the lower trial id.
 
-    expected: the number of trials that the share is taken of; None for those in the rung.
+    scores: of the trials in the rung; expected: the number of trials that the share is taken of.
     """
-    count = max(1, int((len(rung) if expected is None else expected) / reduction_factor))
-    scores = priority.scores(rung)
-    return frozenset(sorted(rung, key=lambda trial: (-scores[trial], trial))[:count])
+    count = max(1, int(expected / reduction_factor))
+    return frozenset(sorted(scores, key=lambda trial: (-scores[trial], trial))[:count])

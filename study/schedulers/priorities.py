@@ -5,6 +5,7 @@ A priority is a function of the set of reports at a rung; the order in which the
 
 import statistics
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.results.front import REFERENCE
-from study.results.pareto import front, hypervolume, ranks
+from study.results.pareto import contributions, ranks
 from study.schedulers.registry import PriorityName
 
 Values = Sequence[tuple[float, float]]
@@ -74,8 +75,7 @@ def pareto_standing(rung: Rung) -> dict[str, float]:
         return {}
     trials = sorted(rung)
     pairs = [np.asarray(rung[trial], dtype=np.float64) for trial in trials]
-    pooled = ranks(np.concatenate(pairs))
-    rank = [int(part.min()) for part in np.split(pooled, np.cumsum([len(pair) for pair in pairs])[:-1])]
+    rank = np.minimum.reduceat(ranks(np.concatenate(pairs)), _starts(pairs)).tolist()
     added = _contributions(pairs, rank)
     covered = _covers(pairs)
     dominators = (covered & ~covered.T).sum(axis=0).tolist()
@@ -92,34 +92,36 @@ def dominates(a: Values, b: Values) -> bool:
 
 def _covers(pairs: Sequence[NDArray[np.float64]]) -> NDArray[np.bool_]:
     """bool[n, n]: whether some pair of the first trial is at least as good as each pair of the second."""
-    starts = np.cumsum([0, *(len(pair) for pair in pairs[:-1])])
+    starts = _starts(pairs)
     accuracy, bits = np.concatenate(pairs).T
     better = (accuracy[:, None] >= accuracy) & (bits[:, None] <= bits)
     by_trial = np.logical_or.reduceat(better, starts, axis=0)
     return np.logical_and.reduceat(by_trial, starts, axis=1)
 
 
+def _starts(pairs: Sequence[NDArray[np.float64]]) -> NDArray[np.int64]:
+    """Return where the pairs of each trial begin among those of all trials."""
+    return np.cumsum([0, *(len(pair) for pair in pairs[:-1])])
+
+
 def _contributions(pairs: Sequence[NDArray[np.float64]], rank: Sequence[int]) -> list[float]:
     """Return the hypervolume that each trial adds to the other trials of its rank and the lower ones.
 
-    Rounded, so that equal contributions of different shape are equal floats; no contribution is exactly 0. A trial
-    alone in its rank is not compared by its contribution, which is left at 0.
+    Rounded, so that equal contributions of different shape are equal floats. A trial alone in its rank is not compared
+    by its contribution, which is left at 0.
     """
     added = [0.0] * len(pairs)
-    for i, own_rank in enumerate(rank):
-        if rank.count(own_rank) > 1:
-            others = [pair for j, pair in enumerate(pairs) if rank[j] >= own_rank and j != i]
-            added[i] = round(max(0.0, _area([pairs[i], *others]) - _area(others)), 9)
-    return added
-
-
-def _area(pairs: Sequence[NDArray[np.float64]]) -> float:
-    """Return the hypervolume of a set: the same float for all sets with the same front."""
-    if not pairs:
-        return 0.0
     accuracy, bits = np.concatenate(pairs).T
-    points = np.unique(np.stack([accuracy, np.log2(bits)], axis=1), axis=0)
-    return hypervolume(points[front(points)], REFERENCE)
+    points = np.stack([accuracy, np.log2(bits)], axis=1)
+    owners = np.repeat(np.arange(len(pairs)), [len(pair) for pair in pairs])
+    ranks_of_pairs = np.asarray(rank)[owners]
+    for own_rank, count in Counter(rank).items():
+        if count > 1:
+            pool = ranks_of_pairs >= own_rank
+            for trial, area in contributions(points[pool], owners[pool].tolist(), REFERENCE).items():
+                if rank[trial] == own_rank:
+                    added[trial] = round(area, 9)
+    return added
 
 
 FLOAT = Priority(float_accuracy, needs_widths=False)

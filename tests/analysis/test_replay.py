@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from analysis.figures import draw_replay
-from analysis.record import StudyRecord
+from analysis.record import StudyRecord, Target
 from analysis.replay import GRID, RANDOM, Outcome, Setting, curve, mean_curves, on_front, play, simulate, summary
 from kdq.errors import UserError
 from study.results.pareto import hypervolume
@@ -151,6 +151,30 @@ def test_all_strategies_are_played_on_the_same_orders_every_time():
     for whole, part in zip(played[GRID], played[RANDOM], strict=True):
         assert whole.completed[: len(part.completed) - 1] == part.completed[:-1]
     assert len({outcome.completed for outcome in played[GRID]}) > 1
+
+
+def test_the_progress_of_every_strategy_is_shown_and_changes_nothing():
+    record, seen = traded(), []
+
+    def track(orders, name):
+        for order in orders:
+            seen.append(name)
+            yield order
+
+    played = play(record, Setting(orders=3), track)
+    assert played == play(record, Setting(orders=3))
+    assert sorted(seen) == sorted(name for name in played for _ in range(3))
+
+
+def test_a_configuration_counts_once_all_its_seeds_are_complete():
+    """Two configurations of two seeds, of which a and b share a student: any of them measures the first seed."""
+    record = traded()
+    first = Target((frozenset("ab"), frozenset("c")), 50.0, 2.0**20)
+    second = Target((frozenset("b"), frozenset("c")), 40.0, 2.0**10)
+    record = replace(record, configurations=(first, second))
+    outcome = Outcome(40, ((10, "a"), (20, "c"), (30, "b"), (40, "d")))
+    both = hypervolume([(50, 20), (40, 10)], (0, 30))
+    assert curve(record, outcome, np.array([10, 20, 30, 40])).tolist() == [0, 50 * (30 - 20), both, both]
 
 
 def test_a_curve_by_hand():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from study.results.pareto import front, hypervolume, ranks
+from study.results.pareto import contributions, front, hypervolume, ranks
 
 # Few distinct values, so that ties and duplicates are common.
 values = st.integers(0, 6).map(float) | st.floats(-10, 10)
@@ -103,6 +103,30 @@ def test_the_front_has_the_volume_of_all(array):
     assert hypervolume(array[front(array)], (0, 6)) == pytest.approx(hypervolume(array, (0, 6)), abs=1e-9)
 
 
+def test_contributions_in_closed_form():
+    """Of the staircase 4 + 3 + 2, each owner alone has what no other reaches; a point that two own is nobody's."""
+    steps, reference = [(1, 1), (2, 2), (3, 3)], (0, 5)
+    assert contributions(steps, [0, 1, 2], reference) == {0: 1, 1: 1, 2: 2}
+    assert contributions(steps, [7, 7, 7], reference) == {7: 9}
+    assert contributions(steps, [0, 1, 0], reference) == {0: 3, 1: 1}
+    assert contributions([*steps, (3, 3)], [0, 1, 2, 3], reference) == {0: 1, 1: 1, 2: 0, 3: 0}
+    assert contributions([(3, 6), (-1, 1)], [0, 1], reference) == {0: 0, 1: 0}  # beyond the reference
+    assert contributions([], [], reference) == {}
+
+
+@given(points, st.tuples(values, values), st.data())
+def test_a_contribution_is_what_all_lose_without_the_owner(array, reference, data):
+    owners = data.draw(st.lists(st.integers(0, 3), min_size=len(array), max_size=len(array)))
+    added = contributions(array, owners, reference)
+    assert added.keys() == set(owners)
+    whole = hypervolume(array, reference)
+    for owner, area in added.items():
+        others = array[np.array(owners) != owner]
+        assert area == pytest.approx(whole - hypervolume(others, reference), abs=1e-9)
+        if np.array_equal(*(np.unique(of[front(of)], axis=0) for of in (array, others))):
+            assert area == 0
+
+
 def test_ranks_of_a_known_set():
     known = [(90, 4), (85, 2), (85, 3), (80, 3), (90, 5), (85, 2)]
     assert ranks(known).tolist() == [0, 0, 1, 2, 1, 0]
@@ -126,6 +150,8 @@ def test_what_is_not_finite_pairs_raises(bad):
         ranks(bad)
     with pytest.raises(ValueError, match="must be"):
         hypervolume(bad, (0, 5))
+    with pytest.raises(ValueError, match="must be"):
+        contributions(bad, range(len(bad)), (0, 5))
 
 
 def test_a_reference_that_is_not_finite_raises():

@@ -229,8 +229,8 @@ def test_survivors_of_a_full_rung_depend_on_no_order(name, rung, random, factor)
     priority = priority_of(name)
     names = list(rung)
     random.shuffle(names)
-    best = survivors(priority, rung, factor)
-    assert survivors(priority, {trial: rung[trial] for trial in names}, factor) == best
+    best = survivors(priority.scores(rung), factor, len(rung))
+    assert survivors(priority.scores({trial: rung[trial] for trial in names}), factor, len(rung)) == best
     assert len(best) == max(1, int(len(rung) / factor))
 
 

@@ -1,0 +1,1 @@
+"""The study paper's tables, figures and question, beside the same study run by this program."""
