@@ -7,13 +7,23 @@ import pytest
 
 from tests.patience import patient
 
-FACES = {"kdq.quantize": ("QuantizeConfig", "quantize", "quantize_many"), "kdq.pack": ("load", "pack")}
+FACES = {
+    "kdq.quantize": ("QuantizeConfig", "quantize", "quantize_many"),
+    "kdq.pack": ("load", "pack"),
+    "kdq.predict": ("predict", "predict_files"),
+}
 
 
 @pytest.mark.parametrize("package", FACES)
 def test_importing_a_package_does_not_import_torch(package: str) -> None:
     code = f"import sys, {package}; assert 'torch' not in sys.modules, 'torch'; {package}.{FACES[package][0]}; "
     code += "assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=patient(20))
+
+
+def test_the_command_line_is_parsed_without_torch() -> None:
+    code = "import sys\nfrom kdq.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=patient(20))
 
 
