@@ -1,4 +1,4 @@
-"""The command line: `python -m kdq predict`."""
+"""The command line: `python -m kdq predict|export`."""
 
 import os
 import re
@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0, or 2 after a UserError, printed in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    options.arguments = arguments
     try:
-        from kdq.predict.command import run
-
+        if options.command == "predict":
+            from kdq.predict.command import run
+        else:
+            from kdq.export.command import run
         status = run(options)
         sys.stdout.flush()
     except UserError as error:
@@ -37,6 +41,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m kdq", description="Use a packed model (model.safetensors of a point).")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_predict(commands)
+    _add_export(commands)
     return parser
 
 
@@ -58,6 +63,27 @@ def _add_predict(commands: "Commands") -> None:
         "none refuses images of another size"
     )
     command.add_argument("--resize", choices=("crop", "stretch", "pad", "none"), default="crop", help=resize)
+    _add_size(command)
+
+
+def _add_export(commands: "Commands") -> None:
+    purpose = "write a packed model as a file for other programs, and a model card"
+    note = (
+        "onnx: integer weights with DequantizeLinear, for onnxruntime and others; torch: a program of torch.export "
+        "(.pt2) with real weights; safetensors: real weights alone. The exported model is run and compared with the "
+        "packed one before it is written."
+    )
+    command = commands.add_parser("export", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}. {note}")
+    command.add_argument("model", type=Path, metavar="MODEL", help="file written by kdq.pack")
+    command.add_argument("--to", choices=("onnx", "torch", "safetensors"), required=True, help="format")
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="the card is FILE.md")
+    dataset = "compare accuracies on the test images of this data set (default: compare logits on random images)"
+    command.add_argument("--dataset", metavar="NAME", help=dataset)
+    command.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+    _add_size(command)
+
+
+def _add_size(command: ArgumentParser) -> None:
     size = "pixels a side, or HEIGHTxWIDTH, of the model's images, where its file does not say (format 3)"
     command.add_argument("--image-size", type=_size, metavar="N", help=size)
 

@@ -10,6 +10,7 @@ from tests.patience import patient
 FACES = {
     "kdq.quantize": ("QuantizeConfig", "quantize", "quantize_many"),
     "kdq.pack": ("load", "pack"),
+    "kdq.export": ("Exported", "export"),
     "kdq.predict": ("predict", "predict_files"),
 }
 
