@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from kdq.lazy import public
 
 if TYPE_CHECKING:
-    from kdq.export.export import Exported, export
+    from kdq.export.model import Exported, export
 else:
-    __getattr__, __dir__ = public(__name__, {"Exported": "kdq.export.export", "export": "kdq.export.export"})
+    __getattr__, __dir__ = public(__name__, {"Exported": "kdq.export.model", "export": "kdq.export.model"})
 
 __all__ = ["Exported", "export"]

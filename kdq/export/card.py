@@ -11,7 +11,7 @@ from kdq.pack.file import Packed
 from kdq.pack.size import size_breakdown
 
 if TYPE_CHECKING:
-    from kdq.export.export import Exported
+    from kdq.export.model import Exported
 
 TEMPLATE = """\
 # {{ model.arch | plain }}, {{ widths }}

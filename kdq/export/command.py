@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kdq.data.sources import DATASETS
 from kdq.errors import UserError, unknown
-from kdq.export.export import Exported, export
+from kdq.export.model import Exported, export
 
 
 def run(options: Namespace) -> int:

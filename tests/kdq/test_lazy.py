@@ -41,6 +41,16 @@ def test_the_names_are_those_of_the_modules() -> None:
     assert (QuantizeConfig, quantize, quantize_many) == (Config, one, many)
 
 
+def test_a_function_is_not_the_module_that_defines_it() -> None:
+    """Importing a module sets its name in its package, where it would hide a public name that is the same."""
+    from kdq.export import export
+    from kdq.export.model import export as defined_export
+    from kdq.predict import predict
+    from kdq.predict.classify import predict as defined_predict
+
+    assert (export, predict) == (defined_export, defined_predict)
+
+
 @pytest.mark.parametrize("package", FACES)
 def test_names_are_listed_and_others_are_unknown(package: str) -> None:
     module = __import__(package, fromlist=["x"])

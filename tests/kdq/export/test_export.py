@@ -23,7 +23,7 @@ from kdq.errors import UserError
 from kdq.export import onnx_format
 from kdq.export.card import wilson
 from kdq.export.check import Check, compare
-from kdq.export.export import FORMATS, Format, export
+from kdq.export.model import FORMATS, Format, export
 from kdq.models.classifier import Classifier, Normalization, Signature, build
 from kdq.models.evaluate import logits, top1
 from kdq.pack.file import Packed, load, pack, unpack
