@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdq.data.dataset import labels_beyond
 from kdq.errors import UserError, unknown
 from kdq.export import onnx_format, safetensors_format, torch_format
 from kdq.export.card import model_card
 from kdq.export.check import Check, compare
+from kdq.models.images import check_images
 from kdq.pack.file import Packed, unpack
 from kdq.store.files import publish
 
@@ -94,6 +96,9 @@ def export(
     size = _size(packed, images, size)
     if images is None:
         images, labels, images_name = _random_images(packed, size), None, "random images"
+    check_images(images, channels=len(packed.model.normalization.mean), size=size, what=images_name)
+    if labels is not None and (wrong := labels_beyond(labels, packed.model.classes)):
+        raise UserError(f"{images_name}: their labels {wrong}; give images of the model's own classes")
     widths = {name: (packed.layers[name].alphabet.bits, bits) for name, bits in form.widths(packed).items()}
     content = form.write(packed, describe(packed, size, widths), size)
     runtime = f"{form.runtime} {import_module(form.runtime).__version__}"

@@ -298,6 +298,8 @@ def test_mistakes_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
         export(packed, "safetensors", output, images(size=16))
     with pytest.raises(UserError, match=r"labels: .* one class an image"):
         export(packed, "safetensors", output, images(), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(UserError, match="their labels must be 0 to 6, that of image 3 is 7"):
+        export(packed, "safetensors", output, images(), torch.arange(16) + 4)
     with pytest.raises(UserError, match=r"image size \(9, 9\): the model is made for \(8, 8\)"):
         export(packed, "safetensors", output, size=(9, 9))
     pack(quantize(model(), images(), QuantizeConfig(32)), tmp_path / "sizeless")
@@ -396,6 +398,7 @@ def test_the_commands_mistakes_are_one_line_and_status_2(
         ([tmp_path / "nothing", *to], "cannot be read"),
         ([digits, *to, "--dataset", "digit"], "unknown data set 'digit': did you mean 'digits'"),
         ([digits, *to, "--dataset", "cifar10"], "--dataset cifar10: needs --data-dir"),
+        ([digits, *to, "--dataset", "digits", "--image-size", "9"], "the model is made for (8, 8)"),
         ([digits, *to, "--data-dir", "x"], "of which data set?"),
         ([digits, "--to", "torch", "--output", tmp_path / "file" / "model"], "cannot be written (File exists)"),
     ):
