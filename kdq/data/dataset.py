@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdq.errors import UserError, first_line
-from kdq.models.classifier import Normalization
+from kdq.models.classifier import CHANNEL_ORDERS, Normalization, Signature
 from kdq.store.damage import damaged, read_json
 from kdq.store.stage import digest
 
@@ -59,6 +59,12 @@ class Dataset:
     @property
     def classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def signature(self) -> Signature:
+        """What a classifier of these images takes and returns."""
+        channels, height, width = self.train_images.shape[1:]
+        return Signature(self.class_names, (height, width), CHANNEL_ORDERS.get(channels))
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Return the same data set with its tensors on `device`."""

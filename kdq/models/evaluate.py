@@ -23,10 +23,10 @@ BATCH_ON_DEVICE = 512
 def logits(model: nn.Module, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Return the model's logits in evaluation mode, float32 [N, classes].
 
-    images: uint8, or floating-point in [0, 1], [N, C, H, W]; a tensor, best on the model's device, or a NumPy array.
-    The model gets them in the dtype of its parameters. batch_size: BATCH by default, BATCH_ON_DEVICE on a GPU. The
-    model's training mode is restored afterwards (evaluating batch norm in training mode is a classic mistake). Raises
-    UserError for images that are none.
+    images: uint8, or floating-point in [0, 1], [N, C, H, W]; a tensor, best on the model's device, or a NumPy array;
+    of the size in the model's signature, if it has one. The model gets them in the dtype of its parameters. batch_size:
+    BATCH by default, BATCH_ON_DEVICE on a GPU. The model's training mode is restored afterwards (evaluating batch norm
+    in training mode is a classic mistake). Raises UserError for images that are none.
     """
     return logits_many([model], images, batch_size)[0]
 
@@ -35,7 +35,7 @@ def logits(model: nn.Module, images: Tensor, batch_size: int | None = None) -> T
 @exact_float32()
 def logits_many(models: Sequence[nn.Module], images: Tensor, batch_size: int | None = None) -> list[Tensor]:
     """Return the logits of each of at least one model, as `logits` does, in one pass over the images."""
-    images = check_images(images, channels=_channels(models[0]))
+    images = check_images(images, channels=_channels(models[0]), size=_size(models[0]))
     destinations = [_parameter(model, images) for model in models]
     batches: list[list[Tensor]] = [[] for _ in models]
     if batch_size is None:
@@ -52,6 +52,10 @@ def logits_many(models: Sequence[nn.Module], images: Tensor, batch_size: int | N
 
 def _channels(model: nn.Module) -> int | None:
     return model.mean.shape[1] if isinstance(model, Classifier) else None
+
+
+def _size(model: nn.Module) -> tuple[int, int] | None:
+    return model.signature.image_size if isinstance(model, Classifier) else None
 
 
 def _parameter(model: nn.Module, images: Tensor) -> Tensor:

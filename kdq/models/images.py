@@ -22,16 +22,24 @@ def as_tensor(values: object, what: str) -> Tensor:
         raise UserError(f"{what}: a NumPy array of {values.dtype} ({first_line(error)}); must be numbers") from error
 
 
-def check_images(images: object, *, channels: int | None = None, what: str = "images") -> Tensor:
+def check_images(
+    images: object, *, channels: int | None = None, size: tuple[int, int] | None = None, what: str = "images"
+) -> Tensor:
     """Return images as a tensor, [N, C, H, W] with N at least 1, uint8 or finite floating-point in [0, 1].
 
-    channels: C, if known; what: they are, for messages. Raises UserError for any other images. Floating-point values
-    are read once; uint8 ones need no look.
+    channels: C, if known; size: H and W, if the model takes no other; what: they are, for messages. Raises UserError
+    for any other images. Floating-point values are read once; uint8 ones need no look.
     """
     tensor = as_tensor(images, what)
     if tensor.dim() != 4 or (channels is not None and tensor.shape[1] != channels):
         wanted = "C" if channels is None else channels
         raise UserError(f"{what}: of shape {list(tensor.shape)}; must be [N, {wanted}, H, W]: permute or reshape them")
+    if size is not None and tensor.shape[2:] != size:
+        height, width = tensor.shape[2:]
+        raise UserError(
+            f"{what}: of {height}x{width} pixels, the model is made for {size[0]}x{size[1]}; resize them, or let "
+            "`python -m kdq predict` do it"
+        )
     if len(tensor) == 0:
         raise UserError(f"0 {what}: must be at least 1")
     if tensor.numel() == 0 or tensor.layout != torch.strided or tensor.is_meta:

@@ -3,15 +3,18 @@
 It holds, for each quantized layer, `NAME.codes` (uint8, a bit stream), `NAME.scale` and `NAME.bias` (float16 or
 float32); on an asymmetric grid `NAME.zero_point` (uint8, a bit stream of codes); if its inputs are quantized,
 `NAME.input_scale` (float32) and `NAME.input_zero_point` (uint8); all other tensors under their names in float32. The
-header's metadata describes the network as JSON under `kdq`: format version, architecture, classes, normalisation, the
-alphabet of each quantized layer (bits, extra levels, gap), the width of its inputs, and the SHA-256 of all this and the
-tensors, by which `load` notices damage. Only the header's names, shapes and these few numbers are outside the payload.
+header's metadata describes the network as JSON under `kdq`: format version, architecture, classes and their names,
+size, channel order and normalisation of its images, the alphabet of each quantized layer (bits, extra levels, gap), the
+width of its inputs, and the SHA-256 of all this and the tensors, by which `load` notices damage. Only the header's
+names, shapes and these few numbers are outside the payload.
 
-Format 3; format 2 had no SHA-256 and is refused, since damage to it cannot be noticed.
+Format 4. Format 3, which is read too, has no class names, image size and channel order; format 2 had no SHA-256 and is
+refused, since damage to it cannot be noticed.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kdq.errors import UserError
-from kdq.models.classifier import Classifier, Normalization, build, check_architecture
+from kdq.models.classifier import (
+    CHANNEL_ORDERS,
+    Classifier,
+    Normalization,
+    Signature,
+    build,
+    check_architecture,
+)
 from kdq.models.graph import fold
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
@@ -32,7 +42,8 @@ from kdq.quantize.activations import InputRange, attach, check_activation_bits
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.result import Quantized, QuantizedLayer
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, 4)
 ENTRY = "kdq"
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError)
 """The errors raised by reading a header that `pack` did not write (RecursionError is a RuntimeError)."""
@@ -40,13 +51,17 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Run
 LARGEST_CLASSES = 1_000_000
 
 
-def pack(quantized: Quantized, path: Path | str) -> None:
+def pack(quantized: Quantized, path: Path | str, signature: Signature | None = None) -> None:
     """Write the model to a file from which `load` restores it with identical predictions.
 
-    Raises UserError for an unknown architecture, which `load` could not build; OSError if the file cannot be written.
+    signature: class names and what the images are, such as `Dataset.signature`; the model's own by default. Raises
+    UserError for an unknown architecture, which `load` could not build, and for a signature that does not fit the
+    model; OSError if the file cannot be written.
     """
     model = quantized.model
     check_architecture(model.arch)
+    signature = signature or model.signature
+    _check_signature(signature, model.classes, len(model.normalization.mean))
     tensors = leftovers(quantized)
     for name, layer in quantized.layers.items():
         tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.alphabet.code_bits)
@@ -61,12 +76,25 @@ def pack(quantized: Quantized, path: Path | str) -> None:
         "format": FORMAT,
         "arch": model.arch,
         "classes": model.classes,
+        "class_names": signature.class_names,
+        "image_size": signature.image_size,
+        "channel_order": signature.channel_order,
         "mean": model.normalization.mean,
         "std": model.normalization.std,
         "alphabets": {name: _plain(layer.alphabet) for name, layer in quantized.layers.items()},
         "activation_bits": quantized.config.activation_bits,
     }
     write_sealed(Path(path), ENTRY, header, tensors)
+
+
+def _check_signature(signature: Signature, classes: int, channels: int) -> None:
+    """Raise UserError for a signature of other classes or channels than the model's."""
+    order = CHANNEL_ORDERS.get(channels)
+    if len(signature.class_names) != classes or signature.channel_order != order:
+        raise UserError(
+            f"{len(signature.class_names)} class names and channels in the order {signature.channel_order}, the model "
+            f"has {classes} classes and the order {order}; give the names and images that it was trained on"
+        )
 
 
 def _plain(alphabet: Alphabet) -> list[float]:
@@ -80,11 +108,24 @@ def payload_bytes(path: Path | str) -> int:
     return Path(path).stat().st_size - 8 - header
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The content of a packed file: `model` to run, in evaluation mode on the CPU, and its quantized `layers`."""
+
+    model: Classifier
+    layers: Mapping[str, QuantizedLayer]
+
+
 def load(path: Path | str) -> Classifier:
     """Load the classifier in the file, in evaluation mode on the CPU; nothing else is needed.
 
     Raises UserError for a file that is missing, damaged, or not written by `pack`.
     """
+    return unpack(path).model
+
+
+def unpack(path: Path | str) -> Packed:
+    """Read the file as `load` does; return its quantized layers beside the classifier."""
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(file.metadata() or {})
@@ -105,7 +146,7 @@ def load(path: Path | str) -> Classifier:
     for name, layer in layers.items():
         if layer.inputs:
             attach(model.get_submodule(PREFIX + name), layer.inputs)
-    return model.eval()
+    return Packed(model.eval(), layers)
 
 
 def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -114,9 +155,9 @@ def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ValueError("its header does not describe a packed model")
     if header["format"] == 2:
-        raise ValueError(f"format 2, in which damage cannot be noticed; this version reads format {FORMAT}")
-    if header["format"] != FORMAT:
-        raise ValueError(f"format {header['format']!r}, this version reads format {FORMAT}")
+        raise ValueError("format 2, in which damage cannot be noticed; this version reads formats 3 and 4")
+    if header["format"] not in READABLE:
+        raise ValueError(f"format {header['format']!r}, this version reads formats 3 and 4")
     return header
 
 
@@ -126,7 +167,21 @@ def _empty(header: Mapping[str, Any]) -> Classifier:
     if arch not in ARCHITECTURES or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
         raise ValueError(f"architecture {arch!r} with {classes!r} classes")
     normalization = Normalization(tuple(map(float, header["mean"])), tuple(map(float, header["std"])))
-    return fold(build(arch, classes=classes, normalization=normalization, seed=0))
+    model = build(arch, classes=classes, normalization=normalization, seed=0)
+    model.signature = _signature(header, model.signature)
+    return fold(model)
+
+
+def _signature(header: Mapping[str, Any], unnamed: Signature) -> Signature:
+    """Return the signature in the header; unnamed: that of the network, which is all that format 3 has."""
+    if header["format"] == 3:
+        return unnamed
+    names, size = header["class_names"], header["image_size"]
+    if not isinstance(names, list):
+        raise ValueError(f"its class names are {names!r}")
+    signature = Signature(tuple(names), None if size is None else tuple(size), header["channel_order"])
+    _check_signature(signature, header["classes"], len(header["mean"]))
+    return signature
 
 
 def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:

@@ -1,6 +1,8 @@
 """The stored size of a model: to the bit, layer by layer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -8,7 +10,17 @@ from kdq.bits import FLOAT_BITS
 from kdq.models.classifier import Classifier
 from kdq.models.prepare import PREFIX
 from kdq.quantize.activations import NAME as INPUTS
-from kdq.quantize.result import Quantized
+from kdq.quantize.result import QuantizedLayer
+
+
+class Coded(Protocol):
+    """A model and its layers in codes: a `Quantized` one, or a `Packed` one."""
+
+    @property
+    def model(self) -> Classifier: ...
+
+    @property
+    def layers(self) -> Mapping[str, QuantizedLayer]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +51,7 @@ def packed_bytes(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
-def size_breakdown(quantized: Quantized) -> tuple[Row, ...]:
+def size_breakdown(quantized: Coded) -> tuple[Row, ...]:
     """Return the sizes of everything that is stored, one row per module, in the order of the model."""
     rows: dict[str, Row] = {}
     for key, value in leftovers(quantized).items():
@@ -57,7 +69,7 @@ def size_breakdown(quantized: Quantized) -> tuple[Row, ...]:
     return tuple(sorted(rows.values(), key=lambda row: order.index(row.layer)))
 
 
-def leftovers(quantized: Quantized) -> dict[str, Tensor]:
+def leftovers(quantized: Coded) -> dict[str, Tensor]:
     """Return the tensors stored besides the quantized layers: name in the network -> float32 tensor."""
     kinds = ("weight", "bias", f"{INPUTS}.scale")
     stored = {f"{name}.{kind}" for name in quantized.layers for kind in kinds}
@@ -78,21 +90,21 @@ def _bits(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size() * 8
 
 
-def total_bits(quantized: Quantized) -> int:
+def total_bits(quantized: Coded) -> int:
     """Return 8 × the bytes of the packed file's payload (the header with names and shapes is not payload)."""
     return sum(row.total for row in size_breakdown(quantized))
 
 
-def avg_bits(quantized: Quantized) -> float:
+def avg_bits(quantized: Coded) -> float:
     """Return the total bits per parameter of the folded float model; 32 for a float model."""
     return total_bits(quantized) / _parameters(quantized)
 
 
-def _parameters(quantized: Quantized) -> int:
+def _parameters(quantized: Coded) -> int:
     return sum(value.numel() for key, value in floating(quantized.model).items() if f".{INPUTS}." not in key)
 
 
-def paper_bits(quantized: Quantized) -> int:
+def paper_bits(quantized: Coded) -> int:
     """Return the bit count of the GPFQ study this project started from: non-zero weights × nominal bits.
 
     It omits scales, biases and the positions of the zeros, so no file is that small. For that study's figures only.

@@ -88,7 +88,7 @@ def _quantize(specs: Sequence[PointSpec], model: Classifier, data: Dataset) -> d
 def _write(
     folder: Path, quantized: Quantized, data: Callable[[], Dataset], known: Callable[[], Evaluation | None]
 ) -> None:
-    pack(quantized, folder / PACKED_FILE)
+    pack(quantized, folder / PACKED_FILE, data().signature)
     started = time.perf_counter()
     found = known() or evaluate(quantized.model, data())
     found.write(folder)

@@ -44,9 +44,12 @@ class InputQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.tensor([found.zero_point], dtype=torch.uint8))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Round floating values of any shape to the nearest levels, same shape and dtype."""
+        """Round floating values of any shape to the nearest levels, same shape and dtype.
+
+        The middle between two levels goes where ONNX's QuantizeLinear rounds it: to an even multiple of the scale.
+        """
         scale, zero = self.scale.to(values.dtype), self.zero_point.to(values.dtype)
-        codes = (values / scale + zero).round_().clamp_(0, (1 << self.bits) - 1)
+        codes = (values / scale).round_().add_(zero).clamp_(0, (1 << self.bits) - 1)
         return codes.sub_(zero).mul_(scale)
 
 

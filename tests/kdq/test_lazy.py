@@ -7,13 +7,24 @@ import pytest
 
 from tests.patience import patient
 
-FACES = {"kdq.quantize": ("QuantizeConfig", "quantize", "quantize_many"), "kdq.pack": ("load", "pack")}
+FACES = {
+    "kdq.quantize": ("QuantizeConfig", "quantize", "quantize_many"),
+    "kdq.pack": ("load", "pack"),
+    "kdq.export": ("Exported", "export"),
+    "kdq.predict": ("predict", "predict_files"),
+}
 
 
 @pytest.mark.parametrize("package", FACES)
 def test_importing_a_package_does_not_import_torch(package: str) -> None:
     code = f"import sys, {package}; assert 'torch' not in sys.modules, 'torch'; {package}.{FACES[package][0]}; "
     code += "assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=patient(20))
+
+
+def test_the_command_line_is_parsed_without_torch() -> None:
+    code = "import sys\nfrom kdq.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=patient(20))
 
 
@@ -28,6 +39,16 @@ def test_the_names_are_those_of_the_modules() -> None:
 
     assert (load, pack) == (defined_load, defined_pack)
     assert (QuantizeConfig, quantize, quantize_many) == (Config, one, many)
+
+
+def test_a_function_is_not_the_module_that_defines_it() -> None:
+    """Importing a module sets its name in its package, where it would hide a public name that is the same."""
+    from kdq.export import export
+    from kdq.export.model import export as defined_export
+    from kdq.predict import predict
+    from kdq.predict.classify import predict as defined_predict
+
+    assert (export, predict) == (defined_export, defined_predict)
 
 
 @pytest.mark.parametrize("package", FACES)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kdq.errors import UserError
-from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.classifier import Classifier, Normalization, Signature, build
 from kdq.models.evaluate import logits
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import write_sealed
@@ -81,6 +81,62 @@ def test_predictions_come_back_to_the_bit_and_the_payload_is_the_total(
     assert 8 * payload_bytes(tmp_path / "model.safetensors") == total_bits(made[index])
     assert (loaded.arch, loaded.classes, loaded.normalization) == ("resnet8", 7, NORMALIZATION)
     assert not loaded.training
+
+
+SIGNATURE = Signature(("ant", "bee", "\u00e9t\u00e9", "d", "e|f", "g\nh", ""), (8, 8), "RGB")
+
+
+def test_names_and_images_come_back_and_take_no_bit_of_the_payload(made: list[Quantized], tmp_path: Path) -> None:
+    for name, signature in {"named": SIGNATURE, "unnamed": None}.items():
+        pack(made[1], tmp_path / name, signature)
+        assert 8 * payload_bytes(tmp_path / name) == total_bits(made[1])
+    assert load(tmp_path / "named").signature == SIGNATURE
+    assert load(tmp_path / "unnamed").signature == Signature(tuple("0123456"), None, "RGB")
+    again = quantize(load(tmp_path / "named"), images(), QuantizeConfig(4, "rtn"))
+    pack(again, tmp_path / "again")
+    assert load(tmp_path / "again").signature == SIGNATURE
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [replace(SIGNATURE, class_names=("ant", "bee")), replace(SIGNATURE, channel_order="L")],
+    ids=["classes", "channels"],
+)
+def test_a_signature_that_does_not_fit_the_model_is_refused(
+    made: list[Quantized], signature: Signature, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="the model has 7 classes and the order RGB"):
+        pack(made[1], tmp_path / "model", signature)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (torch.zeros(2, 3, 8, 9), "of 8x9 pixels, the model is made for 8x8"),
+        (torch.zeros(2, 3, 16, 16, dtype=torch.uint8), "of 16x16 pixels, the model is made for 8x8"),
+        (torch.full((2, 3, 8, 8), 255.0), "floating-point values from 255 to 255"),
+        (torch.zeros(2, 3, 8, 8) - 0.5, "floating-point values from -0.5 to -0.5"),
+        (torch.full((2, 3, 8, 8), float("nan")), "floating-point values from nan to nan"),
+        (torch.zeros(2, 1, 8, 8), r"must be \[N, 3, H, W\]"),
+    ],
+)
+def test_a_loaded_model_refuses_images_that_are_not_its_own(
+    made: list[Quantized], given: Tensor, reason: str, tmp_path: Path
+) -> None:
+    pack(made[1], tmp_path / "model", SIGNATURE)
+    with pytest.raises(UserError, match=reason):
+        logits(load(tmp_path / "model"), given)
+
+
+def test_a_file_of_format_3_is_read() -> None:
+    """It was written by the version before format 4: resnet8 of seed 0 for 3 classes of grey images, at 1 bit."""
+    loaded = load(Path(__file__).parent / "format3.safetensors")
+    assert (loaded.arch, loaded.signature) == ("resnet8", Signature(("0", "1", "2"), None, "L"))
+    given = (torch.arange(4 * 64).reshape(4, 1, 8, 8) * 37 % 256).to(torch.uint8)
+    wanted = [[1.19103, 1.68325, 0.39593], [0.86413, 1.09747, 1.51347], [1.72035, 1.38246, 0.81902]]
+    wanted += [[0.64399, 1.04223, 0.96816]]
+    torch.testing.assert_close(logits(loaded, given), torch.tensor(wanted), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", QUANTIZERS)
@@ -166,6 +222,18 @@ HOSTILE = {
     "classes": _set("classes", value=10**12),
     "classes type": _set("classes", value="7"),
     "classes fit not": _set("classes", value=8),
+    "class names too few": _set("class_names", value=["a", "b"]),
+    "class names alike": _set("class_names", value=["a"] * 7),
+    "class names type": _set("class_names", value="0123456"),
+    "class names of other types": _set("class_names", value=[0, 1, 2, 3, 4, 5, 6]),
+    "class names missing": lambda header, tensors: header.pop("class_names"),
+    "image size": _set("image_size", value=[8, 0]),
+    "image sizes": _set("image_size", value=[8, 8, 8]),
+    "image size beyond memory": _set("image_size", value=[10**9, 8]),
+    "image size type": _set("image_size", value=8),
+    "image size of texts": _set("image_size", value=["8", "8"]),
+    "channel order": _set("channel_order", value="L"),
+    "channel order unknown": _set("channel_order", value="XYZ"),
     "std": _set("std", value=[1, 0, 1]),
     "mean": _set("mean", value="abc"),
     "channels": _set("mean", value=[]),
@@ -289,7 +357,9 @@ def test_the_earlier_format_is_refused_in_one_line(made: list[Quantized], tmp_pa
     header, tensors = _content(made[1], tmp_path)
     del header["sha256"]
     save_file(tensors, tmp_path / "old", metadata={"kdq": json.dumps({**header, "format": 2})})
-    with pytest.raises(UserError, match=r"^\S*old: .*format 2, .* version reads format 3\); pack the model again$"):
+    with pytest.raises(
+        UserError, match=r"^\S*old: .*format 2, .* version reads formats 3 and 4\); pack the model again$"
+    ):
         load(tmp_path / "old")
 
 

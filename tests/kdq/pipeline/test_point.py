@@ -66,6 +66,7 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         assert found["total_bits"] == 8 * payload_bytes(packed)
         assert found["packed_bytes"] == packed.stat().st_size
         loaded = load(packed)
+        assert loaded.signature == data.signature
         assert found["val_top1"] == top1(loaded, data.val_images, data.val_labels)
         assert found["test_top1"] == top1(loaded, data.test_images, data.test_labels)
         vectors = {part: decode(text) for part, text in read_correct(folder).items()}

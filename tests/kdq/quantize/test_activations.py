@@ -35,6 +35,13 @@ def test_values_go_to_their_nearest_level(bits: int, scale: float, zero: int, se
     assert InputQuantizer(found)(torch.zeros(1)).item() == 0
 
 
+@pytest.mark.parametrize("zero", [0, 3, 4])
+def test_the_middle_goes_to_an_even_multiple_of_the_scale_whatever_the_zero_point(zero: int) -> None:
+    values = torch.tensor([-0.75, -0.25, 0.25, 0.75, 1.25])
+    wanted = [-1.0, 0.0, 0.0, 1.0, 1.0] if zero else [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert InputQuantizer(InputRange(4, 0.5, zero))(values).tolist() == wanted
+
+
 def batches(values: Tensor) -> Iterator[Tensor]:
     yield from values.split(7)
 

@@ -1,0 +1,99 @@
+"""The command line: `python -m kdq predict|export`."""
+
+import os
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdq.errors import UserError, quoted
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction[ArgumentParser]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status: 0, or 2 after a UserError, printed in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(arguments)
+    options.arguments = arguments
+    try:
+        if options.command == "predict":
+            from kdq.predict.command import run
+        else:
+            from kdq.export.command import run
+        status = run(options)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m kdq", description="Use a packed model (model.safetensors of a point).")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_predict(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_predict(commands: "Commands") -> None:
+    purpose = "print the classes that a packed model predicts for images"
+    note = (
+        "Any file that Pillow reads, of any size and mode: upright as its EXIF data say, the first frame of an "
+        "animation, transparent pixels on white. Files that are not readable are listed at the end, with status 2."
+    )
+    command = commands.add_parser("predict", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}. {note}")
+    command.add_argument("model", type=Path, metavar="MODEL", help="file written by kdq.pack")
+    command.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE|FOLDER", help="files, and folders that are searched for images"
+    )
+    command.add_argument("--format", choices=("table", "csv"), default="table", help="default: table")
+    resize = (
+        "how an image gets the model's size: crop (default, as in torchvision's and timm's evaluation) resizes the "
+        "shorter side and cuts out the centre; stretch resizes both sides; pad resizes the longer side and adds black; "
+        "none refuses images of another size"
+    )
+    command.add_argument("--resize", choices=("crop", "stretch", "pad", "none"), default="crop", help=resize)
+    _add_size(command)
+
+
+def _add_export(commands: "Commands") -> None:
+    purpose = "write a packed model as a file for other programs, and a model card"
+    note = (
+        "onnx: integer weights with DequantizeLinear, for onnxruntime and others; torch: a program of torch.export "
+        "(.pt2) with real weights; safetensors: real weights alone. The exported model is run and compared with the "
+        "packed one before it is written."
+    )
+    command = commands.add_parser("export", help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}. {note}")
+    command.add_argument("model", type=Path, metavar="MODEL", help="file written by kdq.pack")
+    command.add_argument("--to", choices=("onnx", "torch", "safetensors"), required=True, help="format")
+    command.add_argument("--output", type=Path, required=True, metavar="FILE", help="the card is FILE.md")
+    dataset = "compare accuracies on the test images of this data set (default: compare logits on random images)"
+    command.add_argument("--dataset", metavar="NAME", help=dataset)
+    command.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+    _add_size(command)
+
+
+def _add_size(command: ArgumentParser) -> None:
+    size = "pixels a side, or HEIGHTxWIDTH, of the model's images, where its file does not say (format 3)"
+    command.add_argument("--image-size", type=_size, metavar="N", help=size)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if not 1 <= len(sides) <= 2 or not all(re.fullmatch("[1-9][0-9]{0,3}", side) for side in sides):
+        raise ArgumentTypeError(f"{quoted(text)}: must be pixels, such as 224 or 224x320")
+    return int(sides[0]), int(sides[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
