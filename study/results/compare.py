@@ -173,7 +173,7 @@ def _rest(values: Floats) -> float:
     if seeds == 1 or images == 1:
         return 0.0
     rest = values - values.mean(axis=0) - values.mean(axis=1)[:, None] + values.mean()
-    return float((rest**2).sum()) / ((seeds - 1) * (images - 1) * values.size)
+    return float((rest * rest).sum()) / float((seeds - 1) * (images - 1) * values.size)
 
 
 def _total(images: Variance, seeds: Variance | None, rest: float) -> Variance:
@@ -186,7 +186,7 @@ def _total(images: Variance, seeds: Variance | None, rest: float) -> Variance:
 def _satterthwaite(value: float, *parts: Variance) -> float:
     """Return the degrees of freedom of a variance that is composed of others."""
     spread = sum(part.value**2 / part.freedom for part in parts)
-    return value**2 / spread if spread else math.inf
+    return value * value / spread if spread else math.inf
 
 
 def _pooled(residuals: Sequence[Floats], seeds: int) -> Variance | None:
