@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, eq=False, slots=True)
 class Sample:
     """What is measured of a configuration. values: percent, [n, N]; kind: configurations whose seeds vary alike, such
-    as those of a width; students: the same for configurations that quantize the same students, seed by seed."""
+    as those of a width; students: the same for samples whose rows are pairs, such as widths of the same students."""
 
     values: Floats
     kind: object = None
@@ -96,8 +96,8 @@ class SeedNoise:
     def difference(self, a: Sample, b: Sample) -> Variance | None:
         """Return the variance over seeds of the difference of two means; None if unknown.
 
-        Of two widths of the same students it is that of the paired differences, pooled over all students that have
-        both; other students are independent trainings.
+        Of the same students it is that of the paired differences, pooled over all students that both kinds have; other
+        students are independent trainings.
         """
         if a.students == b.students:
             first, second = (self.residuals.get(sample.kind, {}) for sample in (a, b))
@@ -109,6 +109,10 @@ class SeedNoise:
         # Of one kind, both are the same estimate.
         freedom = mean_a.freedom if a.kind == b.kind else _satterthwaite(value, mean_a, mean_b)
         return Variance(value, freedom)
+
+    def __or__(self, other: Self) -> Self:
+        """Return the noise of two sets of configurations with different kinds."""
+        return type(self)({**self.residuals, **other.residuals})
 
 
 NONE = SeedNoise({})
