@@ -3,48 +3,47 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from analysis.record import Row
+from analysis.stored import (
+    OF_STUDY,
+    OF_TRIALS,
+    StoredStudy,
+    Training,
+    Trial,
+    status_of,
+    stored_study,
+    stored_trial,
+    trial_id_of,
+)
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
 from kdq.correctness import Correct, decode
 from kdq.distill.methods import METHODS, PARAMETERS
 from kdq.errors import UserError, first_line, unknown
 from study.results.front import comparable, content, with_front
 from study.results.point import COLUMNS, Point, from_row
-from study.results.status import StudyStatus, TrialStatus
+from study.results.status import TrialStatus
 from study.schedulers.registry import SCHEDULERS
 from study.tracking import schema
 from study.tracking.runs import Histories, Names, Runs, StoredRun, errors, open_runs
 from study.tracking.schema import RunKind
 from study.tracking.uri import local_path, require_store, shown, tracking_uri, without_password
 
-Status = TypeVar("Status", TrialStatus, StudyStatus)
 # By default MLflow retries for minutes, and sends usage data over the network.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-OF_STUDY = Names(tags=(schema.STATUS, schema.COMMAND))
 OF_POINT = Names((schema.TRIAL,), {*COLUMNS, *PARAMETERS}, schema.POINT_METRICS)
 PROBES = {bits: schema.probe_metric(bits) for bits in BIT_WIDTHS}
 OF_TRIAL = Names(
     (schema.TRIAL, schema.STATUS, schema.STUDENT), ("student", "widths", "scheduler", "method"), PROBES.values()
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StoredStudy:
-    """A study by its run. command: the command that ran it."""
-
-    name: str
-    experiment_id: str
-    status: StudyStatus
-    command: str | None
 
 
 class Final(NamedTuple):
@@ -66,7 +65,7 @@ class Store:
         with _answers(self.uri):
             names = self.runs.experiments()
         runs = {run.experiment_id: run for run in self._read(None, OF_STUDY, RunKind.STUDY)}
-        studies = [_study(name, runs[experiment]) for experiment, name in names.items() if experiment in runs]
+        studies = [stored_study(name, runs[experiment]) for experiment, name in names.items() if experiment in runs]
         return sorted(studies, key=lambda study: study.name)
 
     def study(self, name: str) -> StoredStudy:
@@ -94,20 +93,23 @@ class Store:
 
     def trial_states(self, study: StoredStudy) -> Counter[TrialStatus]:
         """Return the number of trials by status."""
-        return Counter(map(_status, self._read(study.experiment_id, Names((schema.STATUS,)), RunKind.TRIAL)))
+        return Counter(map(status_of, self._read(study.experiment_id, Names((schema.STATUS,)), RunKind.TRIAL)))
 
-    def trials(self, study: StoredStudy) -> list[dict[str, str]]:
-        """Return every trial's id, name, status and the reason of its end, in the order in which they started."""
-        names = Names((schema.TRIAL, schema.NAME, schema.STATUS, schema.REASON))
-        return [
-            {
-                "trial_id": _trial_id(run),
-                "trial": run.tags.get(schema.NAME, ""),
-                "status": _status(run),
-                "reason": run.tags.get(schema.REASON, ""),
-            }
-            for run in self._read(study.experiment_id, names, RunKind.TRIAL)
-        ]
+    def trials(self, study: StoredStudy) -> list[Trial]:
+        """Return every trial, in the order in which they started."""
+        return [stored_trial(run) for run in self._read(study.experiment_id, OF_TRIALS, RunKind.TRIAL)]
+
+    def trainings(self, study: StoredStudy) -> dict[str, Training]:
+        """Return the epochs that each trial trained, by its id."""
+        logged = self.epochs(study, ("seconds",))
+        return {trial: Training(len(of["seconds"]), sum(of["seconds"].values())) for trial, of in logged.items()}
+
+    def epochs(self, study: StoredStudy, metrics: Collection[str]) -> dict[str, dict[str, Mapping[int, float]]]:
+        """Return metrics of trials after each epoch: trial id -> metric -> epoch -> value."""
+        runs = self._read(study.experiment_id, Names((schema.TRIAL,)), RunKind.TRIAL)
+        with _answers(self.uri):
+            logged = self.runs.histories(runs, metrics)
+        return {trial_id_of(run): {name: logged.get((run.id, name), {}) for name in metrics} for run in runs}
 
     def record(self, study: StoredStudy) -> list[Row]:
         """Return the accuracy of every trial at every width after every epoch, sorted by trial, epoch and bits.
@@ -115,7 +117,7 @@ class Store:
         The epoch after the last one of a diverged trial has NaN. Raises UserError if a trial neither completed nor
         diverged, or was not measured at every width.
         """
-        runs = sorted(self._read(study.experiment_id, OF_TRIAL, RunKind.TRIAL), key=_trial_id)
+        runs = sorted(self._read(study.experiment_id, OF_TRIAL, RunKind.TRIAL), key=trial_id_of)
         points = list(self.points(study))
         sizes = {(point.student, point.bits): point.total_bits for point in points}
         compared = {content(p): f"c{n}" for n, group in enumerate(comparable(points), 1) for p in group.points}
@@ -164,7 +166,7 @@ def _trial_record(
 ) -> list[Row]:
     """sizes: total bits of a point by architecture and bits, for a trial without points; a model early in training may
     take a few more."""
-    trial, status = _trial_id(run), _status(run)
+    trial, status = trial_id_of(run), status_of(run)
     if status not in (TrialStatus.COMPLETED, TrialStatus.DIVERGED):
         raise UserError(
             f"trial {trial} is {status}: a replay needs every trial run to its last epoch; complete a study "
@@ -197,31 +199,9 @@ def _trial_record(
     return sorted(rows, key=lambda row: (row.epoch, row.bits))
 
 
-def _study(name: str, run: StoredRun) -> StoredStudy:
-    status = _parse_status(StudyStatus, run, StudyStatus.RUNNING)
-    return StoredStudy(name, run.experiment_id, status, run.tags.get(schema.COMMAND))
-
-
-def _trial_id(run: StoredRun) -> str:
-    return str(run.tags[schema.TRIAL])
-
-
-def _status(run: StoredRun) -> TrialStatus:
-    return _parse_status(TrialStatus, run, TrialStatus.RUNNING)
-
-
-def _parse_status(kind: type[Status], run: StoredRun, default: Status) -> Status:
-    """Return the status in a run's tag. Raises UserError if it is unknown."""
-    status = run.tags.get(schema.STATUS, default)
-    try:
-        return kind(status)
-    except ValueError:
-        raise UserError(f"run {run.id} has {schema.STATUS} = {status!r}: must be {', '.join(kind)}") from None
-
-
 def _not_measured(run: StoredRun) -> str:
     """Return why a trial has no accuracies of its epochs, and the remedy."""
-    trial, params = _trial_id(run), run.params
+    trial, params = trial_id_of(run), run.params
     if not SCHEDULERS[params.get("scheduler", "none")].records:
         return (
             f"trial {trial} was not measured at every width after every epoch "
@@ -241,7 +221,7 @@ def _student_id(run: StoredRun) -> str:
     """Return the id of a trial's student, which trials may share. Raises UserError if an old version logged it."""
     if schema.STUDENT not in run.tags:
         raise UserError(
-            f"trial {_trial_id(run)} has no tag {schema.STUDENT}: an older version of this program logged it; rerun "
+            f"trial {trial_id_of(run)} has no tag {schema.STUDENT}: an older version of this program logged it; rerun "
             f"the study under another --name, which reuses its students"
         )
     return str(run.tags[schema.STUDENT])[:16]

@@ -108,18 +108,68 @@ def with_front(points: Iterable[Point]) -> list[Point]:
     """
     points = list(points)
     groups = comparable(points)
-    on_front = front(_pairs(groups))
-    chosen = {content(p) for group, is_on in zip(groups, on_front, strict=True) if is_on for p in group.points}
+    chosen = {content(p) for group, is_on in zip(groups, on_front(groups), strict=True) if is_on for p in group.points}
     return [replace(point, on_front=content(point) in chosen) for point in points]
 
 
-def front_hypervolume(points: Iterable[Point]) -> float:
-    """Return the hypervolume of the `comparable` configurations' mean validation accuracies, in percent × octaves.
+def on_front(groups: Iterable[SeedGroup]) -> list[bool]:
+    """Return which configurations are on their front by mean validation accuracy and mean total bits."""
+    return [bool(is_on) for is_on in front(_pairs(groups))]
 
-    Bits count on a log2 scale; the reference is `REFERENCE` for every study.
+
+def front_hypervolume(points: Iterable[Point]) -> float:
+    """Return the absolute hypervolume of the `comparable` configurations' mean validation accuracies, in percent ×
+    octaves.
+
+    Bits count on a log2 scale; the reference is `REFERENCE` for every study, so that schedulers and replays compare the
+    same areas. People read `relative_hypervolume`: most of this area is empty space up to 2^30 bits.
     """
     pairs = [(accuracy, math.log2(bits)) for accuracy, bits in _pairs(comparable(points))]
     return hypervolume(pairs, REFERENCE)
+
+
+def relative_hypervolume(
+    groups: Iterable[SeedGroup], reference: float, sizes: tuple[float, float] | None = None
+) -> float:
+    """Return the area under the front of configurations in percent of the area under a reference model.
+
+    The area is that of mean validation accuracy over log2 of total bits, under the front's step function, between two
+    sizes, by default the smallest and the largest of these configurations. reference: the accuracy in percent, above 0,
+    that the reference model is taken to have at every size. 0 without configurations.
+    """
+    return sum(share * group.mean("val_top1") for group, share in front_shares(groups, sizes)) / reference * 100
+
+
+def front_shares(
+    groups: Iterable[SeedGroup], sizes: tuple[float, float] | None = None
+) -> list[tuple[SeedGroup, float]]:
+    """Return the configurations on the front, smallest first, each with the share of the octaves between two sizes in
+    which it is the best.
+
+    The shares add up to 1 if the front begins at the smallest size, and all do where both sizes are equal. Of equal
+    configurations the first has the share of all.
+    """
+    groups = list(groups)
+    if not groups:
+        return []
+    smallest, largest = sizes or size_range(groups)
+    marks = on_front(groups)
+    steps: dict[float, SeedGroup] = {}
+    for group in (group for group, is_on in zip(groups, marks, strict=True) if is_on):
+        if group.mean("total_bits") <= largest:
+            steps.setdefault(group.mean("total_bits"), group)
+    ordered = sorted(steps)
+    if smallest == largest:
+        return [(steps[size], float(size == ordered[-1])) for size in ordered]
+    edges = [math.log2(max(size, smallest)) for size in (*ordered, largest)]
+    octaves = math.log2(largest) - math.log2(smallest)
+    return [(steps[size], (end - begin) / octaves) for size, begin, end in zip(ordered, edges, edges[1:], strict=False)]
+
+
+def size_range(groups: Iterable[SeedGroup]) -> tuple[float, float]:
+    """Return the smallest and the largest mean total bits of configurations, of which there is at least one."""
+    sizes = [group.mean("total_bits") for group in groups]
+    return min(sizes), max(sizes)
 
 
 def _pairs(groups: Iterable[SeedGroup]) -> list[tuple[float, float]]:
@@ -129,13 +179,31 @@ def _pairs(groups: Iterable[SeedGroup]) -> list[tuple[float, float]]:
 def best(points: Iterable[Point], max_bits: float) -> SeedGroup:
     """Return the `comparable` configuration of the highest mean validation accuracy that fits into `max_bits`.
 
-    Ties go to the smaller one. Raises UserError if nothing fits.
+    Ties go to the smaller one, then by name. Raises UserError if nothing fits.
+    """
+    return most_accurate(fitting(points, max_bits))
+
+
+def most_accurate(groups: Iterable[SeedGroup]) -> SeedGroup:
+    """Return the configuration of the highest mean validation accuracy; ties go to the smaller one, then by name."""
+    return min(groups, key=lambda group: (-group.mean("val_top1"), largest(group, "total_bits"), str(group.parameters)))
+
+
+def fitting(points: Iterable[Point], limit: float, column: str = "total_bits") -> list[SeedGroup]:
+    """Return the `comparable` configurations whose size is within a limit with every seed.
+
+    column: total_bits or packed_bytes. Raises UserError if there is none.
     """
     points = list(points)
-    sizes = {group: max(point.total_bits for point in group.points) for group in comparable(points)}
-    fitting = [group for group, size in sizes.items() if size <= max_bits]
+    sizes = {group: largest(group, column) for group in comparable(points)}
+    fitting = [group for group, size in sizes.items() if size <= limit]
     if not fitting:
         smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"
         which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
-        raise UserError(f"no configuration has at most {max_bits:.10g} total bits: {which}")
-    return max(fitting, key=lambda group: (group.mean("val_top1"), -sizes[group]))
+        raise UserError(f"no configuration has at most {limit:.10g} {column.replace('_', ' ')}: {which}")
+    return fitting
+
+
+def largest(group: SeedGroup, column: str) -> int:
+    """Return the largest value of a column of sizes over the seeds."""
+    return max(int(getattr(point, column)) for point in group.points)

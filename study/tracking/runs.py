@@ -23,7 +23,10 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run. status: MLflow's; tags, params, metrics: those that were asked for, if it has them."""
+    """A run. status: MLflow's; tags, params, metrics: those that were asked for, if it has them.
+
+    end_time: in milliseconds since 1970, None while it runs.
+    """
 
     id: str
     experiment_id: str
@@ -32,6 +35,7 @@ class StoredRun:
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    end_time: int | None = None
 
     @property
     def kind(self) -> str:
@@ -101,7 +105,7 @@ class DatabaseRuns:
     ) -> list[StoredRun]:
         from sqlalchemy import select
 
-        columns = ("run_uuid", "experiment_id", "status", "artifact_uri")
+        columns = ("run_uuid", "experiment_id", "status", "artifact_uri", "end_time")
         table = _table("runs", *columns, "start_time", "lifecycle_stage")
         stage = "deleted" if deleted else "active"
         query = select(*(table.c[name] for name in columns)).where(table.c.lifecycle_stage == stage)
@@ -117,8 +121,8 @@ class DatabaseRuns:
             params = _values(connection, "params", ids, names.params)
             metrics = _values(connection, "latest_metrics", ids, names.metrics, "is_nan")
         return [
-            StoredRun(run, str(experiment), status, uri, tags[run], params.get(run, {}), metrics.get(run, {}))
-            for run, experiment, status, uri in runs
+            StoredRun(run, str(experiment), status, uri, tags[run], params.get(run, {}), metrics.get(run, {}), ended)
+            for run, experiment, status, uri, ended in runs
         ]
 
     def histories(self, runs: Collection[StoredRun], metrics: Collection[str]) -> Histories:
@@ -203,6 +207,7 @@ class ServerRuns:
                 _only(run.data.tags, {schema.KIND, *names.tags}),
                 _only(run.data.params, names.params),
                 _only(run.data.metrics, names.metrics),
+                run.info.end_time,
             )
             for run in found
             if schema.KIND in run.data.tags

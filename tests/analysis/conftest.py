@@ -1,5 +1,6 @@
 """A tracking store as studies leave it, built once: making one takes MLflow seconds."""
 
+import json
 import math
 from dataclasses import asdict, dataclass, replace
 
@@ -128,13 +129,13 @@ class Writer:
             self.client.set_terminated(run_id, status)
         return run_id
 
-    def point(self, point, parent, status="FINISHED"):
-        """A point's run, with its packed file."""
+    def point(self, point, parent, status="FINISHED", images=True):
+        """A point's run, with its packed file. images: whether it has which images are classified correctly."""
         row = {name: value for name, value in asdict(point).items() if value is not None}
         del row["on_front"]
         metrics = {name: float(row.pop(name)) for name in MEASURES}
         tags = {"kdq.trial_id": point.trial_id, "kdq.point_id": f"{point.trial_id}/{point.bits}"}
-        tags |= {f"kdq.{part}_correct": text for part, text in correct_texts(point).items()}
+        tags |= {f"kdq.{part}_correct": text for part, text in correct_texts(point).items() if images}
         run_id = self.run("point", tags, parent, status, row, metrics)
         self.client.log_text(run_id, "codes", f"{point.bits}bit.kdq")
         return run_id
@@ -168,3 +169,61 @@ def logged(tmp_path_factory):
 def recorded():
     """The rows that study `recorded` logged."""
     return recorded_rows()
+
+
+WIDTHS = (2, 8, 32)
+DOCUMENT = {
+    "inputs": {"data": "d" * 64},
+    "settings": {
+        "space": {"scheduler": {"name": "asha", "grace_period": 1, "reduction_factor": 2}},
+        "versions": {"split": 1},
+        "workload": {"val_images": 1000, "train": {"epochs": 3}},
+    },
+}
+HOSTILE = "loss is nan | 50 % & <b>_{x}$"
+
+
+def log_trial(writer, study, alpha, seed, status, accuracy):
+    """A trial of three epochs with probes at every width, and its points if it completed."""
+    trial = f"a{alpha:g}-s{seed}"
+    name = f"dkd alpha={alpha:g} seed={seed}"
+    tags = {"kdq.trial_id": trial, "mlflow.runName": name, "kdq.status": status, "kdq.student_id": digest(trial)}
+    params = {"method": "dkd", "alpha": alpha, "beta": 8.0, "temperature": 4.0, "seed": seed, "student": "resnet20"}
+    params |= {"trial_id": trial, "widths": "2,8,32", "scheduler": "asha"}
+    if status == "failed":
+        tags["kdq.reason"] = HOSTILE
+    finals = {f"val_top1_{bits}bit": accuracy + bits / 10 for bits in WIDTHS if status == "completed"}
+    run = writer.run("trial", tags, study, status="RUNNING", params=params, metrics=finals)
+    for epoch in (1, 2, 3) if status == "completed" else ():
+        probes = {f"probe_top1_{bits}bit": accuracy + bits / 10 - 9 + 3 * epoch for bits in WIDTHS}
+        for metric, value in {**probes, "val_top1": probes["probe_top1_32bit"], "seconds": 2.0}.items():
+            writer.client.log_metric(run, metric, value, step=epoch)
+    for bits in WIDTHS if status == "completed" else ():
+        sizes = {"avg_bits": float(bits), "total_bits": 250_000 * bits, "packed_bytes": 32_000 * bits}
+        point = replace(grid_points()[0], trial_id=trial, alpha=alpha, seed=seed, bits=bits, **sizes)
+        writer.point(replace(point, val_top1=finals[f"val_top1_{bits}bit"], test_top1=accuracy), run)
+    writer.client.set_terminated(run, "FINISHED" if status == "completed" else "FAILED")
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory):
+    """The address of a store with studies of every kind: empty, one_trial, all_failed, normal, other."""
+    folder = tmp_path_factory.mktemp("shelf")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    studies = {
+        "empty": [],
+        "one_trial": [(1.0, 0, "completed", 80.0)],
+        "all_failed": [(1.0, 0, "failed", 0.0), (2.0, 0, "failed", 0.0)],
+        "normal": [(alpha, seed, "completed", 84.0 - alpha + seed) for alpha in (0.5, 1.0, 9.0) for seed in (0, 1)],
+        "other": [(alpha, seed, "completed", 60.0 - alpha + seed) for alpha in (0.5, 1.0) for seed in (0, 1)],
+        "lacking": [(0.5, 0, "completed", 84.0), (0.5, 1, "failed", 0.0)]
+        + [(1.0, seed, "completed", 80.0) for seed in (0, 1)],
+    }
+    for name, trials in studies.items():
+        writer = Writer(client, name, folder / "artifacts" / name)
+        tags = {"kdq.status": "completed", "kdq.document": json.dumps(DOCUMENT)}
+        study = writer.run("study", tags, metrics={"teacher_val_top1": 90.0} if name in ("normal", "lacking") else {})
+        for alpha, seed, status, accuracy in trials:
+            log_trial(writer, study, alpha, seed, status, accuracy)
+    return uri

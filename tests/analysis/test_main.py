@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from analysis.__main__ import main
-from study.results.front import front_hypervolume, with_front
+from study.results.front import comparable, front_hypervolume, relative_hypervolume, with_front
 from study.results.point import COLUMNS, from_row
 from study.results.tables import FRONT_COLUMNS, from_csv
 
@@ -50,7 +50,10 @@ def test_points_into_a_file(run, logged, tmp_path):
 def test_front_and_its_figure(run, logged, tmp_path):
     path = tmp_path / "front.png"
     text = run("front", "--study", "grid", "--figure", str(path))
-    assert f"hypervolume {front_hypervolume(logged.points):.2f} percent" in text
+    volume = relative_hypervolume(comparable(logged.points), 87.5)
+    assert f"hypervolume of grid: {volume:.2f} %" in text
+    assert "the best student (87.50 % at every size)" in text
+    assert "from 500,000 to 2,000,000" in text
     assert str(path) in text
     with Image.open(path) as image:
         assert image.size == (1200, 800)
@@ -62,7 +65,7 @@ def test_front_as_data(run, logged):
     assert table["bits"].tolist() == [2, 4, 8]
     assert table["alpha"].tolist() == [1, 1, 1]
     document = json.loads(run("front", "--study", "grid", "--format", "json"))
-    assert document["hypervolume"] == front_hypervolume(logged.points)
+    assert document["hypervolume"] == {"grid": relative_hypervolume(comparable(logged.points), 87.5)}
     assert [row["val_top1"] for row in document["front"]] == [81.5, 83.5, 87.5]
     assert "mixup_alpha" not in document["front"][0]
 
@@ -126,8 +129,9 @@ def test_trials_with_their_ends_and_reasons(run):
     assert ends[-1] == ("bad", "diverged", "loss is nan")
     assert {end[1:] for end in ends[:-1]} == {("completed", "")}
     table = run("trials", "--study", "grid").splitlines()
-    assert (len(table), table[-1].split()[-4:]) == (6, ["diverged", "loss", "is", "nan"])
-    assert run("trials", "--study", "grid", "--format", "csv").splitlines()[0] == "trial_id,trial,status,reason"
+    assert (len(table), table[-1].split()[2:]) == (6, ["diverged", "0", "0.0", "loss", "is", "nan"])
+    csv = run("trials", "--study", "grid", "--format", "csv").splitlines()
+    assert csv[0] == "trial_id,trial,status,epochs,seconds,reason"
     assert run("trials", "--study", "fresh") == "no trials yet\n"
 
 
@@ -203,8 +207,8 @@ def test_a_record_is_printed_and_replayed(run, tmp_path):
     assert table["epochs"].tolist()[0] == 4
     rows = json.loads(run("replay", "--record", str(path), "--orders", "5", "--format", "json"))
     assert [row["strategy"] for row in rows] == table["strategy"].tolist()
-    front = json.loads(run("front", "--study", "recorded", "--format", "json"))
-    assert rows[0]["hypervolume"] == table["hypervolume"][0] == front["hypervolume"]
+    points = from_csv(run("points", "--study", "recorded", "--format", "csv"))
+    assert rows[0]["hypervolume"] == table["hypervolume"][0] == front_hypervolume(points)
 
 
 def test_a_record_without_points_says_what_its_replay_ranks(run, tmp_path):

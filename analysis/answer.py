@@ -1,0 +1,161 @@
+"""The answer of a study: its best configuration within a budget, and why: what it cannot be told from, what is smaller.
+
+Configurations are compared with the best on the same validation images, by the intervals of `study.results.compare`.
+With K others the intervals hold together with 95 % (Bonferroni: each at 1 − 0.05 / K). So those whose interval has 0
+contain the truly best one with at least 95 %, although the best was chosen for its accuracy, which favours lucky ones
+(the winner's curse; as in subset selection, Gupta 1965).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from analysis.results import Results, label
+from analysis.stored import Trial
+from kdq.errors import UserError
+from study.results.compare import Interval, accuracy, difference, simultaneous
+from study.results.front import SeedGroup, fitting, largest, most_accurate, on_front
+from study.results.status import TrialStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What an answer is for, one of three: the most total bits, the most bytes packed, or an accuracy in percent."""
+
+    max_bits: float | None = None
+    max_bytes: float | None = None
+    target: float | None = None
+
+    @property
+    def column(self) -> str:
+        return "packed_bytes" if self.max_bytes is not None else "total_bits"
+
+    @property
+    def limit(self) -> float | None:
+        return self.max_bytes if self.max_bytes is not None else self.max_bits
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A configuration, and its accuracy minus that of the best; None if its images were not logged."""
+
+    group: SeedGroup
+    difference: Interval | None
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether it cannot be told from the best; not if that is unknown."""
+        return self.difference is not None and not self.difference.excludes_zero
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """best: the most accurate configuration within a budget, by its mean validation accuracy.
+
+    accuracy: its own interval; images: how many; both None if its images were not logged. rivals: all others within the
+    budget, most accurate first; recommended: the smallest configuration on the front that cannot be told from the best,
+    possibly itself; off the front, one that is no larger is at least as accurate. For a target, best is the smallest
+    configuration whose mean reaches it, it has no rivals, and recommended is the smallest whose interval reaches it,
+    None if there is none.
+    """
+
+    best: SeedGroup
+    accuracy: Interval | None
+    images: int | None
+    rivals: tuple[Rival, ...]
+    recommended: SeedGroup | None
+
+    @property
+    def runner_up(self) -> Rival | None:
+        return self.rivals[0] if self.rivals else None
+
+    @property
+    def alike(self) -> list[Rival]:
+        """The configurations that cannot be told from the best, smallest first."""
+        return sorted((rival for rival in self.rivals if rival.is_alike), key=lambda rival: _size_first(rival.group))
+
+    @property
+    def ties(self) -> list[SeedGroup]:
+        """The configurations with exactly the accuracy of the best."""
+        return [r.group for r in self.rivals if r.group.mean("val_top1") == self.best.mean("val_top1")]
+
+
+def answer(results: Results, budget: Budget) -> Answer:
+    """Return the answer of a study. Raises UserError if no configuration is within the budget or reaches the target."""
+    if budget.target is not None:
+        return _smallest(results, budget.target)
+    assert budget.limit is not None
+    groups = fitting(results.points, budget.limit, budget.column)
+    best = most_accurate(groups)
+    rivals = _rivals(results, best, groups)
+    interval, images = _own(results, best)
+    front = {group for group, is_on in zip(groups, on_front(groups), strict=True) if is_on}
+    alike = [rival.group for rival in rivals if rival.is_alike and rival.group in front]
+    return Answer(best, interval, images, rivals, min([best, *alike], key=_size_first) if interval else None)
+
+
+def _rivals(results: Results, best: SeedGroup, groups: Iterable[SeedGroup]) -> tuple[Rival, ...]:
+    others = [group for group in groups if group is not best]
+    level, noise, own = simultaneous(len(others)), results.noise, results.sample(best)
+
+    def rival(group: SeedGroup) -> Rival:
+        sample = results.sample(group)
+        if own is None or sample is None or sample.images != own.images:
+            return Rival(group, None)
+        return Rival(group, difference(sample, own, noise, level))
+
+    return tuple(map(rival, sorted(others, key=lambda group: (-group.mean("val_top1"), *_size_first(group)))))
+
+
+def _smallest(results: Results, target: float) -> Answer:
+    reaching = [group for group in results.groups if group.mean("val_top1") >= target]
+    if not reaching:
+        most = max((group.mean("val_top1") for group in results.groups), default=None)
+        which = "there are no points at all" if most is None else f"the best has {most:.2f} %"
+        raise UserError(f"no configuration has a mean validation accuracy of at least {target:g} %: {which}")
+    best = min(reaching, key=_size_first)
+    for group in sorted(reaching, key=_size_first):
+        interval, _ = _own(results, group)
+        if interval is not None and interval.low >= target:
+            return Answer(best, *_own(results, best), (), group)
+    return Answer(best, *_own(results, best), (), None)
+
+
+def _own(results: Results, group: SeedGroup) -> tuple[Interval | None, int | None]:
+    sample = results.sample(group)
+    return (None, None) if sample is None else (accuracy(sample, results.noise), sample.images)
+
+
+def _size_first(group: SeedGroup) -> tuple[int, float, str]:
+    return largest(group, "total_bits"), -group.mean("val_top1"), label(group)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A configuration that is not compared, since it has fewer seeds than others: its trials without a point."""
+
+    name: str
+    trials: tuple[Trial, ...]
+
+    @property
+    def why(self) -> str:
+        """Return the seeds and how their trials ended, in one line."""
+        return "; ".join(f"seed {trial.seed} {_end(trial)}" for trial in self.trials)
+
+
+def missing(results: Results) -> list[Missing]:
+    """Return the configurations that lack seeds which others have, in the order of their first trials."""
+    measured = {point.trial_id for point in results.points}
+    trials: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
+    for trial in results.trials:
+        trials.setdefault(tuple(trial.parameters.items()), []).append(trial)
+    lacking = [[trial for trial in same if trial.id not in measured] for same in trials.values()]
+    return [Missing(_without_seed(some[0]), tuple(some)) for some in lacking if some]
+
+
+def _without_seed(trial: Trial) -> str:
+    return " ".join(part for part in (trial.name or trial.id).split() if not part.startswith("seed="))
+
+
+def _end(trial: Trial) -> str:
+    reason = f": {trial.reason}" if trial.reason and trial.status is not TrialStatus.COMPLETED else ""
+    return f"{trial.status.replace('_', ' ')}{reason}"

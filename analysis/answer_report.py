@@ -1,0 +1,236 @@
+"""The answer of a study as text, as a table and as JSON."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from analysis.answer import Answer, Budget, Missing, Rival, missing
+from analysis.formats import Report, records
+from analysis.results import Results, label, settings
+from kdq.bits import bits_name
+from study.results.compare import Interval
+from study.results.front import SeedGroup, largest
+from study.results.point import Point
+from study.results.status import TrialStatus
+
+LISTED = 8  # configurations that cannot be told from the best
+EXPLAINED = 3  # configurations that lack seeds
+
+
+def report(results: Results, budget: Budget, found: Answer) -> Report:
+    """Return the answer. Its table has the best, the recommended and all others that cannot be told from the best."""
+    rows = [_row(found, Rival(found.best, None)), *(_row(found, rival) for rival in found.alike)]
+    if found.recommended and found.recommended not in (found.best, *(rival.group for rival in found.alike)):
+        rows.append(_row(found, Rival(found.recommended, None)))
+    limits = {"max_bits": budget.max_bits, "max_bytes": budget.max_bytes, "target_accuracy": budget.target}
+    document = {
+        "study": results.name,
+        **{name: value for name, value in limits.items() if value is not None},
+        **_described(results, found.best),
+        "images": found.images,
+        "interval": _ends(found.accuracy),
+        "runner_up": _compared(found.runner_up) if found.runner_up else None,
+        "compared": len(found.rivals),
+        "cannot_be_told_from_best": [_compared(rival) for rival in found.alike],
+        "recommended": _described(results, found.recommended) if found.recommended else None,
+        "missing": [{"configuration": each.name, "why": each.why} for each in missing(results)],
+    }
+    return Report(list(rows[0]), rows, document=document, text="\n".join(_lines(results, budget, found)))
+
+
+def command(results: Results, group: SeedGroup) -> str | None:
+    """Return the command that makes a configuration's points again; None if the study logged none."""
+    if not results.study.command:
+        return None
+    seeds = ",".join(str(seed) for seed in sorted(point.seed for point in group.points))
+    fixed = [f"--set {setting}" for setting in settings(group) if not setting.startswith("student=")]
+    widths = [] if isinstance(group.bits, str) else [f"--bits {group.bits}"]  # no option names a mixed allocation
+    return " ".join([results.study.command, f"--seeds {seeds}", *widths, *fixed])
+
+
+def _row(found: Answer, rival: Rival) -> dict[str, Any]:
+    roles = {"best": found.best, "recommended": found.recommended}
+    role = " ".join(name for name, group in roles.items() if group is rival.group) or "alike"
+    low, high = (rival.difference.low, rival.difference.high) if rival.difference else (None, None)
+    own = rival.group.row()
+    points = None if rival.group is found.best else rival.group.mean("val_top1") - found.best.mean("val_top1")
+    return {"role": role, "configuration": label(rival.group), **{name: own[name] for name in _SHOWN}} | {
+        "difference": points,
+        "low": low,
+        "high": high,
+    }
+
+
+_SHOWN = ("bits", "total_bits", "packed_bytes", "val_top1", "test_top1", "n")
+
+
+def _described(results: Results, group: SeedGroup) -> dict[str, Any]:
+    """Return all that JSON has of a configuration."""
+    points = [{"trial_id": p.trial_id, "seed": p.seed, "run_id": results.runs[p]} for p in group.points]
+    files = results.store.artifacts(results.runs[_winner(group)])
+    return {**records([group.row()])[0], "points": points, "artifacts": files, "command": command(results, group)}
+
+
+def _winner(group: SeedGroup) -> Point:
+    return max(group.points, key=lambda point: point.val_top1)
+
+
+def _compared(rival: Rival) -> dict[str, Any]:
+    return {**records([rival.group.row()])[0], "difference": _ends(rival.difference)}
+
+
+def _ends(interval: Interval | None) -> dict[str, Any] | None:
+    if interval is None:
+        return None
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "over_seeds": interval.over_seeds}
+
+
+def _lines(results: Results, budget: Budget, found: Answer) -> list[str]:
+    best = found.best
+    if budget.target is not None:
+        title = f"smallest of {results.name} with at least {budget.target:g} % validation accuracy"
+    else:
+        unit = "bytes packed" if budget.max_bytes is not None else "total bits"
+        title = f"best of {results.name} within {budget.limit:,.0f} {unit}, chosen on validation"
+    lines = [title, *_model(results, best, _unused(budget, best))]
+    lines[4] = _line("validation", f"{_mean(best, 'val_top1')}{_own(found)}")
+    lines += _reach(budget, found) if budget.target is not None else _why(found, results)
+    lines += _recommendation(results, budget, found)
+    return lines + _left_out(results)
+
+
+def _model(results: Results, group: SeedGroup, unused: str = "") -> list[str]:
+    files = results.store.artifacts(results.runs[_winner(group)])
+    size = f"{group.mean('total_bits'):,.0f} total bits, {group.mean('packed_bytes'):,.0f} bytes packed{unused}"
+    return [
+        _line("configuration", label(group)),
+        _line("width", f"{bits_name(group.bits)}, {group.mean('avg_bits'):.2f} on average"),
+        _line("size", size),
+        _line("validation", _mean(group, "val_top1")),
+        _line("test", _mean(group, "test_top1")),
+        _line("trials", ", ".join(f"{point.trial_id} (seed {point.seed})" for point in group.points)),
+        _line("files", f"\n{'':15}".join(files) or "none logged with the point"),
+        _line("command", command(results, group) or "not logged by the study"),
+    ]
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<15}{text}"
+
+
+def _mean(group: SeedGroup, column: str) -> str:
+    deviation = group.deviation(column)
+    spread = "one seed" if deviation is None else f"± {deviation:.2f} over {group.n} seeds"
+    return f"{group.mean(column):.2f} % ({spread})"
+
+
+def _own(found: Answer) -> str:
+    if found.accuracy is None:
+        return "; no interval: which images are classified correctly was not logged"
+    over = "images and seeds" if found.accuracy.over_seeds else "images only, since there is one seed"
+    ends = f"{found.accuracy.low:.2f} to {found.accuracy.high:.2f} %"
+    return f"; 95 % interval {ends} over {over}; {found.images:,} images"
+
+
+def _unused(budget: Budget, group: SeedGroup) -> str:
+    if budget.limit is None:
+        return ""
+    left = budget.limit - largest(group, budget.column)
+    unit = "bytes" if budget.max_bytes is not None else "bits"
+    return f"; {left:,.0f} {unit} ({100 * left / budget.limit:.0f} %) unused"
+
+
+def _reach(budget: Budget, found: Answer) -> list[str]:
+    if found.accuracy is None:
+        return []
+    reaches = found.accuracy.low >= (budget.target or 0)
+    text = "its interval is above the target" if reaches else "its mean reaches the target, its interval does not"
+    return [_line("target", f"{budget.target:g} %: {text}")]
+
+
+def _why(found: Answer, results: Results) -> list[str]:
+    """Return the runner-up, the margin, ties, and what cannot be told from the best."""
+    if not found.runner_up:
+        return [_line("runner-up", "none: no other configuration is within the budget")]
+    lines = [_line("runner-up", _short(found.runner_up, found, results)), _line("margin", _margin(found.runner_up))]
+    if found.ties:
+        names = [f"{_varying(group, results)}" for group in found.ties[:LISTED]]
+        lines.append(_line("ties", _some(names, len(found.ties))))
+    told = [rival for rival in found.rivals if rival.difference]
+    if not told:
+        return lines
+    head = (
+        f"{len(found.alike)} of {len(found.rivals)} others cannot be told from it (paired over the images; intervals "
+        f"hold together with 95 %, which allows for choosing the best)"
+    )
+    listed = [f"{'':15}{_short(rival, found, results)}" for rival in found.alike[:LISTED]]
+    more = len(found.alike) - len(listed)
+    return [*lines, _line("alike", head), *listed, *([f"{'':15}and {more} more"] if more else [])]
+
+
+def _short(rival: Rival, found: Answer, results: Results) -> str:
+    group = rival.group
+    points = group.mean("val_top1") - found.best.mean("val_top1")
+    ends = f" [{rival.difference.low:+.2f}, {rival.difference.high:+.2f}]" if rival.difference else ""
+    size = f"{group.mean('total_bits'):,.0f} total bits"
+    return f"{group.mean('val_top1'):.2f} % ({points:+.2f}{ends}), {size}: {_varying(group, results)}"
+
+
+def _varying(group: SeedGroup, results: Results) -> str:
+    """Return a configuration by the settings in which those of the study differ, and its width."""
+    counts = Counter(setting for other in results.groups for setting in settings(other))
+    varying = [setting for setting in settings(group) if counts[setting] < len(results.groups)]
+    return " ".join([bits_name(group.bits), *varying])
+
+
+def _margin(rival: Rival) -> str:
+    if rival.difference is None:
+        return "unknown: which images are classified correctly was not logged"
+    points, low, high = (abs(rival.difference.value), -rival.difference.high, -rival.difference.low)
+    verdict = "no difference can be told" if rival.is_alike else "the best is better"
+    return f"{points:.2f} points, interval {low:+.2f} to {high:+.2f}: {verdict}"
+
+
+def _some(names: Iterable[str], count: int) -> str:
+    named = list(names)
+    return "; ".join(named) + (f"; and {count - len(named)} more" if count > len(named) else "")
+
+
+def _recommendation(results: Results, budget: Budget, found: Answer) -> list[str]:
+    chosen, best = found.recommended, found.best
+    if chosen is None and budget.target is not None and found.accuracy:
+        return [_line("recommended", "none: no configuration has its whole interval above the target")]
+    if chosen is None:
+        return []
+    target = budget.target is not None
+    if chosen is best:
+        why = (
+            "its whole interval is above the target"
+            if target
+            else "none on the front that cannot be told from it is smaller"
+        )
+        return [_line("recommended", f"this one: {why}")]
+    change = chosen.mean("total_bits") / best.mean("total_bits") - 1
+    size = f"{'smaller' if change < 0 else 'larger'} by {100 * abs(change):.0f} %" if change else "of the same size"
+    if target:
+        why = f"{size}, and its whole interval is above the target"
+    else:
+        points = best.mean("val_top1") - chosen.mean("val_top1")
+        why = f"{size}, {points:.2f} points lower, no difference can be told"
+    return [_line("recommended", f"choose {_varying(chosen, results)}: {why}"), *_model(results, chosen)]
+
+
+def _left_out(results: Results) -> list[str]:
+    """Return why configurations are not compared: their seeds that are missing."""
+    lacking = missing(results)
+    if not lacking:
+        return []
+    ends = Counter(trial.status.replace("_", " ") for each in lacking for trial in each.trials)
+    counted = ", ".join(f"{count} {status}" for status, count in ends.items())
+    head = f"{len(lacking)} configurations without a point for every seed; trials: {counted}"
+    first = sorted(lacking, key=_is_stopped)[:EXPLAINED]
+    return [_line("not compared", head), *(f"{'':15}{each.name}: {each.why}" for each in first)]
+
+
+def _is_stopped(each: Missing) -> bool:
+    return all(trial.status is TrialStatus.STOPPED for trial in each.trials)
