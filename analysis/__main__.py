@@ -6,12 +6,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.commands import best, compare, front, hypervolume, listing, points, record, replay, rungs, table, trials
+from analysis.commands import (
+    best,
+    compare,
+    front,
+    hypervolume,
+    listing,
+    points,
+    record,
+    replay,
+    report,
+    rungs,
+    table,
+    trials,
+)
 from analysis.commands.command import Command
 from kdq.errors import UserError
 
 COMMANDS: Sequence[Command] = (
-    *(best, front, table, compare, points, trials, hypervolume, rungs, record, replay, listing),
+    *(best, report, front, table, compare, points, trials, hypervolume, rungs, record, replay, listing),
 )
 
 

@@ -21,7 +21,8 @@ class Report:
     rows: column -> cell, exact, for CSV and JSON; columns: of the rows, in order; display: the rows as people read
     them, by default the same, with the columns of the first; bold: cells of these to stress, as (row, column); head and
     notes: lines above and below a table; document: what JSON has, by default the rows without empty cells; empty: what
-    is printed without rows; text: what the format "text" has; formats: column -> how its numbers show, if not as usual.
+    is printed without rows; text: what the formats "text" and "html" have; formats: column -> how its numbers show, if
+    not as usual.
     """
 
     columns: Sequence[str]
@@ -37,7 +38,7 @@ class Report:
 
 
 def render(report: Report, form: str) -> str:
-    """Return a report in one of `FORMATS`, or as its text if it has one (form "text")."""
+    """Return a report in one of `FORMATS`, or as its text if it has one (forms "text" and "html")."""
     return _RENDER[form](report)
 
 
@@ -171,6 +172,7 @@ def _escape_latex(text: str) -> str:
 
 _RENDER: Mapping[str, Callable[[Report], str]] = {
     "text": _text,
+    "html": _text,
     "table": _table,
     "csv": _csv,
     "json": _json,

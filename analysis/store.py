@@ -75,6 +75,11 @@ class Store:
             raise (unknown("study", name, studies) if studies else UserError(f"no studies in {shown(self.uri)} yet"))
         return studies[name]
 
+    def provenance(self, study: StoredStudy) -> dict[str, str]:
+        """Return who and what computed a study, as far as it was logged: commit, user, machine, versions."""
+        (run,) = self._read(study.experiment_id, Names(schema.PROVENANCE), RunKind.STUDY)[-1:]
+        return {what: run.tags[tag] for tag, what in schema.PROVENANCE.items() if tag in run.tags}
+
     def points(self, study: StoredStudy) -> dict[Point, str]:
         """Return the finished points, sorted by trial and bits, with the front marked: point -> id of its run."""
         runs = self._read(study.experiment_id, OF_POINT, RunKind.POINT)

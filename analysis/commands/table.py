@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from analysis.formats import Report
     from analysis.method_table import Cell
+    from analysis.results import Results
 
 NAME, PURPOSE = (
     "table",
@@ -28,13 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> "Report":
+    return tabulate(read_studies(options), options)
+
+
+def tabulate(studies: "Sequence[Results]", options: argparse.Namespace) -> "Report":
+    """Return the table of studies. options: rows, columns, measure, paper."""
     from analysis.formats import Report
     from analysis.method_table import COLUMNS, best_of_columns, cells, check_axes, paper_cells
 
     rows, columns = options.rows, options.columns
     check_axes(rows, columns, options.paper)
     paper = paper_cells(options.paper) if options.paper else []
-    found = cells(read_studies(options), rows, columns, options.measure)
+    found = cells(studies, rows, columns, options.measure)
     best = best_of_columns(found)
     data = [
         {name: value for name in COLUMNS if (value := _field(cell, name, best)) is not None}

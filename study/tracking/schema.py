@@ -20,6 +20,16 @@ for a tag."""
 LONGEST_TAG = 8000  # characters, MLflow's limit
 
 HYPERVOLUME, FRONT_SIZE = "hypervolume", "front_size"  # of the study, over finished trials
+VERSION = "kdq.version."  # of the study, followed by the name of a package, or python
+MACHINE = "kdq.machine"
+PROVENANCE = {
+    "mlflow.source.git.commit": "commit",
+    "mlflow.user": "user",
+    MACHINE: "machine",
+    **{f"{VERSION}{name}": name for name in ("kdq", "python", "torch", "ray", "mlflow", "optuna")},
+}
+"""Tags of the study -> what they are: who and what computed it."""
+
 POINT_METRICS = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
 
 

@@ -14,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, 
 from kdq.bits import bits_name
 from study.results.front import SeedGroup, missing_seeds, seed_groups
 from study.results.point import Point
+from study.tracking import schema
 from study.units import exact
 
 NOTE = "mlflow.note.content"
@@ -56,11 +57,11 @@ class StudyPage:
 
 def provenance() -> Mapping[str, str]:
     """Return tags: the user, the machine, the versions of what computes, and the commit of a git checkout."""
-    tags = {MLFLOW_USER: _user(), "kdq.machine": f"{platform.node()}, {platform.system()} {platform.machine()}"}
-    tags["kdq.version.python"] = platform.python_version()
+    tags = {MLFLOW_USER: _user(), schema.MACHINE: f"{platform.node()}, {platform.system()} {platform.machine()}"}
+    tags[f"{schema.VERSION}python"] = platform.python_version()
     for name in ("kdq", *VERSIONS):
         try:
-            tags[f"kdq.version.{name}"] = version(name)
+            tags[f"{schema.VERSION}{name}"] = version(name)
         except PackageNotFoundError:  # kdq run from a checkout that is not installed
             continue
     commit = git_commit(Path(__file__).parents[2])
