@@ -178,9 +178,7 @@ def _short(rival: Rival, found: Answer, results: Results) -> str:
 
 def _varying(group: SeedGroup, results: Results) -> str:
     """Return a configuration by the settings in which those of the study differ, and its width."""
-    counts = Counter(setting for other in results.groups for setting in settings(other))
-    varying = [setting for setting in settings(group) if counts[setting] < len(results.groups)]
-    return " ".join([bits_name(group.bits), *varying])
+    return " ".join([bits_name(group.bits), *(part for part in settings(group) if part not in results.common)])
 
 
 def _margin(rival: Rival) -> str:
