@@ -225,7 +225,8 @@ def _left_out(results: Results) -> list[str]:
         return []
     ends = Counter(trial.status.replace("_", " ") for each in lacking for trial in each.trials)
     counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    head = f"{len(lacking)} configurations without a point for every seed; trials: {counted}"
+    plural = "s" if len(lacking) > 1 else ""
+    head = f"{len(lacking)} configuration{plural} without a point for every seed; trials: {counted}"
     first = sorted(lacking, key=_is_stopped)[:EXPLAINED]
     return [_line("not compared", head), *(f"{'':15}{each.name}: {each.why}" for each in first)]
 
