@@ -54,8 +54,8 @@ class Answer:
     accuracy: its own interval; images: how many; both None if its images were not logged. rivals: all others within the
     budget, most accurate first; recommended: the smallest configuration on the front that cannot be told from the best,
     possibly itself; off the front, one that is no larger is at least as accurate. For a target, best is the smallest
-    configuration whose mean reaches it, it has no rivals, and recommended is the smallest whose interval reaches it,
-    None if there is none.
+    configuration whose mean reaches it, it has no rivals, and recommended is the smallest whose whole interval reaches
+    it, None if there is none.
     """
 
     best: SeedGroup

@@ -178,9 +178,7 @@ def _short(rival: Rival, found: Answer, results: Results) -> str:
 
 def _varying(group: SeedGroup, results: Results) -> str:
     """Return a configuration by the settings in which those of the study differ, and its width."""
-    counts = Counter(setting for other in results.groups for setting in settings(other))
-    varying = [setting for setting in settings(group) if counts[setting] < len(results.groups)]
-    return " ".join([bits_name(group.bits), *varying])
+    return " ".join([bits_name(group.bits), *(part for part in settings(group) if part not in results.common)])
 
 
 def _margin(rival: Rival) -> str:
@@ -227,7 +225,8 @@ def _left_out(results: Results) -> list[str]:
         return []
     ends = Counter(trial.status.replace("_", " ") for each in lacking for trial in each.trials)
     counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    head = f"{len(lacking)} configurations without a point for every seed; trials: {counted}"
+    plural = "s" if len(lacking) > 1 else ""
+    head = f"{len(lacking)} configuration{plural} without a point for every seed; trials: {counted}"
     first = sorted(lacking, key=_is_stopped)[:EXPLAINED]
     return [_line("not compared", head), *(f"{'':15}{each.name}: {each.why}" for each in first)]
 

@@ -10,7 +10,7 @@ from analysis.stored import Trial
 from analysis.volumes import Scale, scale
 from kdq.bits import FLOAT_BITS
 from kdq.errors import UserError
-from study.results.front import SeedGroup, content, on_front
+from study.results.front import SeedGroup, content, front_shares
 from study.results.status import TrialStatus
 from study.schedulers.config import SchedulerConfig
 from study.schedulers.registry import SCHEDULERS, STOPPING
@@ -70,8 +70,7 @@ def _growth(results: Results, named: Scale | None) -> list[tuple[Trial, float]]:
     grown, best, volume = [], list[SeedGroup](), 0.0
     for number, trial in enumerate(ended):
         if named and number in arriving:
-            known = [*best, *arriving[number]]
-            best = [group for group, is_on in zip(known, on_front(known), strict=True) if is_on]
+            best = [group for group, _ in front_shares([*best, *arriving[number]], named.sizes)]
             volume = named.percent(best)
         grown.append((trial, volume))
     return grown

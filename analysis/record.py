@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from statistics import fmean
 
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS
@@ -167,17 +167,6 @@ def _curve(trial: str, rows_by_epoch: Mapping[int, Mapping[int, Row]], epochs: i
 
 def _joined(widths: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(widths)))
-
-
-def to_csv(rows: Iterable[Row]) -> str:
-    """Return the rows as CSV with a header line; NaN becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = asdict(row)
-        writer.writerow("" if values[name] != values[name] else values[name] for name in COLUMNS)
-    return text.getvalue()
 
 
 def from_csv(text: str) -> list[Row]:

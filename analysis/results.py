@@ -1,5 +1,6 @@
 """What a study measured, read at once: its points, which images they classify correctly, its trials."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +41,12 @@ class Results:
     def groups(self) -> list[SeedGroup]:
         """The configurations that are compared with each other."""
         return comparable(self.points)
+
+    @cached_property
+    def common(self) -> frozenset[str]:
+        """The settings that all configurations have, which a list of them need not repeat."""
+        counts = Counter(setting for group in self.groups for setting in settings(group))
+        return frozenset(setting for setting, count in counts.items() if count == len(self.groups))
 
     @cached_property
     def trials(self) -> list[Trial]:

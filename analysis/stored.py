@@ -41,7 +41,13 @@ class StoredStudy:
 
     @cached_property
     def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.document_text)
+        """Raises UserError if it is no JSON object."""
+        try:
+            document = json.loads(self.document_text)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise UserError(f"the run of study {self.name!r} has a wrong tag {schema.DOCUMENT}: must be a JSON object")
         return document
 
     @property

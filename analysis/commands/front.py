@@ -52,8 +52,12 @@ def _report(studies: "Sequence[Results]", figure: Path | None) -> "Report":
     volumes = {each.name: named.percent(each.groups) if named else None for each in studies}
     if named and several:
         volumes[TOGETHER] = named.percent([group for _, group in owned])
-    notes = [f"hypervolume of {name}: {volume:.2f} %" for name, volume in volumes.items() if volume is not None]
-    notes += [f"hypervolume: {named.definition}"] if named else []
+    notes = []
+    if named and several:
+        notes = [f"hypervolume of {name}: {volume:.2f} %" for name, volume in volumes.items()]
+        notes.append(f"hypervolume: {named.definition}")
+    elif named:
+        notes = [f"hypervolume {volumes[studies[0].name]:.2f} {named.definition}"]
     lines = {each.name: missing_seeds(each.points) for each in studies}
     notes += [f"{name}: {line}" if several else line for name, line in lines.items() if line]
     document = {

@@ -1,16 +1,12 @@
 """`table`: accuracies by two parameters, by default methods × widths."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis.commands.command import add_studies, read_studies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from analysis.formats import Report
-    from analysis.method_table import Cell
-    from analysis.results import Results
 
 NAME, PURPOSE = (
     "table",
@@ -29,69 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> "Report":
-    return tabulate(read_studies(options), options)
+    from analysis.method_report import report
 
-
-def tabulate(studies: "Sequence[Results]", options: argparse.Namespace) -> "Report":
-    """Return the table of studies. options: rows, columns, measure, paper."""
-    from analysis.formats import Report
-    from analysis.method_table import COLUMNS, best_of_columns, cells, check_axes, paper_cells
-
-    rows, columns = options.rows, options.columns
-    check_axes(rows, columns, options.paper)
-    paper = paper_cells(options.paper) if options.paper else []
-    found = cells(studies, rows, columns, options.measure)
-    best = best_of_columns(found)
-    data = [
-        {name: value for name in COLUMNS if (value := _field(cell, name, best)) is not None}
-        for cell in (*found, *paper)
-    ]
-    display, bold = _display(found, paper, best, rows, columns)
-    what = {"val": "validation", "test": "test"}[options.measure]
-    notes = [
-        f"{what} accuracy in percent, mean ± standard deviation (seeds) of the configuration of the best validation "
-        f"accuracy in each cell"
-    ]
-    notes += [f"paper: test accuracy on {options.paper}, selected on the test set, one run each"] if paper else []
-    return Report(COLUMNS, data, notes if data else (), display=display, bold=bold, empty="no points")
-
-
-def _field(cell: "Cell", name: str, best: set[tuple[Any, Any]]) -> Any:
-    if name == "is_best":
-        return cell.study != "paper" and (cell.row, cell.column) in best
-    return getattr(cell, name)
-
-
-def _display(
-    found: "Sequence[Cell]", paper: "Sequence[Cell]", best: set[tuple[Any, Any]], rows: str, columns: str
-) -> tuple[list[dict[str, Any]], list[tuple[int, str]]]:
-    """Return a row for each value of `rows`, with the paper's below those of its method, and the best cells."""
-    from analysis.method_table import heading, order
-
-    keys = dict.fromkeys((cell.row, False) for cell in found)
-    in_order = sorted({*keys, *((cell.row, True) for cell in paper)}, key=lambda key: _place(key, list(keys)))
-    headings = sorted({cell.column for cell in (*found, *paper)}, key=lambda value: order(columns, value))
-    by_key = {(cell.row, cell.study == "paper", cell.column): cell for cell in (*found, *paper)}
-    display: list[dict[str, Any]] = []
-    bold: list[tuple[int, str]] = []
-    for row, is_paper in in_order:
-        shown = {rows: f"{heading(rows, row)}{' (paper)' if is_paper else ''}"}
-        for column in headings:
-            cell = by_key.get((row, is_paper, column))
-            shown[heading(columns, column)] = _text(cell) if cell else ""
-            if cell and not is_paper and (row, column) in best:
-                bold.append((len(display), heading(columns, column)))
-        display.append(shown)
-    return display, bold
-
-
-def _place(key: tuple[Any, bool], own: list[tuple[Any, bool]]) -> tuple[int, bool, str]:
-    row, is_paper = key
-    return (own.index((row, False)) if (row, False) in own else len(own)), is_paper, str(row)
-
-
-def _text(cell: "Cell") -> str:
-    if cell.study == "paper":
-        return f"{cell.mean:.2f}"
-    spread = "" if cell.deviation is None else f" ± {cell.deviation:.2f}"
-    return f"{cell.mean:.2f}{spread} ({cell.n})"
+    return report(read_studies(options), options.rows, options.columns, options.measure, options.paper)

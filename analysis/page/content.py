@@ -1,14 +1,13 @@
 """What the page shows, as plain data: for the pictures as columns, for the reader as tables."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.answer import Answer, Budget, Rival, answer
 from analysis.answer_report import command, report
-from analysis.commands import table
 from analysis.formats import Report
+from analysis.method_report import report as method_report
 from analysis.progress import hypervolume_over_trials, rungs
 from analysis.results import Results, label, settings
 from analysis.stored import Trial
@@ -51,7 +50,11 @@ def data(studies: Sequence[Results]) -> dict[str, Json]:
 def sections(studies: Sequence[Results]) -> list[Section]:
     """Return the tables below the pictures."""
     found = [
-        Section("Methods and widths", "The best configuration of each method at each width.", _methods(studies)),
+        Section(
+            "Methods and widths",
+            "The best configuration of each method at each width.",
+            method_report(studies, "method", "bits", "val", None),
+        ),
         Section("Hypervolume", "How much of the area under a lossless model each study covers.", _volumes(studies)),
         Section(
             "What failed, and why", "Trials that ended without a result, or before the last epoch.", _failed(studies)
@@ -194,11 +197,6 @@ def _has_rungs(results: Results) -> bool:
     except UserError:
         return False
     return True
-
-
-def _methods(studies: Sequence[Results]) -> Report:
-    options = argparse.Namespace(rows="method", columns="bits", measure="val", paper=None)
-    return table.tabulate(studies, options)
 
 
 def _volumes(studies: Sequence[Results]) -> Report:

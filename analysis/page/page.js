@@ -36,6 +36,9 @@ function isMarked(row) {
   return row.trials ? row.trials.some((id) => marked.has(row.study + id)) : marked.has(row.study + (row.trial || row.id));
 }
 
+// Bars of all configurations would hide each other: those of the front and of what is marked show how sure they are.
+const hasBar = (g) => g.high !== null && (g.front || isMarked(g));
+
 function drawFront() {
   const traces = [{
     type: "scatter", mode: "markers", name: "single seeds", x: points.map((p) => p.size), y: points.map((p) => p.val),
@@ -47,8 +50,8 @@ function drawFront() {
     traces.push({
       type: "scatter", mode: "markers", name: escape(name), x: own.map((g) => g.size), y: own.map((g) => g.val),
       customdata: own.map((g) => g.trials.map((id) => g.study + id)), text: own.map(hover), hovertemplate: "%{text}<extra></extra>",
-      error_y: { type: "data", symmetric: false, array: own.map((g) => (g.high ?? g.val) - g.val), arrayminus: own.map((g) => g.val - (g.low ?? g.val)),
-        thickness: own.length > 60 ? 0 : 1, width: 2, color: COLOURS[kinds.indexOf(name) % COLOURS.length] },
+      error_y: { type: "data", symmetric: false, array: own.map((g) => (hasBar(g) ? g.high - g.val : 0)), arrayminus: own.map((g) => (hasBar(g) ? g.val - g.low : 0)),
+        thickness: 1.2, width: 0, color: COLOURS[kinds.indexOf(name) % COLOURS.length] },
       marker: { size: own.map((g) => (isMarked(g) ? 16 : 10)), color: COLOURS[kinds.indexOf(name) % COLOURS.length],
         line: { width: own.map((g) => (isMarked(g) ? 3 : 0)), color: MARK } },
     });
@@ -59,7 +62,7 @@ function drawFront() {
     const right = Math.max(...groups.map((g) => g.size)) * 1.1;
     traces.push({ type: "scatter", mode: "lines+text", name: several ? `front of ${escape(study.name)}` : "front", hoverinfo: "skip",
       x: [...front.map((g) => g.size), right], y: [...front.map((g) => g.val), front[front.length - 1].val],
-      text: [...front.map((g) => g.bits), ""], textposition: "top left", line: { shape: "hv", color: several ? COLOURS[n % COLOURS.length] : INK, width: 1.5 } });
+      text: [...front.map((g) => g.bits), ""], textposition: "top right", line: { shape: "hv", color: several ? COLOURS[n % COLOURS.length] : INK, width: 1.5 } });
     if (study.teacher) traces.push({ type: "scatter", mode: "lines", name: several ? `teacher of ${escape(study.name)}` : "teacher", hoverinfo: "name+y",
       x: [Math.min(...groups.map((g) => g.size)), right], y: [study.teacher, study.teacher], line: { dash: "dot", color: several ? COLOURS[n % COLOURS.length] : "#6b7280" } });
   });

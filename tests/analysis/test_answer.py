@@ -77,7 +77,7 @@ def test_of_many_alike_the_smallest_is_recommended_and_of_one_size_the_most_accu
 
 
 def test_a_configuration_off_the_front_is_not_recommended():
-    """Of the same size, the more accurate one is told from the best, the less accurate is not: other images fail."""
+    """Of one size, the more accurate one is told from the best, the less accurate one is not: other images fail."""
     best, near = measured(8, range(20)), measured(2, range(32))  # the same images and more
     far = measured(2, range(200, 233), alpha=2.0)
     found = answer(results(best, near, far), Budget(max_bits=1e9))
@@ -152,7 +152,7 @@ def test_missing_seeds_have_their_reasons(shelf, capsys):
     arguments = ["best", "--study", "lacking", "--max-bits", "1e9", "--tracking-uri", shelf]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "not compared   1 configurations without a point for every seed; trials: 1 failed" in text
+    assert "not compared   1 configuration without a point for every seed; trials: 1 failed" in text
     assert "dkd alpha=0.5: seed 1 failed: loss is nan | 50 % & <b>_{x}$" in text
     assert main([*arguments, "--format", "json"]) == 0
     (lacking,) = json.loads(capsys.readouterr().out)["missing"]

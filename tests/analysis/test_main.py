@@ -51,8 +51,7 @@ def test_front_and_its_figure(run, logged, tmp_path):
     path = tmp_path / "front.png"
     text = run("front", "--study", "grid", "--figure", str(path))
     volume = relative_hypervolume(comparable(logged.points), 87.5)
-    assert f"hypervolume of grid: {volume:.2f} %" in text
-    assert "the best student (87.50 % at every size)" in text
+    assert f"hypervolume {volume:.2f} % of the area under the best student (87.50 % at every size)" in text
     assert "from 500,000 to 2,000,000" in text
     assert str(path) in text
     with Image.open(path) as image:

@@ -1,8 +1,10 @@
 import math
+from dataclasses import asdict
 
 import pytest
 
-from analysis.record import StudyRecord, Target, from_csv, from_rows, to_csv
+from analysis.formats import Report, render
+from analysis.record import COLUMNS, StudyRecord, Target, from_csv, from_rows
 from kdq.errors import UserError
 
 HEADER = "trial_id,student,epoch,bits,total_bits,val_top1\n"
@@ -19,7 +21,7 @@ def test_a_record_by_hand(recorded):
 
 
 def test_csv_there_and_back(recorded):
-    text = to_csv(recorded)
+    text = render(Report(COLUMNS, [asdict(row) for row in recorded]), "csv")
     header = "trial_id,student,epoch,bits,total_bits,val_top1,final_top1,configuration\n"
     assert text.startswith(header + f"a,{recorded[0].student},1,2,560000,40.0,81.0,c1\n")
     assert f"b,{recorded[-1].student},2,32,8600000,,,\n" in text

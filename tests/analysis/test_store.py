@@ -65,6 +65,40 @@ def test_states_of_trials(store):
     assert store.trial_states(store.study("grid")) == {"completed": 4, "diverged": 1}
 
 
+def test_trials_have_their_parameters_ends_and_trainings(store, logged):
+    client = mlflow.MlflowClient(tracking_uri=logged.uri)
+    study = store.study("fresh")
+    tags = {"kdq.kind": "trial", "kdq.trial_id": "t", "kdq.status": "failed", "kdq.reason": "out of luck"}
+    run = client.create_run(study.experiment_id, tags=tags, run_name="dkd").info.run_id
+    for name, value in {"method": "dkd", "alpha": 0.5, "seed": 3, "space": "other"}.items():
+        client.log_param(run, name, value)
+    for epoch in (1, 2):
+        client.log_metric(run, "seconds", 1.5, step=epoch)
+    client.log_metric(run, "val_top1_2bit", 50.0)
+    client.set_terminated(run, "FAILED", end_time=4_000_000_000_000)
+    try:
+        (trial,) = store.trials(study)
+        assert (trial.id, trial.name, trial.status, trial.reason) == ("t", "dkd", "failed", "out of luck")
+        assert (trial.parameters, trial.seed) == ({"alpha": "0.5", "method": "dkd"}, "3")
+        assert (trial.ended, trial.accuracies) == (4_000_000_000_000, {2: 50.0})
+        assert store.trainings(study) == {"t": (2, 3.0)}
+    finally:
+        client.delete_run(run)
+
+
+def test_a_study_has_its_teacher_and_its_images(shelf):
+    store = open_store(shelf)
+    normal, other, lost = (store.study(name) for name in ("normal", "other", "empty"))
+    assert (normal.teacher, other.teacher) == (90.0, None)
+    assert normal.has_images_of(other)
+    moved = replace(other, document_text=other.document_text.replace('"val_images": 1000', '"val_images": 999'))
+    unknown = replace(lost, document_text="{}")
+    assert not normal.has_images_of(moved)
+    assert not unknown.has_images_of(normal)
+    with pytest.raises(UserError, match=r"has a wrong tag kdq.document: must be a JSON object"):
+        _ = replace(lost, document_text="no").document
+
+
 def test_a_record_of_every_epoch_comes_back(store, recorded):
     """As text, since NaN is not equal to itself."""
     assert repr(store.record(store.study("recorded"))) == repr(recorded)
