@@ -109,7 +109,8 @@ def test_a_real_click_on_a_point_marks_a_row(page, show):
     opened.locator("#front").scroll_into_view_if_needed()
     x, y = opened.evaluate(
         """(() => {
-            const plot = $('front'), trace = plot.data.find((each) => each.name === 'dkd'), inside = plot._fullLayout, size = inside._size;
+            const plot = $('front'), trace = plot.data.find((each) => each.name === 'dkd');
+            const inside = plot._fullLayout, size = inside._size;
             const best = trace.y.indexOf(Math.max(...trace.y)), frame = plot.getBoundingClientRect();
             return [frame.left + size.l + inside.xaxis.d2p(trace.x[best]),
                     frame.top + size.t + inside.yaxis.d2p(trace.y[best])];
