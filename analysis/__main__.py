@@ -9,8 +9,11 @@ from pathlib import Path
 from analysis.commands import (
     best,
     compare,
+    effect,
+    export,
     front,
     hypervolume,
+    importance,
     listing,
     points,
     record,
@@ -24,7 +27,23 @@ from analysis.commands.command import Command
 from kdq.errors import UserError
 
 COMMANDS: Sequence[Command] = (
-    *(best, report, front, table, compare, points, trials, hypervolume, rungs, record, replay, listing),
+    *(
+        best,
+        report,
+        front,
+        table,
+        compare,
+        importance,
+        effect,
+        export,
+        points,
+        trials,
+        hypervolume,
+        rungs,
+        record,
+        replay,
+        listing,
+    ),
 )
 
 

@@ -1,7 +1,7 @@
 """The answer of a study: its best configuration within a budget, and why: what it cannot be told from, what is smaller.
 
 Configurations are compared with the best on the same validation images, by the intervals of `study.results.compare`.
-With K others the intervals hold together with 95 % (Bonferroni: each at 1 − 0.05 / K). So those whose interval has 0
+With K others each interval is at 1 − 0.05 / K (Bonferroni). So those whose interval has 0
 contain the truly best one with at least 95 %, although the best was chosen for its accuracy, which favours lucky ones
 (the winner's curse; as in subset selection, Gupta 1965).
 """

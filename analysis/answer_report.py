@@ -160,8 +160,8 @@ def _why(found: Answer, results: Results) -> list[str]:
     if not told:
         return lines
     head = (
-        f"{len(found.alike)} of {len(found.rivals)} others cannot be told from it (paired over the images; intervals "
-        f"hold together with 95 %, which allows for choosing the best)"
+        f"{len(found.alike)} of {len(found.rivals)} others cannot be told from it (paired over the images; with 95 % "
+        f"the truly best is it or among them)"
     )
     listed = [f"{'':15}{_short(rival, found, results)}" for rival in found.alike[:LISTED]]
     more = len(found.alike) - len(listed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from kdq.errors import UserError, quoted
 
 if TYPE_CHECKING:
+    from analysis.answer import Budget
     from analysis.formats import Report
     from analysis.results import Results
     from analysis.store import Store
@@ -37,6 +38,22 @@ def add_studies(parser: argparse.ArgumentParser) -> None:
     """Add `--study NAME`, once or several times."""
     help_ = "name of the study (see the command list); several times for several studies"
     parser.add_argument("--study", required=True, action="append", dest="studies", metavar="NAME", help=help_)
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Add the budgets, of which exactly one must be given."""
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    add("--max-bits", type=positive("bits, such as 2e6"), metavar="BITS", help="the most total bits, such as 2e6")
+    add("--max-bytes", type=positive("bytes, such as 250e3"), metavar="BYTES", help="the most bytes of the packed file")
+    help_ = "mean validation accuracy in percent: the smallest configuration that reaches it"
+    add("--target-accuracy", type=positive("percent, at most 100", 100), metavar="PERCENT", help=help_)
+
+
+def read_budget(options: argparse.Namespace) -> "Budget":
+    """Return the budget that the options name."""
+    from analysis.answer import Budget
+
+    return Budget(options.max_bits, options.max_bytes, options.target_accuracy)
 
 
 def open_options(options: argparse.Namespace) -> "Store":

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from kdq.bits import bits_name
 from study.results.front import SeedGroup, seed_groups
@@ -24,7 +25,9 @@ def register_front(client: MlflowClient, study: str, runs: Mapping[str, StoredRu
         return
     try:
         known = client.get_registered_model(study)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
         known = client.create_registered_model(study, description=f"The Pareto front of the study {study}.")
     versions = {each.run_id: each for each in client.search_model_versions(f"name='{study}'")}
     aliases = dict(known.aliases)

@@ -244,14 +244,11 @@ class Tracker:
         self._front.count(points, finished, always=always)
         self._front.log(points, always=always)
 
-    @retry
     def register_front(self, points: Sequence[Point]) -> None:
-        """Register the models on the front; where the server has no registry, print why."""
+        """Register the models on the front; if that fails, print why: a study is complete without it."""
         try:
             register_front(self.client, self.study, self.runs, with_front(points))
-        except MlflowException as error:
-            if not is_rejected(error):
-                raise
+        except (MlflowException, RequestException) as error:
             self.log(f"MLflow did not register the front's models: {without_password(first_line(error), self.uri)}")
 
     @retry
