@@ -15,7 +15,7 @@ from study.results.point import Point
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
 from study.tracking.run_table import STUDY, RunTable
-from study.tracking.schema import point_metric
+from study.tracking.schema import RunKind, point_metric
 
 FIGURE_SECONDS = 10.0  # the front is redrawn at most this often while trials finish
 SHARE = 0.02  # of the driver's time at most, since reporting trials wait meanwhile
@@ -54,7 +54,11 @@ class FrontLog:
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / SHARE)
 
     def count(self, points: Sequence[Point], finished: int, *, always: bool) -> None:
-        """Log the curves over finished trials: hypervolume, size of the front, the best accuracy at each width."""
+        """Log the curves over finished trials: hypervolume, size of the front, the best accuracy at each width.
+
+        A step is logged once. At the end (`always`), values that an extension or a retry changed are logged again at
+        the last step, so that the run's latest values are those of its points, even with fewer trials than before.
+        """
         began = time.monotonic()
         if self.is_logged or not points or (not always and began < self._count_next):
             return
@@ -62,19 +66,25 @@ class FrontLog:
         if self._last_step is None:
             logged = self.client.get_metric_history(run_id, schema.FRONT_SIZE)
             self._last_step = max((metric.step for metric in logged), default=-1)
-        if finished <= self._last_step:
+        is_next = finished > self._last_step
+        if not is_next and not always:
             return
-        now = int(time.time() * 1000)
         values = _progress(points)
-        self.client.log_batch(run_id, [Metric(name, value, now, finished) for name, value in values.items()])
-        self._last_step = finished
+        if not is_next:
+            before = self.client.get_run(run_id).data.metrics
+            values = {name: value for name, value in values.items() if before.get(name) != value}
+        step, now = max(finished, self._last_step), int(time.time() * 1000)
+        self.client.log_batch(run_id, [Metric(name, value, now, step) for name, value in values.items()])
+        self._last_step = step
         ended = time.monotonic()
         self._count_next = ended + (ended - began) / SHARE
 
     def _mark(self, marked: Sequence[Point]) -> None:
-        """Set the tag of the points that came to the front or left it."""
-        for point in marked:
-            key, value = f"{point.trial_id}/{point.bits}", str(point.on_front).lower()
+        """Set the tag of the points that came to the front or left it; those of former trials are not on it."""
+        former = {key: False for key, run in self.table.runs.items() if run.kind == RunKind.FORMER_POINT}
+        current = {f"{point.trial_id}/{point.bits}": point.on_front for point in marked}
+        for key, is_on in (former | current).items():
+            value = str(is_on).lower()
             if key in self.table.runs and self.table.runs[key].tags.get(schema.ON_FRONT, "false") != value:
                 self.table.tag(key, {schema.ON_FRONT: value})
 

@@ -18,6 +18,7 @@ from requests import HTTPError, Response
 
 from analysis.store import Store
 from kdq.errors import UserError
+from study.results.front import front_hypervolume
 from study.results.point import Point
 from study.tracking import server as tracking_server
 from study.tracking.experiment import find_document
@@ -538,3 +539,60 @@ def test_the_log_of_a_failed_trial_is_its_artifact(store: Path, tmp_path: Path) 
     tracker.end_trial(TRIAL, "failed", "it broke", {}, str(path))
     (file,) = Store(tracker.uri, tracker.table.store).artifacts(tracker.runs[TRIAL].id)
     assert Path(file).read_text() == "Traceback"
+
+
+OTHER = "fedcba9876543210"
+
+
+def _measure(tracker: Tracker, point: Point) -> None:
+    """Run the study to its end with this point alone."""
+    tracker.start_study({"settings": {}, "trials": [point.trial_id]}, {"space": "s"}, "command", PAGE)
+    tracker.start_trial(point.trial_id, "student", "trial", PARAMS)
+    tracker.log_point(point, "point", PARAMS, [], {})
+    tracker.end_trial(point.trial_id, "completed", "", {})
+    tracker.log_front([point], 1, always=True)
+    tracker.end_study("completed", {"points": 1})
+
+
+@pytest.mark.parametrize("accuracy", [80.0, 95.0])
+def test_an_extension_to_as_many_trials_leaves_the_values_of_its_own_points(store: Path, accuracy: float) -> None:
+    name = f"as many {accuracy:g}"
+    _measure(opened(store, name), POINT)
+    other = replace(POINT, trial_id=OTHER, val_top1=accuracy)
+    opened(store, name).extend({"settings": {}, "trials": [OTHER]}, "another command", [OTHER])
+    for _ in range(2):  # the second time adds nothing
+        _measure(opened(store, name), other)
+    tracker = opened(store, name)
+    study = logged(tracker, "study")
+    assert study.data.metrics["hypervolume"] == pytest.approx(front_hypervolume([other]))
+    assert study.data.metrics["best_val_top1_4bit"] == accuracy
+    history = tracker.client.get_metric_history(study.info.run_id, "best_val_top1_4bit")
+    assert sorted((metric.step, metric.value) for metric in history) == sorted([(1, 90.0), (1, accuracy)])
+
+
+def test_an_extension_to_fewer_trials_leaves_the_values_of_its_own_points(store: Path) -> None:
+    tracker = opened(store, "fewer")
+    start(tracker)
+    better = replace(POINT, trial_id=OTHER, val_top1=95.0)
+    tracker.start_trial(OTHER, "student", "trial", PARAMS)
+    for finished, points in enumerate(([POINT], [POINT, better]), 1):
+        tracker.log_point(points[-1], "point", PARAMS, [], {})
+        tracker.log_front(points, finished, always=True)
+    tracker.end_study("completed", {"points": 2})
+    opened(store, "fewer").extend({"settings": {}, "trials": [TRIAL]}, "another command", [TRIAL])
+    _measure(opened(store, "fewer"), POINT)
+    found = logged(opened(store, "fewer"), "study").data.metrics
+    assert found["hypervolume"] == pytest.approx(front_hypervolume([POINT]))
+    assert found["best_val_top1_4bit"] == 90.0
+
+
+def test_points_of_former_trials_leave_the_front(store: Path) -> None:
+    """So a filter by the tag alone returns the front."""
+    _measure(opened(store, "left"), POINT)
+    opened(store, "left").extend({"settings": {}, "trials": [OTHER]}, "another command", [OTHER])
+    _measure(opened(store, "left"), replace(POINT, trial_id=OTHER))
+    found = opened(store, "left").runs
+    assert {key: run.tags["kdq.on_front"] for key, run in found.items() if "/" in key} == {
+        f"{TRIAL}/4": "false",
+        f"{OTHER}/4": "true",
+    }
