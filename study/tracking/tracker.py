@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from study.tracking.schema import RunKind
 from study.tracking.server import Availability, Log, is_rejected, retry
 from study.tracking.study_page import NOTE, StudyPage, provenance
 from study.tracking.uri import is_sqlite, local_path, sqlite_path, without_password
-from study.tracking.views import COLOUR, method_colour, tags, views
+from study.tracking.views import COLOUR, TAG, method_colour, tags, views
 
 ENDED: Mapping[str, str] = {
     TrialStatus.COMPLETED: "FINISHED",
@@ -122,24 +123,30 @@ class Tracker:
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        is_new = STUDY not in self.runs
         self._page = page
         run_id = self.table.open(STUDY, RunKind.STUDY, self.study, params, {**described, **table})
         self.table.tag(STUDY, {schema.STATUS: StudyStatus.RUNNING, schema.COMMAND: command})
-        if is_new:
-            self.client.log_inputs(run_id, [page.input()])
         if not self._front.is_logged:
+            self.client.log_inputs(run_id, [page.input()])  # MLflow keeps one of a name and digest
             self.table.tag(STUDY, {**provenance(), **self._describe(())})
             self._share(page)
 
     def _share(self, page: StudyPage) -> None:
-        """Write the views for MLflow's UI, whose format may change: without them a study runs as well."""
+        """Write the views for MLflow's UI, whose format may change."""
         for key, value in tags(views(page.widths, page.parameters, page.common)).items():
-            try:
-                self.client.set_experiment_tag(self.experiment, key, value)
-            except MlflowException as error:
-                if not is_rejected(error):
-                    raise
+            write = partial(self.client.set_experiment_tag, self.experiment, key, value)
+            self._try(f"write the view {key.removeprefix(TAG)}", write)
+
+    def _try(self, what: str, work: Callable[[], object]) -> None:
+        """Do what a study runs as well without: wait for a server, but print one line if it fails."""
+        try:
+            self._retried(work)
+        except (MlflowException, RequestException) as error:
+            self.log(f"MLflow did not {what}: {without_password(first_line(error), self.uri)}")
+
+    @retry
+    def _retried(self, work: Callable[[], object]) -> None:
+        work()
 
     def _describe(self, points: Sequence[Point]) -> dict[str, str]:
         """Return the tag with the description of the study's run."""
@@ -245,11 +252,9 @@ class Tracker:
         self._front.log(points, always=always)
 
     def register_front(self, points: Sequence[Point]) -> None:
-        """Register the models on the front; if that fails, print why: a study is complete without it."""
-        try:
-            register_front(self.client, self.study, self.runs, with_front(points))
-        except (MlflowException, RequestException) as error:
-            self.log(f"MLflow did not register the front's models: {without_password(first_line(error), self.uri)}")
+        """Register the models on the front; where that fails, as on a server without a registry, print why."""
+        marked = with_front(points)
+        self._try("register the front's models", lambda: register_front(self.client, self.study, self.runs, marked))
 
     @retry
     def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:

@@ -596,3 +596,43 @@ def test_points_of_former_trials_leave_the_front(store: Path) -> None:
         f"{TRIAL}/4": "false",
         f"{OTHER}/4": "true",
     }
+
+
+@pytest.mark.parametrize("error", [INTERNAL_ERROR, PERMISSION_DENIED])
+@pytest.mark.parametrize("method", ["set_experiment_tag", "create_registered_model", "set_registered_model_alias"])
+def test_a_study_ends_well_without_views_and_registry(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: int
+) -> None:
+    """One line each: three views, or one registration."""
+    lines: list[str] = []
+    tracker = open_tracker(f"sqlite:///{store}/mlflow.db", f"{method}-{error}", store, lines.append, lambda: False)
+    packed = tmp_path / "model.safetensors"
+    packed.write_bytes(b"x")
+
+    def fail(*_: object, **__: object) -> None:
+        raise MlflowException("no answer", error)
+
+    monkeypatch.setattr(MlflowClient, method, fail)
+    start(tracker)
+    tracker.log_point(POINT, "point", PARAMS, [str(packed)], {})
+    tracker.end_trial(TRIAL, "completed", "", {})
+    tracker.register_front([POINT])
+    tracker.end_study("completed", {"points": 1})
+    assert [line.startswith("MLflow did not ") for line in lines] == [True] * (
+        3 if method == "set_experiment_tag" else 1
+    )
+    assert {run.status for run in opened(store, f"{method}-{error}").runs.values()} == {"FINISHED"}
+
+
+def test_the_data_set_is_logged_once_also_after_a_kill_before_it(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_inputs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(opened(store, "data set"))
+    for _ in range(2):
+        tracker = opened(store, "data set")
+        start(tracker)
+        assert [each.dataset.name for each in logged(tracker, "study").inputs.dataset_inputs] == ["digits"]
