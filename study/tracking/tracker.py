@@ -35,6 +35,7 @@ from study.tracking.runs import StoredRun, open_runs
 from study.tracking.schema import RunKind
 from study.tracking.server import Availability, Log, is_rejected, retry
 from study.tracking.study_page import NOTE, StudyPage, provenance
+from study.tracking.system_metrics import SystemMetrics
 from study.tracking.uri import is_sqlite, local_path, sqlite_path, without_password
 from study.tracking.views import COLOUR, TAG, method_colour, tags, views
 
@@ -58,6 +59,7 @@ class Tracker:
         log: prints a line to the user; is_interrupted: if true, an unavailable server is not waited for.
         """
         self.uri, self.study, self.log = uri, study, log
+        self._system = SystemMetrics(uri)
         self.client = MlflowClient(tracking_uri=uri)
         self.experiment = open_experiment(self.client, study, artifacts)
         self.table = RunTable(self.client, open_runs(uri), study, self.experiment)
@@ -130,6 +132,7 @@ class Tracker:
             self.client.log_inputs(run_id, [page.input()])  # MLflow keeps one of a name and digest
             self.table.tag(STUDY, {**provenance(), **self._describe(())})
             self._share(page)
+            self._system.start(run_id)
 
     def _share(self, page: StudyPage) -> None:
         """Write the views for MLflow's UI, whose format may change."""
@@ -259,6 +262,7 @@ class Tracker:
     @retry
     def end_study(self, status: StudyStatus, metrics: Mapping[str, float]) -> None:
         """Log how the study's command ended. metrics: of the study, which do not change while it runs."""
+        self._system.finish()
         now = int(time.time() * 1000)
         run_id = self.table.id_of(STUDY)
         before = self.client.get_run(run_id).data.metrics
