@@ -121,8 +121,11 @@ def _view(
 
 
 def _section(uuid: str, name: str, *, is_open: bool = True) -> State:
-    """Return a section of charts, one column wide. The UI adds a chart of every metric to `Model metrics`."""
-    size = {"columns": 1, "cardHeight": 600} if is_open else {}
+    """Return a section of charts, one column wide, whose axes fit on a laptop's screen.
+
+    The UI adds a chart of every metric to `Model metrics`.
+    """
+    size = {"columns": 1, "cardHeight": 420} if is_open else {}
     return {"uuid": uuid, "name": name, "display": is_open, "isReordered": True, "deleted": False, **size}
 
 
