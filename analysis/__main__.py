@@ -79,7 +79,7 @@ def _replay(options: argparse.Namespace) -> str:
 
 
 def _draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Path, title: str) -> None:
-    from analysis.figures import draw_replay
+    from analysis.figures.replay import draw_replay
 
     try:
         draw_replay(curves, table, path, title)
