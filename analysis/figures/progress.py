@@ -2,8 +2,11 @@
 
 import math
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from study.results.figure import GRID, INK, MUTED, save
 
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 # Categories, distinct for colour-blind readers too (Okabe and Ito 2008), without the yellow, too pale on white.
 CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
@@ -53,9 +57,9 @@ def draw_rungs(table: "pandas.DataFrame", path: Path, title: str) -> None:
     """Write a figure with a panel for each study: every trial's accuracy from rung to rung, and at its end.
 
     table: columns study, trial, rung (an epoch), value and final in percent (final is NaN for a trial that did not
-    complete), survived (bool). A line is a trial, which ends in a cross where the scheduler stopped it. At most
-    `AT_MOST` studies are drawn, as the title then says, and lines of about `LINED` trials of each, as the legend then
-    says. Raises KeyError for a table without these columns.
+    complete), survived (bool). A line is a trial, which ends in a cross, left of the rung, where the scheduler stopped
+    it. At most `AT_MOST` studies are drawn, as the title then says, and lines of about `LINED` trials of each, as the
+    legend then says. Raises KeyError for a table without these columns.
     """
     names = list(dict.fromkeys(table["study"]))
     table = table.dropna(subset=["value"]).sort_values("rung", kind="stable")
@@ -127,24 +131,37 @@ def _draw_panel(axes: "Axes", table: "pandas.DataFrame", step: int) -> None:
 
     rungs = sorted(set(table["rung"]))
     place = {rung: number for number, rung in enumerate(rungs)}
+    is_stopped = ~table["survived"].to_numpy(dtype=bool)
+    places, values = table["rung"].map(place).to_numpy(dtype=float), table["value"].to_numpy()
+    places[is_stopped] -= _spread(places[is_stopped], values[is_stopped])
     paths: dict[str, list[tuple[float, float]]] = {}
     finals: dict[str, tuple[float, float]] = {}
-    for trial, rung, value, final in table[["trial", "rung", "value", "final"]].itertuples(index=False):
-        paths.setdefault(trial, []).append((place[rung], value))
+    for trial, at, value, final in zip(table["trial"], places, values, table["final"], strict=True):
+        paths.setdefault(trial, []).append((at, value))
         if not math.isnan(final):
             finals[trial] = (len(rungs), final)
-    is_stopped = ~table["survived"].to_numpy(dtype=bool)
     stopped = set(table["trial"][is_stopped])
     lines = [(trial, [*paths[trial], *([finals[trial]] if trial in finals else [])]) for trial in sorted(paths)[::step]]
     pale = max(0.15, min(0.6, 6 / len(lines) ** 0.6)) if lines else 1.0
     colours = [STOPPED if trial in stopped else GOES_ON for trial, _ in lines]
     axes.add_collection(LineCollection([line for _, line in lines], colors=colours, linewidths=1.2, alpha=pale))
-    places, values = table["rung"].map(place).to_numpy(), table["value"].to_numpy()
     size = 30 if len(table) < 300 else 10
     axes.scatter(places[~is_stopped], values[~is_stopped], s=size, color=GOES_ON, zorder=3)
     axes.scatter([x for x, _ in finals.values()], [y for _, y in finals.values()], s=size, color=GOES_ON, zorder=3)
     axes.scatter(places[is_stopped], values[is_stopped], s=size, color=STOPPED, marker="x", zorder=3)
     _label_rungs(axes, table, rungs, len(finals))
+
+
+def _spread(places: "NDArray[np.float64]", values: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return how far left of its rung each cross is drawn: crosses of about the same height lie side by side."""
+    height = (values.max() - values.min()) / 60 if len(values) else 0.0
+    counts: Counter[tuple[float, int]] = Counter()
+    order = np.zeros(len(values))
+    for number, (place, value) in enumerate(zip(places, values, strict=True)):
+        level = (float(place), round(value / height) if height else 0)
+        counts[level] += 1
+        order[number] = counts[level]
+    return order * min(0.03, 0.4 / max(counts.values(), default=1))
 
 
 def _label_rungs(axes: "Axes", table: "pandas.DataFrame", rungs: list[int], completed: int) -> None:
@@ -156,7 +173,7 @@ def _label_rungs(axes: "Axes", table: "pandas.DataFrame", rungs: list[int], comp
         lost = len(here) - int(here["survived"].sum())
         counts.append(f"{len(here):,} {'trial' if len(here) == 1 else 'trials'}\n{lost:,} stopped")
     axes.set_xticks(range(len(rungs) + 1), [*names, "end"])
-    axes.set_xlim(-0.4, len(rungs) + 0.4)
+    axes.set_xlim(-0.5, len(rungs) + 0.4)
     for place, count in enumerate([*counts, f"{completed:,}\ncompleted"]):
         axes.text(
             *(place, 1.01, count),

@@ -135,3 +135,13 @@ def test_the_title_says_that_not_every_study_is_drawn(tmp_path):
     drawn = texts(draw_rungs, table, tmp_path / "f.svg", "rungs")
     assert "rungs (the first 12 of 25 studies)" in drawn
     assert [text for text in drawn if text.startswith("study ")] == [f"study {n}" for n in range(12)]
+
+
+def test_trials_stopped_at_equal_accuracies_are_all_visible(tmp_path):
+    rows = [("s", f"t{n}", 1, 50.0, False, math.nan) for n in range(20)]
+    table = pandas.DataFrame(rows, columns=["study", "trial", "rung", "value", "survived", "final"])
+    draw_rungs(table, tmp_path / "f.svg", "rungs")
+    crosses = re.search(r'<g id="PathCollection_3">.*?</g>\s*</g>', (tmp_path / "f.svg").read_text(), flags=re.DOTALL)
+    spots = re.findall(r'<use \S+ x="([\d.]+)" y="([\d.]+)"', crosses[0])
+    assert len(spots) == len({x for x, _ in spots}) == 20
+    assert len({y for _, y in spots}) == 1
