@@ -1,6 +1,6 @@
 """Would early stopping have been right? Schedulers replayed on a complete record of a study, without training.
 
-Data (`play`) -> numbers (`summary`, `mean_curves`); `analysis.commands.replay` and `analysis.figures` show them.
+Data (`play`) -> numbers (`summary`, `mean_curves`); `analysis.commands.replay` and `analysis.figures.replay` show them.
 """
 
 import math

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from analysis.commands.command import add_studies, read_studies
+from analysis.commands.command import add_studies, draw, figure, read_studies
 
 if TYPE_CHECKING:
     from analysis.formats import Report
@@ -16,15 +16,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_studies(parser)
     help_ = "count finished trials, or the epochs that they trained (default: trials)"
     parser.add_argument("--over", choices=("trials", "epochs"), default="trials", help=help_)
+    parser.add_argument("--figure", type=figure, metavar="FILE", help="draw it in this .png, .svg or .pdf file")
 
 
 def run(options: argparse.Namespace) -> "Report":
+    from analysis.figures.progress import draw_hypervolume
     from analysis.formats import Report
     from analysis.progress import hypervolume_over_epochs, hypervolume_over_trials
     from analysis.volumes import scale
 
     studies = read_studies(options)
     table = (hypervolume_over_epochs if options.over == "epochs" else hypervolume_over_trials)(studies)
+    if options.figure:
+        title = f"{', '.join(options.studies)}: hypervolume over {options.over}"
+        draw(lambda: draw_hypervolume(table, options.figure, title), options.figure)
     rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
     # People read where it changes, and where it ends.
     last = {row["study"]: number for number, row in enumerate(rows)}
@@ -37,4 +42,5 @@ def run(options: argparse.Namespace) -> "Report":
     ]
     named = scale(studies)
     notes = [f"hypervolume: {named.definition}; rows where it is unchanged are left out"] if named and rows else []
+    notes += [f"figure {options.figure}"] if options.figure else []
     return Report(list(table.columns), rows, notes, display=display, empty="no finished trials")

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> "Report":
     from analysis import replay
-    from analysis.figures import draw_replay
+    from analysis.figures.replay import draw_replay
     from analysis.record import from_csv, from_rows
 
     setting = replay.Setting(options.orders, options.slots, options.grace_period, options.reduction_factor)

@@ -1,0 +1,1 @@
+"""Figures of the command line, each drawn from a table."""

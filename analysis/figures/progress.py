@@ -1,0 +1,226 @@
+"""Figures of how studies went: the hypervolume as trials finished, and what a scheduler stopped at which rung."""
+
+import math
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from study.results.figure import GRID, INK, MUTED, save
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+# Categories, distinct for colour-blind readers too (Okabe and Ito 2008), without the yellow, too pale on white.
+CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
+LINES = ("-", (0, (5, 1.5)), (0, (1, 1.5)))  # of the studies after the first 7, and after the first 14
+LABELLED = 18  # studies in the legend; the others share one entry
+PANELS = 4  # in a row
+AT_MOST = 12  # panels of rungs
+LINED = 300  # trials of a study that are drawn as lines; more would be one blot
+STOPPED, GOES_ON = CATEGORIES[3], CATEGORIES[0]
+COUNTED = {"finished_trials": "finished trials", "epochs": "epochs trained by all finished trials together"}
+
+
+def draw_hypervolume(table: "pandas.DataFrame", path: Path, title: str) -> None:
+    """Write a figure (a PNG has 1200 × 700 pixels): a step line for each study, and a dot wherever it rises.
+
+    table: columns study, hypervolume in percent, and finished_trials or epochs, which only grow within a study. The
+    axis resolves the upper part of the lines: what lies far below the best is cut off. Raises KeyError for a table
+    without these columns.
+    """
+    counted = next((name for name in COUNTED if name in table), "epochs")
+    table = table[["study", counted, "hypervolume"]].dropna()
+    figure = _new_figure(title, (12, 7))
+    if table.empty:
+        _write_nothing(figure, "no finished trials")
+    else:
+        axes = figure.add_subplot()
+        names = list(dict.fromkeys(table["study"]))
+        for number, name in enumerate(names):
+            _draw_growth(axes, table[table["study"] == name], counted, *_line(number))
+        _set_limits(axes, table["hypervolume"].tolist(), int(table[counted].max()))
+        axes.set_xlabel(COUNTED[counted], fontsize=13, color=INK)
+        axes.set_ylabel("hypervolume (% of the reference model's)", fontsize=13, color=INK)
+        _frame(axes)
+        if len(names) > 1:
+            _draw_legend(axes, names)
+    save(figure, path)
+
+
+def draw_rungs(table: "pandas.DataFrame", path: Path, title: str) -> None:
+    """Write a figure with a panel for each study: every trial's accuracy from rung to rung, and at its end.
+
+    table: columns study, trial, rung (an epoch), value and final in percent (final is NaN for a trial that did not
+    complete), survived (bool). A line is a trial, which ends in a cross, left of the rung, where the scheduler stopped
+    it. At most `AT_MOST` studies are drawn, as the title then says, and lines of about `LINED` trials of each, as the
+    legend then says. Raises KeyError for a table without these columns.
+    """
+    names = list(dict.fromkeys(table["study"]))
+    table = table.dropna(subset=["value"]).sort_values("rung", kind="stable")
+    shown = names[:AT_MOST]
+    if len(names) > len(shown):
+        title = f"{_shorten(title, 50)} (the first {len(shown)} of {len(names)} studies)"
+    columns, rows = min(PANELS, max(len(shown), 1)), -(-len(shown) // PANELS) or 1
+    figure = _new_figure(title, (max(10.0, 5.0 * columns), 1.3 + 5.2 * rows))
+    if not shown:
+        _write_nothing(figure, "no trial has reached a rung")
+    else:
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        step = -(-max(table.groupby("study")["trial"].nunique()) // LINED)
+        for axes, name in zip(panels.flat, shown, strict=False):
+            _draw_panel(axes, table[table["study"] == name], step)
+            if len(names) > 1:
+                axes.set_title(_shorten(name, 40), loc="left", fontsize=12, color=INK, pad=32, parse_math=False)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_axis_off()
+        for axes in panels[:, 0]:
+            axes.set_ylabel("validation accuracy compared (%)", fontsize=12, color=INK)
+        _draw_rungs_legend(figure, step)
+    save(figure, path)
+
+
+def _line(number: int) -> tuple[str, object]:
+    """Return the colour and the line style of the study of this number."""
+    return CATEGORIES[number % len(CATEGORIES)], LINES[number // len(CATEGORIES) % len(LINES)]
+
+
+def _draw_growth(axes: "Axes", table: "pandas.DataFrame", counted: str, colour: str, line: object) -> None:
+    counts, volumes = table[counted].to_numpy(), table["hypervolume"].to_numpy()
+    axes.step(counts, volumes, where="post", color=colour, linestyle=line, linewidth=2)
+    rises = [number for number, volume in enumerate(volumes) if volume > (volumes[number - 1] if number else 0)]
+    axes.scatter(counts[rises], volumes[rises], s=26, color=colour, zorder=3)
+    axes.scatter(counts[-1:], volumes[-1:], s=60, color=colour, edgecolors="white", linewidths=1, zorder=4)
+
+
+def _set_limits(axes: "Axes", volumes: list[float], last: int) -> None:
+    """Show the lines down to six times the median distance of their steps from the best, and no less than 5 %."""
+    top = max(volumes)
+    span = max(5.0, 6 * statistics.median(top - volume for volume in set(volumes)))
+    low = max(min(volumes), top - span)
+    margin = max(0.06 * (top - low), 0.5)
+    axes.set_ylim(low - margin, top + margin)
+    axes.set_xlim(0, last * 1.03 if last > 1 else 2)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+
+
+def _draw_legend(axes: "Axes", names: list[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles, texts = [], []
+    for number, name in enumerate(names[:LABELLED]):
+        colour, line = _line(number)
+        handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=2))  # type: ignore[arg-type]
+        texts.append(_shorten(name, 36))
+    if len(names) > LABELLED:
+        handles.append(Line2D([], [], linestyle=""))
+        texts.append(f"and {len(names) - LABELLED} more")
+    legend = axes.legend(handles, ["x"] * len(handles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    for entry, text in zip(legend.get_texts(), texts, strict=True):
+        entry.set(text=text, parse_math=False, fontsize=11)  # set here, as a label that begins with _ is left out
+
+
+def _draw_panel(axes: "Axes", table: "pandas.DataFrame", step: int) -> None:
+    """Draw the trials of one study: rungs side by side, then the end; lines of every `step`-th trial."""
+    from matplotlib.collections import LineCollection
+
+    rungs = sorted(set(table["rung"]))
+    place = {rung: number for number, rung in enumerate(rungs)}
+    is_stopped = ~table["survived"].to_numpy(dtype=bool)
+    places, values = table["rung"].map(place).to_numpy(dtype=float), table["value"].to_numpy()
+    places[is_stopped] -= _spread(places[is_stopped], values[is_stopped])
+    paths: dict[str, list[tuple[float, float]]] = {}
+    finals: dict[str, tuple[float, float]] = {}
+    for trial, at, value, final in zip(table["trial"], places, values, table["final"], strict=True):
+        paths.setdefault(trial, []).append((at, value))
+        if not math.isnan(final):
+            finals[trial] = (len(rungs), final)
+    stopped = set(table["trial"][is_stopped])
+    lines = [(trial, [*paths[trial], *([finals[trial]] if trial in finals else [])]) for trial in sorted(paths)[::step]]
+    pale = max(0.15, min(0.6, 6 / len(lines) ** 0.6)) if lines else 1.0
+    colours = [STOPPED if trial in stopped else GOES_ON for trial, _ in lines]
+    axes.add_collection(LineCollection([line for _, line in lines], colors=colours, linewidths=1.2, alpha=pale))
+    size = 30 if len(table) < 300 else 10
+    axes.scatter(places[~is_stopped], values[~is_stopped], s=size, color=GOES_ON, zorder=3)
+    axes.scatter([x for x, _ in finals.values()], [y for _, y in finals.values()], s=size, color=GOES_ON, zorder=3)
+    axes.scatter(places[is_stopped], values[is_stopped], s=size, color=STOPPED, marker="x", zorder=3)
+    _label_rungs(axes, table, rungs, len(finals))
+
+
+def _spread(places: "NDArray[np.float64]", values: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return how far left of its rung each cross is drawn: crosses of about the same height lie side by side."""
+    height = (values.max() - values.min()) / 60 if len(values) else 0.0
+    counts: Counter[tuple[float, int]] = Counter()
+    order = np.zeros(len(values))
+    for number, (place, value) in enumerate(zip(places, values, strict=True)):
+        level = (float(place), round(value / height) if height else 0)
+        counts[level] += 1
+        order[number] = counts[level]
+    return order * min(0.03, 0.4 / max(counts.values(), default=1))
+
+
+def _label_rungs(axes: "Axes", table: "pandas.DataFrame", rungs: list[int], completed: int) -> None:
+    """Name each rung below the axis, and above it how many trials reached it and were stopped."""
+    names = [f"epoch {rung}" for rung in rungs]
+    counts = []
+    for rung in rungs:
+        here = table[table["rung"] == rung]
+        lost = len(here) - int(here["survived"].sum())
+        counts.append(f"{len(here):,} {'trial' if len(here) == 1 else 'trials'}\n{lost:,} stopped")
+    axes.set_xticks(range(len(rungs) + 1), [*names, "end"])
+    axes.set_xlim(-0.5, len(rungs) + 0.4)
+    for place, count in enumerate([*counts, f"{completed:,}\ncompleted"]):
+        axes.text(
+            *(place, 1.01, count),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=9 if len(rungs) < 5 else 7,
+            color=MUTED,
+        )
+    axes.autoscale_view(scalex=False)
+    _frame(axes)
+
+
+def _draw_rungs_legend(figure: "Figure", step: int) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = (("goes on, or completed", GOES_ON, "o"), ("stopped at this rung", STOPPED, "x"))
+    handles = [Line2D([], [], color=c, marker=m, linewidth=1.2, label=name) for name, c, m in entries]
+    if step > 1:
+        handles.append(Line2D([], [], color=MUTED, linewidth=1.2, label=f"lines: one trial in {step}"))
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11)
+
+
+def _new_figure(title: str, inches: tuple[float, float]) -> "Figure":
+    """Return an empty figure of 100 pixels an inch, with a title that is drawn literally."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=inches, dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
+    text = _shorten(title, round(inches[0] * 8))
+    figure.suptitle(text, x=0.015, ha="left", fontsize=16, color=INK, parse_math=False)
+    return figure
+
+
+def _write_nothing(figure: "Figure", text: str) -> None:
+    figure.text(0.5, 0.5, text, ha="center", color=MUTED, fontsize=14)
+
+
+def _frame(axes: "Axes") -> None:
+    axes.grid(color=GRID, linewidth=1)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=11, colors=MUTED, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _shorten(text: str, length: int) -> str:
+    """Return a text of at most this many characters, cut in the middle."""
+    half = (length - 1) // 2
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
