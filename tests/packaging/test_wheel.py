@@ -73,7 +73,8 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_the_packages_and_their_data_and_no_tests_docs_or_benchmarks(wheel: Path) -> None:
     files = {Path(name) for name in ZipFile(wheel).namelist()}
     described = {file for file in files if file.parts[0].endswith(".dist-info")}
-    sources = [file for name in PACKAGES for end in ("py", "yaml", "csv") for file in (ROOT / name).rglob(f"*.{end}")]
+    kinds = ("py", "yaml", "csv", "html", "css", "js")
+    sources = [file for name in PACKAGES for end in kinds for file in (ROOT / name).rglob(f"*.{end}")]
     assert {file.parts[0] for file in files - described} == set(PACKAGES)
     assert files - described == {file.relative_to(ROOT) for file in sources}
 

@@ -5,6 +5,7 @@ out, so that a hundred studies take seconds. All share data and teacher; each ha
 """
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def tracker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     """What a study tells in the place of MLflow."""
     double = create_autospec(tracking_module.Tracker, instance=True)
+    double.experiment = "1"
     double.configure_mock(runs={}, **{"document.return_value": None, "figure_path.return_value": "front.png"})
     monkeypatch.setattr(tracking_module, "open_tracker", lambda *_: double)
     monkeypatch.setattr(ray_tune, "run_on_ray", run_inline)
@@ -116,7 +118,7 @@ def test_the_seeds_of_a_configuration_end_together(scheduler: str, tracker: Mock
     options = f"--scheduler {scheduler} --set scheduler.by=configuration --seeds 0,1 --epochs 2 --bits 2".split()
     options += [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
     assert main(["--space", "smoke", "--name", f"together-{scheduler}", *options]) == 0
-    names = {call.args[0]: call.args[2].rpartition(" seed=")[0] for call in tracker.start_trial.call_args_list}
+    names = {call.args[0]: re.sub(r"seed=\d+ ?", "", call.args[2]) for call in tracker.start_trial.call_args_list}
     ends: dict[str, list[str]] = {name: [] for name in names.values()}
     for call in tracker.end_trial.call_args_list:
         ends[names[call.args[0]]].append(call.args[1])
