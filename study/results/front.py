@@ -195,13 +195,24 @@ def fitting(points: Iterable[Point], limit: float, column: str = "total_bits") -
     column: total_bits or packed_bytes. Raises UserError if there is none.
     """
     points = list(points)
-    sizes = {group: largest(group, column) for group in comparable(points)}
-    fitting = [group for group, size in sizes.items() if size <= limit]
-    if not fitting:
-        smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"
-        which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
-        raise UserError(f"no configuration has at most {limit:.10g} {column.replace('_', ' ')}: {which}")
-    return fitting
+    found = within(comparable(points), limit, column)
+    if not found:
+        raise nothing_fits(points, limit, column)
+    return found
+
+
+def within(groups: Iterable[SeedGroup], limit: float, column: str = "total_bits") -> list[SeedGroup]:
+    """Return the configurations whose size is within a limit with every seed."""
+    return [group for group in groups if largest(group, column) <= limit]
+
+
+def nothing_fits(points: Iterable[Point], limit: float, column: str = "total_bits") -> UserError:
+    """Return the error that no `comparable` configuration is within a limit."""
+    points = list(points)
+    sizes = [largest(group, column) for group in comparable(points)]
+    smallest = f"the smallest has {min(sizes)}" if sizes else "there are no points at all"
+    which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
+    return UserError(f"no configuration has at most {limit:.10g} {column.replace('_', ' ')}: {which}")
 
 
 def largest(group: SeedGroup, column: str) -> int:
