@@ -13,7 +13,7 @@ from itertools import takewhile
 from analysis.results import Results, size_first
 from analysis.stored import Trial
 from kdq.errors import UserError
-from study.results.compare import Interval, accuracy, simultaneous
+from study.results.compare import Interval, simultaneous
 from study.results.front import SeedGroup, largest, most_accurate, nothing_fits, on_front, within
 from study.results.status import TrialStatus
 
@@ -111,22 +111,22 @@ def _rivals(results: Results, best: SeedGroup, groups: Iterable[SeedGroup]) -> t
 
 
 def _smallest(results: Results, target: float) -> Answer:
-    reaching = [group for group in results.groups if group.mean("val_top1") >= target]
+    reaching = [group for group in results.ranked if group.mean("val_top1") >= target]
     if not reaching:
-        most = max((group.mean("val_top1") for group in results.groups), default=None)
-        which = "there are no points at all" if most is None else f"the best has {most:.2f} %"
+        which = (
+            f"the best has {results.ranked[0].mean('val_top1'):.2f} %"
+            if results.ranked
+            else "there are no points at all"
+        )
         raise UserError(f"no configuration has a mean validation accuracy of at least {target:g} %: {which}")
-    best = min(reaching, key=size_first)
-    for group in sorted(reaching, key=size_first):
-        interval, _ = _own(results, group)
-        if interval is not None and interval.low >= target:
-            return Answer(best, *_own(results, best), (), group)
-    return Answer(best, *_own(results, best), (), None)
+    smallest = sorted(reaching, key=lambda group: largest(group, "total_bits"))  # of equal ones the order remains
+    sure = (group for group in smallest if (own := results.accuracy(group)) and own.low >= target)
+    return Answer(smallest[0], *_own(results, smallest[0]), (), next(sure, None))
 
 
 def _own(results: Results, group: SeedGroup) -> tuple[Interval | None, int | None]:
-    sample = results.sample(group)
-    return (None, None) if sample is None else (accuracy(sample, results.noise), sample.images)
+    panel = results.panel_of(group).panel
+    return results.accuracy(group), panel.correct.shape[2] if panel else None
 
 
 @dataclass(frozen=True, slots=True)

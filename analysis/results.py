@@ -12,7 +12,7 @@ from analysis.store import Store
 from analysis.stored import StoredStudy, Training, Trial
 from kdq.correctness import Correct
 from kdq.errors import UserError
-from study.results.compare import Panel, Sample, SeedNoise
+from study.results.compare import Interval, Panel, Sample, SeedNoise, accuracy
 from study.results.front import SeedGroup, comparable, largest
 from study.results.point import Point
 from study.units import exact
@@ -86,6 +86,17 @@ class Results:
     def ranked(self) -> list[SeedGroup]:
         """The configurations that are compared with each other, most accurate first."""
         return sorted(self.groups, key=lambda group: (-group.mean("val_top1"), *size_first(group)))
+
+    def accuracy(self, group: SeedGroup) -> Interval | None:
+        """Return the validation accuracy of a configuration with its interval; None if its images were not logged."""
+        if group not in self._accuracies:
+            sample = self.sample(group)
+            self._accuracies[group] = accuracy(sample, self.noise) if sample else None
+        return self._accuracies[group]
+
+    @cached_property
+    def _accuracies(self) -> dict[SeedGroup, Interval | None]:
+        return {}
 
     def panel_of(self, group: SeedGroup) -> Places:
         """Return the configurations of which the same images were logged as of this one; empty if none were."""
