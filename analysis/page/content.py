@@ -10,7 +10,7 @@ from analysis.answer_report import report
 from analysis.formats import Report
 from analysis.progress import rung_summary, rungs
 from analysis.results import Results
-from kdq.bits import bits_name
+from kdq.bits import BIT_WIDTHS, bits_name
 from kdq.errors import UserError
 from study.results.front import largest
 from study.results.status import TrialStatus
@@ -51,9 +51,14 @@ def headline(results: Results) -> str:
 def trials(studies: Sequence[Results]) -> Section:
     """Return the table of all trials, in the order of the data's."""
     found = trials_report.report(studies)
-    columns = [name for name in found.columns if name != "trial_id"]
-    rows = [{**row, "trial": row["trial"] or row["trial_id"], "status": _words(row["status"])} for row in found.rows]
-    return Section("Trials", "", Report(columns, rows, formats=found.formats))
+    names = {f"val_top1_{bits}bit": f"{bits_name(bits)} %" for bits in BIT_WIDTHS}
+    columns = {name: names.get(name, name) for name in found.columns if name != "trial_id"}
+    rows = [
+        {shown: row.get(name) for name, shown in columns.items()}
+        | {"trial": row["trial"] or row["trial_id"], "status": _words(row["status"])}
+        for row in found.rows
+    ]
+    return Section("Trials", "", Report(list(columns.values()), rows, formats=found.formats))
 
 
 def _words(status: str) -> str:

@@ -87,7 +87,7 @@ function frontLines(study, n) {
   const last = own[own.length - 1], steps = own.filter((c, i) => i === 0 || D.widths[c.width] !== D.widths[own[i - 1].width]);
   return [
     { type: "scatter", mode: "lines", name: several ? `front of ${escape(study.name)}` : "front", legendgroup: study.name, showlegend: !several, hoverinfo: "skip", x: [...own.map((c) => c.size), right], y: [...own.map((c) => c.val), last.val], line: { shape: "hv", color: ink, width: 1.5 } },
-    { type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip", x: steps.map((c) => c.size), y: steps.map((c) => c.val), text: steps.map((c) => ` ${escape(D.widths[c.width])}`), textposition: "bottom right", textfont: { color: ink } },
+    { type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip", x: steps.map((c) => c.size), y: steps.map((c) => c.val), text: steps.map((c) => `\u2002${escape(D.widths[c.width])}`), textposition: "bottom right", textfont: { color: ink } },
     ...(study.teacher ? [{ type: "scatter", mode: "lines", name: several ? `teacher of ${escape(study.name)}` : `teacher, ${number(study.teacher)} %`, legendgroup: study.name, showlegend: !several, hoverinfo: "skip", x: [left, right], y: [study.teacher, study.teacher], line: { dash: "dot", width: 1.5, color: several ? ink : "#8b8b8b" } }] : []),
   ];
 }
@@ -170,11 +170,12 @@ const ended = table(D.growth);
 function drawGrowth() {
   const traces = D.studies.map((study, n) => {
     const own = ended.filter((row) => row.study === n);
-    return { type: "scatter", mode: own.length > 200 ? "lines" : "lines+markers", name: escape(study.name), x: own.map((_, i) => i + 1), y: own.map((r) => r.hypervolume), customdata: own.map((r) => [r.trial]),
+    return { type: "scatter", mode: own.length > 60 && !marked.size ? "lines" : "lines+markers", name: escape(study.name), x: own.map((_, i) => i + 1), y: own.map((r) => r.hypervolume), customdata: own.map((r) => [r.trial]),
       text: own.map((r) => escape(trials[r.trial].name)), hovertemplate: "%{text}: %{y:.2f} %<extra></extra>", line: { shape: "hv", color: several ? colour(study.name) : PALETTE[0] },
       marker: { size: own.map((r) => (marked.has(r.trial) ? 13 : 5)), color: own.map((r) => (marked.has(r.trial) ? MARK : several ? colour(study.name) : PALETTE[0])) } };
   });
-  Plotly.react("growth", traces, layout("finished trials", "% of the reference", { showlegend: several, yaxis: { rangemode: "normal" } }), config);
+  const above = ended.map((r) => r.hypervolume).filter((volume) => volume > 0), low = Math.min(...above), high = Math.max(...above); // 0: none yet
+  Plotly.react("growth", traces, layout("finished trials", "% of the reference", { showlegend: several, yaxis: low < Infinity ? { range: [low - 0.1 * (high - low) - 0.05, high + 0.1 * (high - low) + 0.05] } : {} }), config);
   $("scale").textContent = D.scale;
 }
 
