@@ -31,8 +31,9 @@ const difference = (d) => (d ? `${sign(d[0])} [${sign(d[1])}, ${sign(d[2])}]` : 
 const studyOf = (row) => D.studies[row.study].name;
 
 // Colour by study where there are several, else by method.
-const kind = (row) => (several ? studyOf(row) : (row.p_method === undefined ? trials[row.trials[0]] : row).p_method) || "";
-const kinds = [...new Set(trials.map(kind))];
+const kindOf = (trial) => (several ? studyOf(trial) : trial.p_method || "");
+const kind = (cell) => kindOf(trials[cell.trials[0]]);
+const kinds = [...new Set(trials.map(kindOf))];
 const colour = (name) => PALETTE[Math.max(0, kinds.indexOf(name)) % PALETTE.length];
 let marked = new Set(), chosen = null, picked = null;
 const isMarked = (row) => marked.size > 0 && row.trials.some((n) => marked.has(n));
@@ -140,7 +141,7 @@ function drawParallel() {
     ...(hasSeeds ? [axis("seed", shown.map((t) => t.seed), true)] : []), ...widths.map((w) => axis(`${D.widths[w]} (%)`, shown.map((t) => t.val[w]), false))];
   const own = kinds.slice(0, PALETTE.length), steps = own.flatMap((name, i) => [[i / own.length, colour(name)], [(i + 1) / own.length, colour(name)]]);
   const line = marked.size ? { color: shown.map((t) => (marked.has(t.n) ? 1 : 0)), cmin: 0, cmax: 1, colorscale: [[0, PALE], [1, MARK]] }
-    : { color: shown.map((t) => kinds.indexOf(kind(t)) % own.length), cmin: -0.5, cmax: own.length - 0.5, colorscale: steps };
+    : { color: shown.map((t) => kinds.indexOf(kindOf(t)) % own.length), cmin: -0.5, cmax: own.length - 0.5, colorscale: steps };
   $("parallel").style.minWidth = `${dimensions.length * 92}px`;
   const old = $("parallel").data?.[0]?.dimensions; // ranges that were chosen remain
   if (old) dimensions.forEach((dimension, i) => { if (old[i].constraintrange) dimension.constraintrange = old[i].constraintrange; });
