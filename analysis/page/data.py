@@ -1,6 +1,6 @@
 """What the pictures draw, as columns of JSON: trials, configurations, and what was measured at each width."""
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -163,9 +163,12 @@ def _columns(rows: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
 
 def _coded(values: Sequence[Json]) -> Json:
     """Return values that repeat as `levels` and their numbers, if that is shorter, else as they are."""
-    texts = [json.dumps(value) for value in values]
-    levels = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-    codes = [levels[text] for text in texts]
-    if sum(map(len, texts)) <= sum(map(len, levels)) + sum(len(str(code)) for code in codes) + 24:
+    if any(isinstance(value, list | tuple) for value in values):
         return list(values)
-    return {"levels": [json.loads(text) for text in levels], "codes": codes}
+    counts = Counter(values)
+    plain = sum(len(repr(value)) * count for value, count in counts.items())
+    coded = sum(len(repr(value)) + len(str(n)) * count for n, (value, count) in enumerate(counts.items()))
+    if plain <= coded + 24:
+        return list(values)
+    codes = {value: n for n, value in enumerate(counts)}
+    return {"levels": list(counts), "codes": [codes[value] for value in values]}

@@ -2,14 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from kdq.bits import Bits
 from kdq.errors import UserError
 from study.results.pareto import front, hypervolume
-from study.results.point import PARAMETERS, Point
+from study.results.point import COLUMNS, PARAMETERS, Point
 
 # 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that they are comparable.
 REFERENCE = (0.0, 30.0)
@@ -46,6 +47,8 @@ class SeedGroup:
 
     def mean(self, column: str) -> float:
         """Return the mean of a numeric column over the seeds; exact sums, so the order of points does not matter."""
+        if self.n == 1:
+            return float(getattr(self.points[0], column))
         return statistics.fmean(getattr(point, column) for point in self.points)
 
     def deviation(self, column: str) -> float | None:
@@ -94,9 +97,12 @@ def missing_seeds(points: Iterable[Point]) -> str:
     return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
 
 
-def content(point: Point) -> Point:
-    """Return the point without its trial: equal for trials that share a student, which is measured once."""
-    return replace(point, trial_id="", on_front=False)
+def content(point: Point) -> tuple[object, ...]:
+    """Return what a point has beside its trial: equal for trials that share a student, which is measured once."""
+    return _CONTENT(point)
+
+
+_CONTENT: Callable[[Point], tuple[object, ...]] = attrgetter(*(c for c in COLUMNS if c not in ("trial_id", "on_front")))
 
 
 def _repetitions(group: Sequence[Point]) -> list[SeedGroup]:
@@ -114,7 +120,8 @@ def with_front(points: Iterable[Point]) -> list[Point]:
     points = list(points)
     groups = comparable(points)
     chosen = {content(p) for group, is_on in zip(groups, on_front(groups), strict=True) if is_on for p in group.points}
-    return [replace(point, on_front=content(point) in chosen) for point in points]
+    marks = [content(point) in chosen for point in points]
+    return [p if p.on_front == is_on else replace(p, on_front=is_on) for p, is_on in zip(points, marks, strict=True)]
 
 
 def on_front(groups: Iterable[SeedGroup]) -> list[bool]:
