@@ -147,8 +147,8 @@ def _importance(studies: Sequence[Results]) -> dict[str, Json]:
         for each in importances([results], evaluator)
     ]
     line = (
-        f"Share of what varies that a parameter explains, by Optuna, see analysis importance --evaluator {evaluator}; in "
-        f"parentheses the methods that have the parameter, among whose trials it is measured."
+        f"Share of what varies that a parameter explains (Optuna, see analysis importance --evaluator {evaluator}). In "
+        f"parentheses: the methods that have the parameter, among whose trials it is measured."
     )
     return {"importance": _columns(rows), "evaluator": line}
 
