@@ -88,7 +88,7 @@ function frontLines(study, n) {
   const last = own[own.length - 1], steps = own.filter((c, i) => i === 0 || D.widths[c.width] !== D.widths[own[i - 1].width]);
   return [
     { type: "scatter", mode: "lines", name: several ? `front of ${escape(study.name)}` : "front", legendgroup: study.name, showlegend: !several, hoverinfo: "skip", x: [...own.map((c) => c.size), right], y: [...own.map((c) => c.val), last.val], line: { shape: "hv", color: ink, width: 1.5 } },
-    { type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip", x: steps.map((c) => c.size), y: steps.map((c) => c.val), text: steps.map((c) => `\u2002${escape(D.widths[c.width])}`), textposition: "bottom right", textfont: { color: ink } },
+    { type: "scatter", mode: "text", showlegend: false, hoverinfo: "skip", x: steps.map((c) => c.size), y: steps.map((c) => c.val), text: steps.map((c) => `\u2003${escape(D.widths[c.width])}`), textposition: "bottom right", textfont: { color: ink } },
     ...(study.teacher ? [{ type: "scatter", mode: "lines", name: several ? `teacher of ${escape(study.name)}` : `teacher, ${number(study.teacher)} %`, legendgroup: study.name, showlegend: !several, hoverinfo: "skip", x: [left, right], y: [study.teacher, study.teacher], line: { dash: "dot", width: 1.5, color: several ? ink : "#8b8b8b" } }] : []),
   ];
 }
@@ -276,7 +276,6 @@ function setUpPicker() {
     pick();
   };
   $("study").innerHTML = D.studies.map((study, n) => (study.budgets.length ? `<option value="${n}">${escape(study.name)}</option>` : "")).join("");
-  $("picker").hidden = !$("study").options.length;
   if ($("picker").hidden) return void drawFront();
   $("study-choice").hidden = !several;
   $("study").onchange = $("kind").onchange = restart;
@@ -292,6 +291,9 @@ function setUpPicker() {
 
 function setUp() {
   document.documentElement.classList.add("scripted");
+  const unfold = (isOpen) => document.querySelectorAll(".answer").forEach((each) => { each.open = isOpen; });
+  unfold($("picker").hidden = !D.studies.some((study) => study.budgets.length)); // the picker has the answers, on paper it does not
+  addEventListener("beforeprint", () => unfold(true));
   $("pale").hidden = !measured.some((c) => c.seeds);
   $("hollow").hidden = !measured.some((c) => c.lacks);
   $("rungs-part").hidden = !reached.length;
