@@ -8,12 +8,13 @@ contain the truly best one with at least 95 %, although the best was chosen for 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
-from analysis.results import Results, label
+from analysis.results import Results, size_first
 from analysis.stored import Trial
 from kdq.errors import UserError
-from study.results.compare import Interval, accuracy, difference, simultaneous
-from study.results.front import SeedGroup, fitting, largest, most_accurate, on_front
+from study.results.compare import Interval, simultaneous
+from study.results.front import SeedGroup, largest, most_accurate, nothing_fits, on_front, within
 from study.results.status import TrialStatus
 
 
@@ -71,7 +72,8 @@ class Answer:
     @property
     def alike(self) -> list[Rival]:
         """The configurations that cannot be told from the best, smallest first."""
-        return sorted((rival for rival in self.rivals if rival.is_alike), key=lambda rival: _size_first(rival.group))
+        alike = (rival for rival in self.rivals if rival.is_alike)
+        return sorted(alike, key=lambda rival: largest(rival.group, "total_bits"))  # of equal ones the order remains
 
     @property
     def ties(self) -> list[SeedGroup]:
@@ -84,49 +86,47 @@ def answer(results: Results, budget: Budget) -> Answer:
     if budget.target is not None:
         return _smallest(results, budget.target)
     assert budget.limit is not None
-    groups = fitting(results.points, budget.limit, budget.column)
-    best = most_accurate(groups)
+    groups = within(results.ranked, budget.limit, budget.column)
+    if not groups:
+        raise nothing_fits(results.points, budget.limit, budget.column)
+    best = most_accurate(takewhile(lambda group: group.mean("val_top1") == groups[0].mean("val_top1"), groups))
     rivals = _rivals(results, best, groups)
     interval, images = _own(results, best)
     front = {group for group, is_on in zip(groups, on_front(groups), strict=True) if is_on}
     alike = [rival.group for rival in rivals if rival.is_alike and rival.group in front]
-    return Answer(best, interval, images, rivals, min([best, *alike], key=_size_first) if interval else None)
+    return Answer(best, interval, images, rivals, min([best, *alike], key=size_first) if interval else None)
 
 
 def _rivals(results: Results, best: SeedGroup, groups: Iterable[SeedGroup]) -> tuple[Rival, ...]:
+    """Return the others in the same order, compared with the best."""
     others = [group for group in groups if group is not best]
-    level, noise, own = simultaneous(len(others)), results.noise, results.sample(best)
-
-    def rival(group: SeedGroup) -> Rival:
-        sample = results.sample(group)
-        if own is None or sample is None or sample.images != own.images:
-            return Rival(group, None)
-        return Rival(group, difference(sample, own, noise, level))
-
-    return tuple(map(rival, sorted(others, key=lambda group: (-group.mean("val_top1"), *_size_first(group)))))
+    places, panel = results.panel_of(best)
+    known = [group for group in others if group in places]
+    differences: dict[SeedGroup, Interval] = {}
+    if panel is not None:
+        numbers = [places[group] for group in known]
+        found = panel.differences(numbers, places[best], simultaneous(len(others)))
+        differences = dict(zip(known, found, strict=True))
+    return tuple(Rival(group, differences.get(group)) for group in others)
 
 
 def _smallest(results: Results, target: float) -> Answer:
-    reaching = [group for group in results.groups if group.mean("val_top1") >= target]
+    reaching = [group for group in results.ranked if group.mean("val_top1") >= target]
     if not reaching:
-        most = max((group.mean("val_top1") for group in results.groups), default=None)
-        which = "there are no points at all" if most is None else f"the best has {most:.2f} %"
+        which = (
+            f"the best has {results.ranked[0].mean('val_top1'):.2f} %"
+            if results.ranked
+            else "there are no points at all"
+        )
         raise UserError(f"no configuration has a mean validation accuracy of at least {target:g} %: {which}")
-    best = min(reaching, key=_size_first)
-    for group in sorted(reaching, key=_size_first):
-        interval, _ = _own(results, group)
-        if interval is not None and interval.low >= target:
-            return Answer(best, *_own(results, best), (), group)
-    return Answer(best, *_own(results, best), (), None)
+    smallest = sorted(reaching, key=lambda group: largest(group, "total_bits"))  # of equal ones the order remains
+    sure = (group for group in smallest if (own := results.accuracy(group)) and own.low >= target)
+    return Answer(smallest[0], *_own(results, smallest[0]), (), next(sure, None))
 
 
 def _own(results: Results, group: SeedGroup) -> tuple[Interval | None, int | None]:
-    sample = results.sample(group)
-    return (None, None) if sample is None else (accuracy(sample, results.noise), sample.images)
-
-
-def _size_first(group: SeedGroup) -> tuple[int, float, str]:
-    return largest(group, "total_bits"), -group.mean("val_top1"), label(group)
+    panel = results.panel_of(group).panel
+    return results.accuracy(group), panel.correct.shape[2] if panel else None
 
 
 @dataclass(frozen=True, slots=True)

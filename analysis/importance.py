@@ -98,8 +98,9 @@ def _evaluate(
     import optuna
 
     study = as_optuna(points, "importance")
+    trials = study.get_trials(deepcopy=False)
     errors = [100 - value(point) for point in points]  # PED-ANOVA asks what makes a value low
-    present = [name for name in names if len({trial.params.get(name) for trial in study.trials}) > 1]
+    present = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
     found: dict[str, float] = dict.fromkeys(names, 0.0)
     if present:
         with quiet():

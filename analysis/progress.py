@@ -55,10 +55,15 @@ def hypervolume_over_epochs(studies: Sequence[Results]) -> "pandas.DataFrame":
     return pandas.DataFrame(rows, columns=["study", "epochs", "hypervolume"])
 
 
+def finished(results: Results) -> list[Trial]:
+    """Return the trials that have ended, in the order of their ends."""
+    ended = [trial for trial in results.trials if trial.status.has_ended and trial.ended is not None]
+    return sorted(ended, key=lambda trial: (trial.ended or 0, trial.id))
+
+
 def _growth(results: Results, named: Scale | None) -> list[tuple[Trial, float]]:
     """Return the finished trials in the order of their ends, each with the hypervolume after it."""
-    ended = [trial for trial in results.trials if trial.status.has_ended and trial.ended is not None]
-    ended.sort(key=lambda trial: (trial.ended, trial.id))
+    ended = finished(results)
     place = {trial.id: number for number, trial in enumerate(ended)}
     measured: dict[object, int] = {}  # a point, which trials that share a student have in common -> its first trial
     for point in results.points:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,10 +12,17 @@ from analysis.store import Store
 from analysis.stored import StoredStudy, Training, Trial
 from kdq.correctness import Correct
 from kdq.errors import UserError
-from study.results.compare import Sample, SeedNoise
-from study.results.front import SeedGroup, comparable
+from study.results.compare import Interval, Panel, Sample, SeedNoise, accuracy
+from study.results.front import SeedGroup, comparable, largest
 from study.results.point import Point
 from study.units import exact
+
+
+class Places(NamedTuple):
+    """Configurations that are compared at once. places: of each in the panel; panel: None without any."""
+
+    places: Mapping[SeedGroup, int]
+    panel: Panel | None
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,62 @@ class Results:
         samples = (self.sample(group, part) for group in self.groups if group.n > 1)
         return SeedNoise.of(sample for sample in samples if sample is not None)
 
+    @cached_property
+    def ranked(self) -> list[SeedGroup]:
+        """The configurations that are compared with each other, most accurate first."""
+        return sorted(self.groups, key=lambda group: (-group.mean("val_top1"), *size_first(group)))
+
+    def accuracy(self, group: SeedGroup) -> Interval | None:
+        """Return the validation accuracy of a configuration with its interval; None if its images were not logged."""
+        if group not in self._accuracies:
+            sample = self.sample(group)
+            self._accuracies[group] = accuracy(sample, self.noise) if sample else None
+        return self._accuracies[group]
+
+    @cached_property
+    def _accuracies(self) -> dict[SeedGroup, Interval | None]:
+        return {}
+
+    def panel_of(self, group: SeedGroup) -> Places:
+        """Return the configurations of which the same images were logged as of this one; empty if none were."""
+        return next((panel for panel in self._panels if group in panel.places), Places({}, None))
+
+    @cached_property
+    def _panels(self) -> list[Places]:
+        correct = {group: vectors for group in self.groups if (vectors := self._correct(group, self.val_correct))}
+        panels = []
+        for images in sorted({len(vectors[0]) for vectors in correct.values()}):
+            own = {group: vectors for group, vectors in correct.items() if len(vectors[0]) == images}
+            kinds, students = map(self._kind, own), map(_students, own)
+            panel = Panel(np.array(list(own.values())), list(kinds), list(students), self.noise)
+            panels.append(Places({group: place for place, group in enumerate(own)}, panel))
+        return panels
+
     def sample(self, group: SeedGroup, part: str = "val") -> Sample | None:
         """Return what was measured of a configuration, sorted by seed; None if its images were not logged."""
-        correct = self.val_correct if part == "val" else self.test_correct
-        points = sorted(group.points, key=lambda point: point.seed)
-        vectors = [correct[self.runs[point]] for point in points if self.runs[point] in correct]
-        if len(vectors) < len(points) or len(set(map(len, vectors))) != 1:
+        vectors = self._correct(group, self.val_correct if part == "val" else self.test_correct)
+        if not vectors:
             return None
-        students = (*group.parameters.items(), *(point.seed for point in points))
-        return Sample(100.0 * np.array(vectors, dtype=np.float64), (self.name, group.bits), students)
+        return Sample(100.0 * np.array(vectors, dtype=np.float64), self._kind(group), _students(group))
+
+    def _kind(self, group: SeedGroup) -> object:
+        """Return what names the configurations whose seeds vary alike."""
+        return self.name, group.bits
+
+    def _correct(self, group: SeedGroup, correct: Mapping[str, Correct]) -> list[Correct]:
+        """Return which images a configuration classifies correctly, sorted by seed; nothing if some were not logged."""
+        runs = [self.runs[point] for point in _by_seed(group)]
+        vectors = [correct[run] for run in runs if run in correct]
+        return vectors if len(vectors) == len(runs) and len(set(map(len, vectors))) == 1 else []
+
+
+def _by_seed(group: SeedGroup) -> list[Point]:
+    return sorted(group.points, key=lambda point: point.seed)
+
+
+def _students(group: SeedGroup) -> tuple[object, ...]:
+    """Return what names the students of a configuration: it is the same at every width."""
+    return (*group.parameters.items(), *(point.seed for point in _by_seed(group)))
 
 
 def read(store: Store, names: Sequence[str]) -> list[Results]:
@@ -103,3 +158,8 @@ def settings(group: SeedGroup) -> list[str]:
     parameters: Mapping[str, str | float] = {k: v for k, v in group.parameters.items() if k != "options"}
     named = [f"{name}={value if isinstance(value, str) else exact(value)}" for name, value in parameters.items()]
     return named + group.points[0].options.split()
+
+
+def size_first(group: SeedGroup) -> tuple[int, float, str]:
+    """Return what sorts configurations by size; of the same size the more accurate is first, then by name."""
+    return largest(group, "total_bits"), -group.mean("val_top1"), label(group)

@@ -77,7 +77,7 @@ class Store:
 
     def provenance(self, study: StoredStudy) -> dict[str, str]:
         """Return who and what computed a study, as far as it was logged: commit, user, machine, versions."""
-        (run,) = self._read(study.experiment_id, Names(schema.PROVENANCE), RunKind.STUDY)[-1:]
+        run = self._read(study.experiment_id, Names(schema.PROVENANCE), RunKind.STUDY)[-1]
         return {what: run.tags[tag] for tag, what in schema.PROVENANCE.items() if tag in run.tags}
 
     def points(self, study: StoredStudy) -> dict[Point, str]:
@@ -140,6 +140,17 @@ class Store:
             root = local_path(client.get_run(run_id).info.artifact_uri)
             files = client.list_artifacts(run_id)
         return [f"{root}/{file.path}" for file in files if not file.is_dir]
+
+    def log_text(self, study: StoredStudy, name: str, text: str) -> None:
+        """Log a text as a file of a study's run. Raises UserError if it cannot be written."""
+        from mlflow import MlflowClient
+
+        run = self._read(study.experiment_id, Names(), RunKind.STUDY)[-1]
+        try:
+            with _answers(self.uri):
+                MlflowClient(tracking_uri=self.uri).log_text(run.id, text, name)
+        except OSError as error:
+            raise UserError(f"cannot write {name} of study {study.name!r}: {error.strerror}") from None
 
     def _read(self, experiment_id: str | None, names: Names, kind: RunKind) -> list[StoredRun]:
         with _answers(self.uri):

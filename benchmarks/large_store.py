@@ -56,6 +56,7 @@ ANALYSES: Mapping[str, Sequence[str]] = {
     **{name: ["--study", STUDY] for name in ("points", "front", "trials", "table", "hypervolume", "rungs")},
     "best": ["--study", STUDY, "--max-bits", "1e9"],
     "compare": ["alpha=0.5", "beta=8", "--study", STUDY],
+    "report": ["--study", STUDY, "--output", "report.html"],
 }
 COMMANDS: Mapping[str, Sequence[str]] = {
     **{

@@ -1,4 +1,4 @@
-"""The page as one HTML file: template, style, script, data and Plotly in one text."""
+"""The page as one HTML file: template, style, scripts and data in one text."""
 
 import base64
 import hashlib
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from analysis.formats import shown
-from analysis.page.content import data, headline, sections, widths
+from analysis.page.content import headline, sections, stopping, trials
+from analysis.page.data import data
 from analysis.results import Results
-from kdq.errors import UserError
 
 
 def render(studies: Sequence[Results]) -> str:
@@ -18,27 +18,24 @@ def render(studies: Sequence[Results]) -> str:
     from markupsafe import Markup
 
     room = files("analysis.page")
-    scripts = [_plotly(), (room / "page.js").read_text()]
+    plotly = files("plotly") / "package_data" / "plotly.min.js"
+    scripts = [_closed(script.read_text(encoding="utf-8")) for script in (plotly, room / "page.js")]
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters["cell"] = lambda value, name, formats: shown(name, value, formats)
-    content = json.dumps({**data(studies), "widths": widths(studies)}, separators=(",", ":"), allow_nan=False)
-    return page.from_string((room / "page.html").read_text()).render(
+    stopped = stopping(studies)
+    rungs = {} if stopped is None else {str(name): stopped[name].tolist() for name in stopped}
+    content = json.dumps(data(studies, rungs), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return page.from_string((room / "page.html").read_text(encoding="utf-8")).render(
         title=", ".join(each.name for each in studies),
         studies=studies,
         headlines=[headline(each) for each in studies],
-        sections=sections(studies),
-        style=Markup((room / "page.css").read_text()),
-        scripts=[Markup(_closed(script)) for script in scripts],
-        hashes=" ".join(_hash(_closed(script)) for script in scripts),
+        trials=trials(studies),
+        sections=sections(studies, stopped),
+        style=Markup((room / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        hashes=" ".join(_hash(script) for script in scripts),
         data=Markup(_escaped(content)),
     )
-
-
-def _plotly() -> str:
-    try:
-        return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    except ModuleNotFoundError:
-        raise UserError("a report needs plotly: pip install plotly") from None
 
 
 def _closed(script: str) -> str:

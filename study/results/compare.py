@@ -17,6 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 LEVEL = 0.95
 Floats = NDArray[np.float64]
+_BLOCK = 64  # configurations whose images fit a processor's cache
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,7 +75,7 @@ class Variance:
     freedom: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SeedNoise:
     """How single seeds vary around the mean of their configuration. residuals: kind -> students -> [n]."""
 
@@ -91,7 +93,7 @@ class SeedNoise:
 
     def mean(self, sample: Sample) -> Variance | None:
         """Return the variance over seeds of a configuration's mean, pooled over its kind; None if unknown."""
-        return _pooled(list(self.residuals.get(sample.kind, {}).values()), sample.seeds)
+        return _variance(self._pools.get(sample.kind, (0.0, 0)), sample.seeds)
 
     def difference(self, a: Sample, b: Sample) -> Variance | None:
         """Return the variance over seeds of the difference of two means; None if unknown.
@@ -101,7 +103,7 @@ class SeedNoise:
         """
         if a.students == b.students:
             first, second = (self.residuals.get(sample.kind, {}) for sample in (a, b))
-            return _pooled([first[key] - second[key] for key in first.keys() & second.keys()], a.seeds)
+            return _variance(_pooled(first[key] - second[key] for key in first.keys() & second.keys()), a.seeds)
         mean_a, mean_b = self.mean(a), self.mean(b)
         if mean_a is None or mean_b is None:
             return None
@@ -109,6 +111,10 @@ class SeedNoise:
         # Of one kind, both are the same estimate.
         freedom = mean_a.freedom if a.kind == b.kind else _satterthwaite(value, mean_a, mean_b)
         return Variance(value, freedom)
+
+    @cached_property
+    def _pools(self) -> dict[object, tuple[float, int]]:
+        return {kind: _pooled(of.values()) for kind, of in self.residuals.items()}
 
     def __or__(self, other: Self) -> Self:
         """Return the noise of two sets of configurations with different kinds."""
@@ -149,9 +155,68 @@ def difference(a: Sample, b: Sample, noise: SeedNoise = NONE, level: float = LEV
     rest = _rest(a.values - b.values) if a.students == b.students else _rest(a.values) + _rest(b.values)
     seeds = noise.difference(a, b)
     total = _total(_over_images(images[None, :]), seeds, rest)
-    half = _quantile(level, total.freedom) * math.sqrt(total.value)
-    centre = float(images.mean())
-    return Interval(a.mean - b.mean, centre - half, centre + half, seeds is not None)
+    return _student(a.mean - b.mean, float(images.mean()), total, level, seeds is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Many configurations of single images, to compare one of them with many others at once.
+
+    correct: which images each seed's model classifies correctly, [G, n, N]; kinds, students: see `Sample`, [G].
+    """
+
+    correct: NDArray[np.bool_]
+    kinds: Sequence[object]
+    students: Sequence[object]
+    noise: SeedNoise = NONE
+
+    def differences(self, others: Sequence[int], b: int, level: float = LEVEL) -> list[Interval]:
+        """Return `difference` of each of the others and configuration b."""
+        images, scale = self.correct.shape[2], 100 / self.correct.shape[1]
+        (sums, squares), products = self._moments, self._products(others, b)
+        values = scale * (sums[others] - sums[b]) / images
+        centres = values * images / (images + 2)
+        total = scale**2 * (squares[others] + squares[b] - 2 * products) + 2 * 100.0**2
+        variances = np.maximum(total - (images + 2) * centres**2, 0) / (images + 1) / (images + 2)
+        return [
+            self._difference(other, b, value, centre, Variance(variance, images + 1), level)
+            for other, value, centre, variance in zip(
+                others, values.tolist(), centres.tolist(), variances.tolist(), strict=True
+            )
+        ]
+
+    def _difference(self, a: int, b: int, value: float, centre: float, images: Variance, level: float) -> Interval:
+        first, second = (Sample(self.correct[each], self.kinds[each], self.students[each]) for each in (a, b))
+        seeds = self.noise.difference(first, second)
+        if first.students == second.students:
+            rest = _rest(100.0 * first.values - 100.0 * second.values)
+        else:
+            rest = self._rests[a] + self._rests[b]
+        return _student(value, centre, _total(images, seeds, rest), level, seeds is not None)
+
+    @cached_property
+    def _counts(self) -> NDArray[np.uint16]:
+        """How many seeds classify each image correctly, [G, N]."""
+        counts: NDArray[np.uint16] = self.correct.sum(axis=1, dtype=np.uint16)
+        return counts
+
+    @cached_property
+    def _moments(self) -> tuple[Floats, Floats]:
+        """The sums and the sums of squares of the counts over the images, both [G]."""
+        blocks = (self._counts[start : start + _BLOCK] for start in range(0, len(self._counts), _BLOCK))
+        rows = [(block.sum(axis=1), np.einsum("ij,ij->i", block, block, dtype=np.float64)) for block in blocks]
+        sums, squares = zip(*rows, strict=True)
+        return np.concatenate(sums).astype(np.float64), np.concatenate(squares)
+
+    @cached_property
+    def _rests(self) -> list[float]:
+        return [_rest(100.0 * each) for each in self.correct]
+
+    def _products(self, others: Sequence[int], b: int) -> Floats:
+        """Return the scalar products of the others' counts with those of b; sums of whole numbers are exact."""
+        own, blocks = self._counts[b].astype(np.float64), range(0, len(others), _BLOCK)
+        parts = [self._counts[others[start : start + _BLOCK]] @ own for start in blocks]
+        return np.concatenate([np.zeros(0), *parts])
 
 
 def paired(differences: Sequence[float], level: float = LEVEL) -> Interval:
@@ -164,6 +229,11 @@ def paired(differences: Sequence[float], level: float = LEVEL) -> Interval:
 def simultaneous(comparisons: int) -> float:
     """Return the level of each of several intervals that all hold together with LEVEL (Bonferroni)."""
     return 1 - (1 - LEVEL) / max(1, comparisons)
+
+
+def _student(value: float, centre: float, total: Variance, level: float, over_seeds: bool) -> Interval:
+    half = _quantile(level, total.freedom) * math.sqrt(total.value)
+    return Interval(value, centre - half, centre + half, over_seeds)
 
 
 def _over_images(values: Floats) -> Variance:
@@ -193,12 +263,19 @@ def _satterthwaite(value: float, *parts: Variance) -> float:
     return value * value / spread if spread else math.inf
 
 
-def _pooled(residuals: Sequence[Floats], seeds: int) -> Variance | None:
-    """Return the variance of a mean over seeds, pooled over configurations; None without any."""
-    freedom = sum(len(each) - 1 for each in residuals)
-    return Variance(sum(float((each**2).sum()) for each in residuals) / freedom / seeds, freedom) if freedom else None
+def _pooled(residuals: Iterable[Floats]) -> tuple[float, int]:
+    """Return the sum of squares of several residuals, and its degrees of freedom."""
+    residuals = list(residuals)
+    return math.fsum(float((each**2).sum()) for each in residuals), sum(len(each) - 1 for each in residuals)
 
 
+def _variance(pool: tuple[float, int], seeds: int) -> Variance | None:
+    """Return the variance of a mean over seeds by pooled residuals; None without any."""
+    squares, freedom = pool
+    return Variance(squares / freedom / seeds, freedom) if freedom else None
+
+
+@lru_cache(maxsize=1024)
 def _quantile(level: float, freedom: float) -> float:
     """Return the two-sided quantile of Student's t."""
     from scipy.special import ndtri, stdtrit

@@ -2,14 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from kdq.bits import Bits
 from kdq.errors import UserError
 from study.results.pareto import front, hypervolume
-from study.results.point import PARAMETERS, Point
+from study.results.point import COLUMNS, PARAMETERS, Point
 
 # 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that they are comparable.
 REFERENCE = (0.0, 30.0)
@@ -20,6 +21,11 @@ class SeedGroup:
     """The points of a configuration at one width, which differ only in their seeds; accuracies and sizes are means."""
 
     points: tuple[Point, ...]
+
+    def __hash__(self) -> int:
+        return hash(
+            (self.points[0].trial_id, self.points[0].bits)
+        )  # of all fields of all points it takes 10 times as long
 
     @property
     def n(self) -> int:
@@ -41,6 +47,8 @@ class SeedGroup:
 
     def mean(self, column: str) -> float:
         """Return the mean of a numeric column over the seeds; exact sums, so the order of points does not matter."""
+        if self.n == 1:
+            return float(getattr(self.points[0], column))
         return statistics.fmean(getattr(point, column) for point in self.points)
 
     def deviation(self, column: str) -> float | None:
@@ -89,9 +97,12 @@ def missing_seeds(points: Iterable[Point]) -> str:
     return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
 
 
-def content(point: Point) -> Point:
-    """Return the point without its trial: equal for trials that share a student, which is measured once."""
-    return replace(point, trial_id="", on_front=False)
+def content(point: Point) -> tuple[object, ...]:
+    """Return what a point has beside its trial: equal for trials that share a student, which is measured once."""
+    return _CONTENT(point)
+
+
+_CONTENT: Callable[[Point], tuple[object, ...]] = attrgetter(*(c for c in COLUMNS if c not in ("trial_id", "on_front")))
 
 
 def _repetitions(group: Sequence[Point]) -> list[SeedGroup]:
@@ -109,7 +120,8 @@ def with_front(points: Iterable[Point]) -> list[Point]:
     points = list(points)
     groups = comparable(points)
     chosen = {content(p) for group, is_on in zip(groups, on_front(groups), strict=True) if is_on for p in group.points}
-    return [replace(point, on_front=content(point) in chosen) for point in points]
+    marks = [content(point) in chosen for point in points]
+    return [p if p.on_front == is_on else replace(p, on_front=is_on) for p, is_on in zip(points, marks, strict=True)]
 
 
 def on_front(groups: Iterable[SeedGroup]) -> list[bool]:
@@ -195,13 +207,24 @@ def fitting(points: Iterable[Point], limit: float, column: str = "total_bits") -
     column: total_bits or packed_bytes. Raises UserError if there is none.
     """
     points = list(points)
-    sizes = {group: largest(group, column) for group in comparable(points)}
-    fitting = [group for group, size in sizes.items() if size <= limit]
-    if not fitting:
-        smallest = f"the smallest has {min(sizes.values())}" if sizes else "there are no points at all"
-        which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
-        raise UserError(f"no configuration has at most {limit:.10g} {column.replace('_', ' ')}: {which}")
-    return fitting
+    found = within(comparable(points), limit, column)
+    if not found:
+        raise nothing_fits(points, limit, column)
+    return found
+
+
+def within(groups: Iterable[SeedGroup], limit: float, column: str = "total_bits") -> list[SeedGroup]:
+    """Return the configurations whose size is within a limit with every seed."""
+    return [group for group in groups if largest(group, column) <= limit]
+
+
+def nothing_fits(points: Iterable[Point], limit: float, column: str = "total_bits") -> UserError:
+    """Return the error that no `comparable` configuration is within a limit."""
+    points = list(points)
+    sizes = [largest(group, column) for group in comparable(points)]
+    smallest = f"the smallest has {min(sizes)}" if sizes else "there are no points at all"
+    which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
+    return UserError(f"no configuration has at most {limit:.10g} {column.replace('_', ' ')}: {which}")
 
 
 def largest(group: SeedGroup, column: str) -> int:

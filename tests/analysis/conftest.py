@@ -182,6 +182,8 @@ DOCUMENT = {
 }
 HOSTILE = "loss is nan | 50 % & <b>_{x}$"
 
+COMMAND = "python study/run.py --space dkd_grid"
+
 
 def log_trial(writer, study, alpha, seed, status, accuracy):
     """A trial of three epochs with probes at every width, and its points if it completed."""
@@ -206,6 +208,19 @@ def log_trial(writer, study, alpha, seed, status, accuracy):
 
 
 @pytest.fixture(scope="session")
+def html_named(tmp_path_factory):
+    """The name of a study, its trial and its student, which is HTML, and the address of its store."""
+    folder, name = tmp_path_factory.mktemp("html"), "</script><img src=x onerror=alert(1)><b>&amp; $x$"
+    uri = f"sqlite:///{folder}/mlflow.db"
+    writer = Writer(MlflowClient(tracking_uri=uri), name, folder / "artifacts")
+    study = writer.run("study", {"kdq.status": "completed", "kdq.command": name}, metrics={"teacher_val_top1": 90.0})
+    tags = {"kdq.trial_id": "t", "mlflow.runName": name, "kdq.status": "completed"}
+    trial = writer.run("trial", tags, study, params={"method": "dkd", "seed": 0, "student": name})
+    writer.point(replace(grid_points()[0], trial_id="t", student=name, seed=0), trial)
+    return name, uri
+
+
+@pytest.fixture(scope="session")
 def shelf(tmp_path_factory):
     """The address of a store with studies of every kind: empty, one_trial, all_failed, normal, other."""
     folder = tmp_path_factory.mktemp("shelf")
@@ -222,7 +237,7 @@ def shelf(tmp_path_factory):
     }
     for name, trials in studies.items():
         writer = Writer(client, name, folder / "artifacts" / name)
-        tags = {"kdq.status": "completed", "kdq.document": json.dumps(DOCUMENT)}
+        tags = {"kdq.status": "completed", "kdq.document": json.dumps(DOCUMENT), "kdq.command": COMMAND}
         study = writer.run("study", tags, metrics={"teacher_val_top1": 90.0} if name in ("normal", "lacking") else {})
         for alpha, seed, status, accuracy in trials:
             log_trial(writer, study, alpha, seed, status, accuracy)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri, stdtrit
 
-from study.results.compare import NONE, Sample, SeedNoise, accuracy, difference, paired, simultaneous
+from study.results.compare import NONE, Panel, Sample, SeedNoise, accuracy, difference, paired, simultaneous
 
 
 def one_seed(correct, kind="2 bits", students="a"):
@@ -136,3 +136,20 @@ def test_the_level_of_many_comparisons():
     assert simultaneous(0) == simultaneous(1) == 0.95
     assert simultaneous(10) == pytest.approx(0.995)
     assert float(ndtri((1 + simultaneous(10)) / 2)) == pytest.approx(2.807, abs=1e-3)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 40), st.sampled_from([0.5, 0.9, 1.0]))
+def test_comparing_many_at_once_is_comparing_them_one_by_one(seed, seeds, images, rate):
+    """Configurations of two widths, of which some have the same students."""
+    correct = np.random.default_rng(seed).random((5, seeds, images)) < rate
+    kinds, students = (2, 2, 2, 3, 3), ("a", "b", "c", "a", "b")
+    samples = [Sample(100.0 * each, *names) for each, *names in zip(correct, kinds, students, strict=True)]
+    noise = SeedNoise.of(samples)
+    for b, own in enumerate(samples):
+        others = [number for number in (4, 3, 2, 1, 0) if number != b]
+        found = Panel(correct, kinds, students, noise).differences(others, b, 0.99)
+        for number, interval in zip(others, found, strict=True):
+            expected = difference(samples[number], own, noise, 0.99)
+            assert interval.over_seeds == expected.over_seeds == (seeds > 1)
+            ends = (interval.value, interval.low, interval.high)
+            assert ends == pytest.approx((expected.value, expected.low, expected.high), abs=1e-9)
