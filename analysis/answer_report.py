@@ -1,5 +1,6 @@
 """The answer of a study as text, as a table and as JSON."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -45,7 +46,21 @@ def command(results: Results, group: SeedGroup) -> str | None:
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in group.points))
     fixed = [f"--set {setting}" for setting in settings(group) if not setting.startswith("student=")]
     widths = [] if isinstance(group.bits, str) else [f"--bits {group.bits}"]  # no option names a mixed allocation
-    return " ".join([results.study.command, f"--seeds {seeds}", *widths, *fixed])
+    return " ".join(
+        [
+            _without(results.study.command, "--seeds", *(["--bits"] if widths else [])),
+            f"--seeds {seeds}",
+            *widths,
+            *fixed,
+        ]
+    )
+
+
+def _without(command: str, *options: str) -> str:
+    """Return a command without options that have a value each."""
+    words = shlex.split(command)
+    given = {n for n, word in enumerate(words) if word in options}
+    return shlex.join(word for n, word in enumerate(words) if not {n, n - 1} & given)
 
 
 def _row(found: Answer, rival: Rival) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from analysis.answer_report import command
 from analysis.results import Results, label
 from kdq.bits import bits_name
 from kdq.errors import UserError
-from study.results.compare import Interval
 from study.results.front import SeedGroup
 
 if TYPE_CHECKING:
@@ -19,9 +18,7 @@ if TYPE_CHECKING:
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 
 
-def export_group(
-    results: Results, group: SeedGroup, accuracy: Interval | None, to: str, file: Path | None, data_dir: Path | None
-) -> "Exported":
+def export_group(results: Results, group: SeedGroup, to: str, file: Path | None, data_dir: Path | None) -> "Exported":
     """Export the best seed of a configuration; return what was written and checked.
 
     file: by default STUDY-WIDTH with the format's suffix; data_dir: of the data set, by default the study's own.

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> "Report":
     results = read_study(options)
     found = answer(results, read_budget(options))
     group = found.recommended or found.best
-    exported = export_group(results, group, found.accuracy, options.to, options.file, options.data_dir)
+    exported = export_group(results, group, options.to, options.file, options.data_dir)
     row = {
         "file": str(exported.path),
         "configuration": label(group),

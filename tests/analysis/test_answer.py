@@ -8,6 +8,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.answer import Budget, answer
+from analysis.answer_report import _without
 from analysis.results import Results
 from analysis.stored import StoredStudy
 from kdq.errors import UserError
@@ -191,3 +192,9 @@ def test_a_point_is_measured_on_its_own_images_only():
     (point, vector), other = measured(2, range(5)), measured(3, range(5))
     found = answer(results((replace(point), vector[:100]), other), Budget(max_bits=1e9))
     assert found.runner_up.difference is None
+
+
+def test_a_commands_own_seeds_and_widths_are_replaced():
+    given = "python study/run.py --space 'my space' --seeds 0,1 --bits 2,4 --set train.lr=0.1"
+    assert _without(given, "--seeds", "--bits") == "python study/run.py --space 'my space' --set train.lr=0.1"
+    assert _without(given, "--seeds").count("--bits 2,4") == 1
