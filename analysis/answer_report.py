@@ -7,11 +7,10 @@ from typing import Any
 
 from analysis.answer import Answer, Budget, Missing, Rival, missing
 from analysis.formats import Report, records
-from analysis.results import Results, label, settings
+from analysis.results import Results, label
 from kdq.bits import bits_name
 from study.results.compare import Interval
 from study.results.front import SeedGroup, largest
-from study.results.point import Point
 from study.results.status import TrialStatus
 
 LISTED = 8  # configurations that cannot be told from the best
@@ -44,7 +43,7 @@ def command(results: Results, group: SeedGroup) -> str | None:
     if not results.study.command:
         return None
     seeds = ",".join(str(seed) for seed in sorted(point.seed for point in group.points))
-    fixed = [f"--set {setting}" for setting in settings(group) if not setting.startswith("student=")]
+    fixed = [f"--set {setting}" for setting in group.settings if not setting.startswith("student=")]
     widths = [] if isinstance(group.bits, str) else [f"--bits {group.bits}"]  # no option names a mixed allocation
     return " ".join(
         [
@@ -82,12 +81,8 @@ _SHOWN = ("bits", "total_bits", "packed_bytes", "val_top1", "test_top1", "n")
 def _described(results: Results, group: SeedGroup) -> dict[str, Any]:
     """Return all that JSON has of a configuration."""
     points = [{"trial_id": p.trial_id, "seed": p.seed, "run_id": results.runs[p]} for p in group.points]
-    files = results.store.artifacts(results.runs[_winner(group)])
+    files = results.store.artifacts(results.runs[group.best_point])
     return {**records([group.row()])[0], "points": points, "artifacts": files, "command": command(results, group)}
-
-
-def _winner(group: SeedGroup) -> Point:
-    return max(group.points, key=lambda point: point.val_top1)
 
 
 def _compared(rival: Rival) -> dict[str, Any]:
@@ -115,7 +110,7 @@ def _lines(results: Results, budget: Budget, found: Answer) -> list[str]:
 
 
 def _model(results: Results, group: SeedGroup, unused: str = "") -> list[str]:
-    files = results.store.artifacts(results.runs[_winner(group)])
+    files = results.store.artifacts(results.runs[group.best_point])
     size = f"{group.mean('total_bits'):,.0f} total bits, {group.mean('packed_bytes'):,.0f} bytes packed{unused}"
     return [
         _line("configuration", label(group)),
@@ -193,7 +188,7 @@ def _short(rival: Rival, found: Answer, results: Results) -> str:
 
 def _varying(group: SeedGroup, results: Results) -> str:
     """Return a configuration by the settings in which those of the study differ, and its width."""
-    return " ".join([bits_name(group.bits), *(part for part in settings(group) if part not in results.common)])
+    return " ".join([bits_name(group.bits), *(part for part in group.settings if part not in results.common)])
 
 
 def _margin(rival: Rival) -> str:

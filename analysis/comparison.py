@@ -10,7 +10,7 @@ from itertools import chain
 
 import numpy as np
 
-from analysis.results import Results, settings
+from analysis.results import Results
 from analysis.volumes import Scale, scale
 from kdq.bits import Bits, display_order
 from kdq.errors import UserError, quoted
@@ -122,7 +122,7 @@ def _difference(a: Side, b: Side, samples: tuple[Sample | None, Sample | None], 
 
 def _has(group: SeedGroup, setting: str) -> bool:
     """Return whether a configuration has a setting, whose value may be written in another way, as 1.0 for 1."""
-    if setting in settings(group):
+    if setting in group.settings:
         return True
     name, _, value = setting.partition("=")
     own = group.parameters.get(name)
@@ -133,5 +133,5 @@ def _has(group: SeedGroup, setting: str) -> bool:
 
 
 def _known(study: Results) -> str:
-    found = sorted(set(chain.from_iterable(map(settings, study.groups))))
+    found = sorted(set(chain.from_iterable(group.settings for group in study.groups)))
     return f"known settings: {', '.join(found)}" if found else "it has no points yet"

@@ -15,7 +15,6 @@ from kdq.errors import UserError
 from study.results.compare import Interval, Panel, Sample, SeedNoise, accuracy
 from study.results.front import SeedGroup, comparable, largest
 from study.results.point import Point
-from study.units import exact
 
 
 class Places(NamedTuple):
@@ -23,6 +22,9 @@ class Places(NamedTuple):
 
     places: Mapping[SeedGroup, int]
     panel: Panel | None
+
+
+PACKED = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Results:
     @cached_property
     def common(self) -> frozenset[str]:
         """The settings that all configurations have, which a list of them need not repeat."""
-        counts = Counter(setting for group in self.groups for setting in settings(group))
+        counts = Counter(setting for group in self.groups for setting in group.settings)
         return frozenset(setting for setting, count in counts.items() if count == len(self.groups))
 
     @cached_property
@@ -124,6 +126,14 @@ class Results:
         """Return what names the configurations whose seeds vary alike."""
         return self.name, group.bits
 
+    def packed_file(self, group: SeedGroup) -> str:
+        """Return the packed model of a configuration's best seed. Raises UserError if none was logged."""
+        run = self.runs[group.best_point]
+        packed = [path for path in self.store.artifacts(run) if path.endswith(PACKED)]
+        if not packed:
+            raise UserError(f"study {self.name}: run {run} has no packed model; run the study again")
+        return packed[0]
+
     def _correct(self, group: SeedGroup, correct: Mapping[str, Correct]) -> list[Correct]:
         """Return which images a configuration classifies correctly, sorted by seed; nothing if some were not logged."""
         runs = [self.runs[point] for point in _by_seed(group)]
@@ -150,14 +160,7 @@ def read(store: Store, names: Sequence[str]) -> list[Results]:
 
 def label(group: SeedGroup) -> str:
     """Return a configuration's settings, such as `method=dkd alpha=0.5 student=resnet20`."""
-    return " ".join(settings(group))
-
-
-def settings(group: SeedGroup) -> list[str]:
-    """Return the settings of a configuration, such as `alpha=0.5`."""
-    parameters: Mapping[str, str | float] = {k: v for k, v in group.parameters.items() if k != "options"}
-    named = [f"{name}={value if isinstance(value, str) else exact(value)}" for name, value in parameters.items()]
-    return named + group.points[0].options.split()
+    return " ".join(group.settings)
 
 
 def size_first(group: SeedGroup) -> tuple[int, float, str]:

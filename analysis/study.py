@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from kdq.models.classifier import Classifier
 
-PACKED = ".safetensors"
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -115,12 +113,7 @@ class Study:
 
     def file(self, choice: Choice) -> str:
         """Return the packed file of a choice's best seed, which `kdq.pack.load` and `python -m kdq` take."""
-        best = max(choice.group.points, key=lambda point: point.val_top1)
-        files = self.results.store.artifacts(self.results.runs[best])
-        packed = [path for path in files if path.endswith(PACKED)]
-        if not packed:
-            raise UserError(f"study {self.name}: the run {self.results.runs[best]} has no packed model; run it again")
-        return packed[0]
+        return self.results.packed_file(choice.group)
 
     def as_optuna(self, bits: int | None = None) -> "optuna.Study":
         """Return the study as one of Optuna's, in memory, for its plots, importances and dashboard.

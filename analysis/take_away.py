@@ -26,10 +26,7 @@ def export_group(results: Results, group: SeedGroup, to: str, file: Path | None,
     """
     from kdq.export import export
 
-    best = max(group.points, key=lambda point: point.val_top1)
-    files = [path for path in results.store.artifacts(results.runs[best]) if path.endswith(".safetensors")]
-    if not files:
-        raise UserError(f"study {results.name}: run {results.runs[best]} has no packed model; run the study again")
+    packed = results.packed_file(group)
     output = file or Path(f"{results.name}-{bits_name(group.bits).replace(' ', '')}{SUFFIXES[to]}")
     with tempfile.TemporaryDirectory() as folder:
         data = _data(results, data_dir, Path(folder))
@@ -43,7 +40,7 @@ def export_group(results: Results, group: SeedGroup, to: str, file: Path | None,
         }
         try:
             return export(
-                files[0],
+                packed,
                 to,
                 output,
                 data.val_images,

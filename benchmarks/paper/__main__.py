@@ -8,13 +8,12 @@ file that is not there is left out, and the page names it.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.paper import figures
-from benchmarks.paper.cells import Cells, check_same_students, paper, read, read_points
+from benchmarks.paper.cells import FIGURE_2, Cells, check_same_students, paper, read, read_points
 from benchmarks.paper.page import DataSet, page
 from benchmarks.report import RESULTS
 from kdq.errors import UserError
@@ -80,9 +79,8 @@ def _draw(sets: Sequence[DataSet], results: Path, missing: list[str]) -> dict[st
     figures.draw_question(measured, results / "paper-question.png")
     drawn["paper-question.png"] = "How much more than CE each distilled student loses from float, with 95 % intervals."
     if (results / GRID_FILE).exists():
-        quoted = {_pair(row): accuracy for (row, _), accuracy in paper("cifar10").items() if "alpha=" in row}
         grid = read_points(results / GRID_FILE)
-        figures.draw_grid(grid, quoted, results / "paper-dkd_grid.png")
+        figures.draw_grid(grid, FIGURE_2, results / "paper-dkd_grid.png")
         seeds = len({point.seed for point in grid})
         drawn["paper-dkd_grid.png"] = f"Figures 1 and 2: α and β of DKD, n = {seeds}. {GRID_BUDGET}."
     else:
@@ -97,11 +95,6 @@ def _draw(sets: Sequence[DataSet], results: Path, missing: list[str]) -> dict[st
             "marks are at parameters × bits; its program does not count weights that are 0."
         )
     return drawn
-
-
-def _pair(row: str) -> tuple[float, float]:
-    alpha, beta = re.findall(r"=([\d.]+)", row)
-    return float(alpha), float(beta)
 
 
 def _parser() -> argparse.ArgumentParser:

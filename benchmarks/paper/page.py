@@ -69,7 +69,7 @@ def _introduction(studies: Sequence[Cells], missing: Sequence[str]) -> str:
         "rows again, and two that it lacks: CE, a student without a teacher, and DKD with mixup. **These numbers are "
         f"of CPU size: {joined(pairs)}, {EPOCHS}.** Compare differences and directions with the paper, not levels.",
         "`python -m benchmarks.paper` writes this page and its figures from points in `paper-*.csv` and the paper's "
-        "tables in `benchmarks/paper/paper_tables.csv`; [README.md](README.md) has the commands of the studies. All "
+        "tables in `analysis/paper_tables.csv`; [README.md](README.md) has the commands of the studies. All "
         "accuracies are of the test images, as in the paper; nothing is chosen here.",
     ]
     gaps = [gap for cells in studies for gap in _gaps(cells)]

@@ -11,6 +11,7 @@ from kdq.bits import Bits
 from kdq.errors import UserError
 from study.results.pareto import front, hypervolume
 from study.results.point import COLUMNS, PARAMETERS, Point
+from study.units import exact
 
 # 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that they are comparable.
 REFERENCE = (0.0, 30.0)
@@ -44,6 +45,18 @@ class SeedGroup:
         """Return the active parameters by name: method, alpha, …, options, student."""
         values = {name: getattr(self.points[0], name) for name in PARAMETERS}
         return {name: value for name, value in values.items() if value not in (None, "")}
+
+    @property
+    def settings(self) -> list[str]:
+        """Return the active parameters as settings, such as `alpha=0.5`."""
+        named = {name: value for name, value in self.parameters.items() if name != "options"}
+        shown = [f"{name}={value if isinstance(value, str) else exact(value)}" for name, value in named.items()]
+        return shown + self.points[0].options.split()
+
+    @property
+    def best_point(self) -> Point:
+        """Return the point of the seed with the best validation accuracy, whose model stands for the configuration."""
+        return max(self.points, key=lambda point: point.val_top1)
 
     def mean(self, column: str) -> float:
         """Return the mean of a numeric column over the seeds; exact sums, so the order of points does not matter."""

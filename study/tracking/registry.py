@@ -7,11 +7,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from kdq.bits import bits_name
+from kdq.pipeline.point import PACKED_FILE
 from study.results.front import SeedGroup, seed_groups
 from study.results.point import Point
 from study.tracking.runs import StoredRun
-
-PACKED_FILE = "model.safetensors"
 
 
 def register_front(client: MlflowClient, study: str, runs: Mapping[str, StoredRun], points: Sequence[Point]) -> None:
@@ -32,7 +31,7 @@ def register_front(client: MlflowClient, study: str, runs: Mapping[str, StoredRu
     versions = {each.run_id: each for each in client.search_model_versions(f"name='{study}'")}
     aliases = dict(known.aliases)
     for group in front:
-        winner = max(group.points, key=lambda point: point.val_top1)
+        winner = group.best_point
         run = runs[f"{winner.trial_id}/{winner.bits}"]
         if run.id not in versions:
             source = f"{run.artifact_uri}/{PACKED_FILE}"

@@ -15,7 +15,6 @@ from kdq.bits import bits_name
 from study.results.front import SeedGroup, missing_seeds, seed_groups
 from study.results.point import Point
 from study.tracking import schema
-from study.units import exact
 
 NOTE = "mlflow.note.content"
 ROWS = 12  # of the front that the description lists
@@ -42,9 +41,9 @@ class StudyPage:
 
     def description(self, study: str, command: str, points: Sequence[Point]) -> str:
         """Return the description of the study's run, in Markdown. points: with the front marked."""
-        return "\n\n".join(
-            [self.question, "### Answer so far", _answer(points), "### How to go on", _onwards(study, command)]
-        )
+        answer = ["### Answer so far", _answer(points)]  # first, since the page folds long descriptions
+        rest = ["### What was asked", self.question, "### How to go on", _onwards(study, command)]
+        return "\n\n".join([*answer, *rest])
 
     def input(self) -> DatasetInput:
         """Return the data set as an input of a run; its digest begins the fingerprint."""
@@ -103,8 +102,7 @@ def _answer(points: Sequence[Point]) -> str:
 
 
 def _row(group: SeedGroup) -> str:
-    values = {name: value for name, value in group.parameters.items() if name != "student"}
-    named = " ".join(str(v) if k in ("method", "options") else f"{k}={exact(float(v))}" for k, v in values.items())
+    named = " ".join(each for each in group.settings if not each.startswith("student=")).removeprefix("method=")
     accuracies = [f"{group.mean(name):.2f} %" for name in ("val_top1", "test_top1")]
     cells = [f"{group.mean('total_bits'):,.0f}", bits_name(group.bits), named, str(group.n), *accuracies]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

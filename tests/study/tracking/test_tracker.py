@@ -505,7 +505,8 @@ def test_the_page_of_a_study_has_the_answer_and_points_know_whether_they_are_on_
     assert on_front() == {f"{TRIAL}/4": "true", f"{TRIAL}/8": "false", f"{better.trial_id}/8": "true"}
     study = logged(tracker, "study")
     note = study.data.tags["mlflow.note.content"]
-    assert note.startswith("What was asked")
+    assert note.startswith("### Answer so far")
+    assert "What was asked" in note
     assert note.count("95.00 %") == 1
     assert "80.00 %" not in note
     (dataset,) = study.inputs.dataset_inputs
