@@ -1,6 +1,6 @@
 """The answer of a study as text, as a table and as JSON."""
 
-import shlex
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -56,10 +56,8 @@ def command(results: Results, group: SeedGroup) -> str | None:
 
 
 def _without(command: str, *options: str) -> str:
-    """Return a command without options that have a value each."""
-    words = shlex.split(command)
-    given = {n for n, word in enumerate(words) if word in options}
-    return shlex.join(word for n, word in enumerate(words) if not {n, n - 1} & given)
+    """Return a command without options whose values have no spaces; the rest is not touched, whatever it is."""
+    return re.sub(rf" ({'|'.join(options)}) \S+", "", command)
 
 
 def _row(found: Answer, rival: Rival) -> dict[str, Any]:

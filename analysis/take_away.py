@@ -75,6 +75,9 @@ def _data(results: Results, data_dir: Path | None, folder: Path) -> "Dataset":
 
 def _own_data_dir(results: Results) -> Path | None:
     """Return the folder in the study's command."""
-    words = shlex.split(results.study.command or "")
+    try:
+        words = shlex.split(results.study.command or "")
+    except ValueError:  # somebody changed the tag
+        return None
     given = [words[n + 1] for n, word in enumerate(words[:-1]) if word == "--data-dir"]
     return Path(given[-1]) if given else None
