@@ -65,14 +65,17 @@ class Settings:
         return self.work / "parts"
 
     def recipe(self, epochs: int) -> TrainConfig:
-        """One cycle that rises for a quarter, averaged weights, bf16; the learning rate in proportion to the batch."""
+        """One cycle that rises for a quarter, averaged weights, bf16.
+
+        Learning rate and span of the average in proportion to the batch.
+        """
         return TrainConfig(
             epochs=epochs,
             batch_size=self.batch_size,
             lr=0.1 * self.batch_size / 128,
             schedule="one_cycle",
             warmup_epochs=epochs / 4,
-            ema=0.998,
+            ema=0.998 ** (self.batch_size / 256),
             precision="bf16",
             augment=AugmentConfig(crop_padding=4, flip=True, cutout=8),
         )

@@ -18,6 +18,7 @@ alphabet's dtype. No function modifies its arguments.
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from kdq.quantize.alphabet import Alphabet
 
 BLOCK = 32
 """Columns solved one by one between two matrix products; a power of two."""
+
+HAS_TRITON = find_spec("triton") is not None
+"""Without it, as on Windows, a GPU solves the columns one by one."""
 
 Operator = Callable[[Tensor], Tensor]
 """Modifies values in units of the scale, in place, before they are rounded to the nearest levels."""
@@ -107,14 +111,34 @@ def _recurse(
         span = start & -start
         ahead, before = slice(start, start + span), slice(start - span, start)
         wanted[:, ahead].baddbmm_(A[:, ahead, before], change[:, before], alpha=-1)
-        for t in range(start, min(start + BLOCK, wanted.shape[-2])):
-            here, later = slice(t, t + 1), slice(t + 1, start + BLOCK)
-            position = wanted[:, here]
-            code = alphabet.encode_(operator(position) if operator else position)
-            codes[:, here] = code
-            torch.sub(alphabet.decode_(code), origin[:, here], out=change[:, here])
-            wanted[:, later].baddbmm_(A[:, later, here], change[:, here], alpha=-1)
+        block = slice(start, start + BLOCK)
+        parts = wanted[:, block], origin[:, block], A[:, block, block], change[:, block], codes[:, block]
+        if wanted.is_cuda and HAS_TRITON and operator is None and alphabet.gap == 1:
+            from kdq.quantize.block_kernel import solve_block  # here, as importing Triton takes time
+
+            solve_block(*parts, alphabet)
+        else:
+            _solve_block(*parts, alphabet, operator)
     return codes.mT.contiguous()
+
+
+def _solve_block(
+    wanted: Tensor,
+    origin: Tensor,
+    A: Tensor,
+    change: Tensor,
+    codes: Tensor,
+    alphabet: Alphabet,
+    operator: Operator | None,
+) -> None:
+    """The same within the columns of a block, each updating the later ones; writes wanted, change and codes."""
+    for t in range(wanted.shape[-2]):
+        here, later = slice(t, t + 1), slice(t + 1, None)
+        position = wanted[:, here]
+        code = alphabet.encode_(operator(position) if operator else position)
+        codes[:, here] = code
+        torch.sub(alphabet.decode_(code), origin[:, here], out=change[:, here])
+        wanted[:, later].baddbmm_(A[:, later, here], change[:, here], alpha=-1)
 
 
 def _inverse_diagonal(G: Tensor) -> Tensor:
