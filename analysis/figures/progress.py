@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.results.style import CATEGORIES, INK, MUTED, frame, new_figure, save, shorten, write_nothing
+from study.results.style import (
+    CATEGORIES,
+    INK,
+    MUTED,
+    draw_legend,
+    frame,
+    new_figure,
+    save,
+    shorten,
+    symbol,
+    write_nothing,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -108,19 +119,13 @@ def _set_limits(axes: "Axes", volumes: list[float], last: int) -> None:
 
 
 def _draw_legend(axes: "Axes", names: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles, texts = [], []
+    entries = []
     for number, name in enumerate(names[:LABELLED]):
         colour, line = _line(number)
-        handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=2))  # type: ignore[arg-type]
-        texts.append(shorten(name, 36))
+        entries.append((shorten(name, 36), symbol(colour, line=line, linewidth=2)))
     if len(names) > LABELLED:
-        handles.append(Line2D([], [], linestyle=""))
-        texts.append(f"and {len(names) - LABELLED} more")
-    legend = axes.legend(handles, ["x"] * len(handles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    for entry, text in zip(legend.get_texts(), texts, strict=True):
-        entry.set(text=text, parse_math=False, fontsize=11)  # set here, as a label that begins with _ is left out
+        entries.append((f"and {len(names) - LABELLED} more", symbol(MUTED)))
+    draw_legend(axes, entries, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _draw_panel(axes: "Axes", table: "pandas.DataFrame", step: int) -> None:
@@ -186,10 +191,10 @@ def _label_rungs(axes: "Axes", table: "pandas.DataFrame", rungs: list[int], comp
 
 
 def _draw_rungs_legend(figure: "Figure", step: int) -> None:
-    from matplotlib.lines import Line2D
-
-    entries = (("goes on, or completed", GOES_ON, "o"), ("stopped at this rung", STOPPED, "x"))
-    handles = [Line2D([], [], color=c, marker=m, linewidth=1.2, label=name) for name, c, m in entries]
+    entries = [
+        ("goes on, or completed", symbol(GOES_ON, "o", "-", linewidth=1.2, markersize=6)),
+        ("stopped at this rung", symbol(STOPPED, "x", "-", linewidth=1.2, markersize=6)),
+    ]
     if step > 1:
-        handles.append(Line2D([], [], color=MUTED, linewidth=1.2, label=f"lines: one trial in {step}"))
-    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11)
+        entries.append((f"lines: one trial in {step}", symbol(MUTED, line="-", linewidth=1.2)))
+    draw_legend(figure, entries, loc="outside lower right", ncols=3)

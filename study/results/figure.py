@@ -16,11 +16,21 @@ from study.results.compare import Interval
 from study.results.front import SeedGroup, on_front, seed_groups
 from study.results.hues import Hues, hues
 from study.results.point import Point
-from study.results.style import INK, MARKERS, MUTED, frame, new_figure, save, shorten, write_nothing
+from study.results.style import (
+    INK,
+    MARKERS,
+    MUTED,
+    draw_legend,
+    frame,
+    new_figure,
+    save,
+    shorten,
+    symbol,
+    write_nothing,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
@@ -287,37 +297,26 @@ def _label(axes: "Axes", mark: Mark) -> "Annotation":
 def _draw_legend(
     axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], colours: Hues, lines: Iterable[Line]
 ) -> None:
-    entries = [(name, _dot(shapes.get(name, "o"), shade)) for name, shade in colours.legend.items()]
+    blank = ("", symbol(MUTED))
+    entries = [(name, symbol(shade, shapes.get(name, "o"))) for name, shade in colours.legend.items()]
     if len(set(shapes.values())) > 1 and colours.column != "method":
-        entries += [("", _dot("", MUTED)), *((method, _dot(shape, MUTED)) for method, shape in shapes.items())]
-    entries += [("", _dot("", MUTED)), ("front of the means", _dot("", INK, linestyle="-", linewidth=1.6))]
-    front = _front(marks)
-    if any(mark.study.interval(mark.group) for mark in front):
-        entries.append(("95 % interval", _dot("", MUTED, linestyle="-", linewidth=5, alpha=PALE)))
-    entries.append(("test accuracy", _dot("x", INK, markeredgewidth=1.8)))
-    if any(mark.group.n > 1 for mark in marks):
-        entries.append(("single seeds", _dot("o", MUTED, markersize=4, alpha=PALE)))
-    if missing := sum(not mark.is_compared for mark in marks):
-        hollow = _dot("o", MUTED, markerfacecolor="white", markeredgewidth=1.4)
+        entries += [blank, *((method, symbol(MUTED, shape)) for method, shape in shapes.items())]
+    entries += [blank, ("front of the means", symbol(INK, line="-", linewidth=1.6))]
+    if any(each.study.interval(each.group) for each in _front(marks)):
+        entries.append(("95 % interval", symbol(MUTED, line="-", linewidth=5, alpha=PALE)))
+    entries.append(("test accuracy", symbol(INK, "x", markeredgewidth=1.8)))
+    if any(each.group.n > 1 for each in marks):
+        entries.append(("single seeds", symbol(MUTED, "o", markersize=4, alpha=PALE)))
+    if missing := sum(not each.is_compared for each in marks):
+        hollow = symbol(MUTED, "o", markerfacecolor="white", markeredgewidth=1.4)
         entries.append((f"seeds missing ({missing:,}), not compared", hollow))
     low, high = axes.get_ylim()
-    if below := sum(mark.accuracy < low for mark in marks):
-        entries.append((f"below the axis ({below:,})", _dot("v", MUTED)))
+    if below := sum(each.accuracy < low for each in marks):
+        entries.append((f"below the axis ({below:,})", symbol(MUTED, "v")))
     for name, accuracy, style in lines:
         where = " (above)" if accuracy > high else " (below)" if accuracy < low else ""
-        entries.append((f"{name}: {accuracy:.2f} %{where}", _dot("", MUTED, linestyle=style, linewidth=1.4)))
-    handles = [handle for _, handle in entries]
-    legend = axes.legend(handles, ["x"] * len(handles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    for entry, (text, _) in zip(legend.get_texts(), entries, strict=True):
-        entry.set(
-            text=shorten(text, 36), parse_math=False, fontsize=11
-        )  # here, as a label that begins with _ is left out
-
-
-def _dot(marker: str, shade: str, **style: str | float) -> "Line2D":
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], **{"linestyle": "", "marker": marker, "markersize": 9, "color": shade, **style})  # type: ignore[arg-type]
+        entries.append((f"{name}: {accuracy:.2f} %{where}", symbol(MUTED, line=style, linewidth=1.4)))
+    draw_legend(axes, [(shorten(text, 36), each) for text, each in entries], loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _caption(marks: Sequence[Mark]) -> str:

@@ -1,15 +1,18 @@
 """What all figures share: colours, how a figure begins, the frame of its axes, and how it is written."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdq.bits import FLOAT_BITS, Bits
 from kdq.store.files import publish
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 FORMATS = (".png", ".svg", ".pdf")
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -58,6 +61,20 @@ def frame(axes: "Axes") -> None:
     axes.tick_params(labelsize=12, colors=MUTED, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def symbol(shade: str, marker: str = "", line: Any = "", **style: str | float) -> "Line2D":
+    """Return what a legend shows beside a text: a marker, or a line of this style."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **{"color": shade, "marker": marker, "linestyle": line, "markersize": 9, **style})
+
+
+def draw_legend(of: "Axes | Figure", entries: Sequence[tuple[str, "Artist"]], **place: Any) -> None:
+    """Draw a legend without a frame of texts, literally, and what is beside them. place: options of matplotlib's."""
+    legend = of.legend([artist for _, artist in entries], ["x"] * len(entries), frameon=False, **place)
+    for entry, (text, _) in zip(legend.get_texts(), entries, strict=True):
+        entry.set(text=text, parse_math=False, fontsize=11)  # set here, as a label that begins with _ is left out
 
 
 def shorten(text: str, length: int) -> str:
