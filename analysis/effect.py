@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from analysis.optuna_study import parameters
+from analysis.optuna_study import Value, parameters
 from analysis.results import Results
 from kdq.bits import Bits, display_order
 from kdq.errors import UserError, quoted
@@ -23,7 +24,7 @@ class Effect:
 
     study: str
     bits: Bits
-    value: str | float
+    value: Value
     val_top1: float
     deviation: float | None
     low: float | None
@@ -32,31 +33,53 @@ class Effect:
     n: int
 
 
+class Dot(NamedTuple):
+    """A point whose parameter has a value."""
+
+    study: str
+    bits: Bits
+    value: Value
+    val_top1: float
+
+
 def effects(studies: Sequence[Results], parameter: str) -> list[Effect]:
     """Return the effects of a parameter in each study, by width and value.
 
     Raises UserError for a parameter that no point has.
     """
+    check_parameters(studies, parameter)
+    return [_effect(each.name, *key, points) for each in studies for key, points in _cells(each, parameter).items()]
+
+
+def dots(studies: Sequence[Results], parameter: str) -> list[Dot]:
+    """Return the points over which `effects` are means, in the same order."""
+    cells = ((each.name, key, points) for each in studies for key, points in _cells(each, parameter).items())
+    return [Dot(name, *key, point.val_top1) for name, key, points in cells for point in points]
+
+
+def check_parameters(studies: Sequence[Results], *names: str) -> None:
+    """Raise UserError for a parameter that no point has, unless there are no points."""
     known = {name for each in studies for point in each.points for name in parameters(point)}
-    if known and parameter not in known:
-        raise UserError(f"no point has a parameter {quoted(parameter)}: use one of {', '.join(sorted(known))}")
-    return [effect for each in studies for effect in _of_study(each, parameter)]
+    for name in names:
+        if known and name not in known:
+            raise UserError(f"no point has a parameter {quoted(name)}: use one of {', '.join(sorted(known))}")
 
 
-def _of_study(results: Results, parameter: str) -> list[Effect]:
-    cells: dict[tuple[Bits, str | float], list[Point]] = {}
-    for point in results.points:
-        if parameter in (own := parameters(point)):
-            cells.setdefault((point.bits, own[parameter]), []).append(point)
-    ordered = sorted(cells.items(), key=lambda cell: (display_order(cell[0][0]), _order(cell[0][1])))
-    return [_effect(results.name, *key, points) for key, points in ordered]
-
-
-def _order(value: str | float) -> tuple[bool, float, str]:
+def value_order(value: Value) -> tuple[bool, float, str]:
+    """Return the sorting key of a parameter's value: numbers first."""
     return (True, 0.0, value) if isinstance(value, str) else (False, value, "")
 
 
-def _effect(study: str, bits: Bits, value: str | float, points: Sequence[Point]) -> Effect:
+def _cells(results: Results, parameter: str) -> dict[tuple[Bits, Value], list[Point]]:
+    """Return the points by width and value, in order."""
+    cells: dict[tuple[Bits, Value], list[Point]] = {}
+    for point in results.points:
+        if parameter in (own := parameters(point)):
+            cells.setdefault((point.bits, own[parameter]), []).append(point)
+    return dict(sorted(cells.items(), key=lambda cell: (display_order(cell[0][0]), value_order(cell[0][1]))))
+
+
+def _effect(study: str, bits: Bits, value: Value, points: Sequence[Point]) -> Effect:
     accuracies = [point.val_top1 for point in points]
     best = max(group.mean("val_top1") for group in seed_groups(points))
     if len(points) == 1:

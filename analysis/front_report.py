@@ -1,5 +1,6 @@
 """The Pareto front of studies as a table, with their hypervolumes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,14 @@ def report(studies: Sequence[Results], figure: Path | None = None) -> Report:
         "front": records(rows),
     }
     notes += [f"figure {figure}"] if figure else []
-    return Report((*several, *FRONT_COLUMNS), rows, notes, document, "no points")
+    return Report((*several, *FRONT_COLUMNS), rows, notes, document, no_points(studies))
+
+
+def no_points(studies: Sequence[Results]) -> str:
+    """Return why a front is empty: how the trials of its studies ended."""
+    ends = Counter(trial.status.replace("_", " ") for each in studies for trial in each.trials)
+    counted = ", ".join(f"{count} {status}" for status, count in ends.items())
+    return f"no points: trials {counted}" if ends else "no points: no trial has started"
 
 
 def _size(pair: tuple[str, SeedGroup]) -> float:

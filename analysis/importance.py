@@ -8,7 +8,6 @@ from analysis.optuna_study import as_optuna, parameters, quiet
 from analysis.results import Results
 from analysis.volumes import scale
 from kdq.bits import display_order
-from study.results.front import seed_groups
 from study.results.point import Point
 
 if TYPE_CHECKING:
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 SEED = 0
 LEAST = 4  # points below which an importance would mean nothing
 HYPERVOLUME = "hypervolume"
+FANOVA = 300  # trials up to which fANOVA takes no more than seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,17 @@ class Importance:
     n: int
 
 
+def evaluator_for(studies: Sequence[Results]) -> str:
+    """Return the evaluator of studies of this size: fANOVA, or PED-ANOVA, which is far faster, for large ones."""
+    return "fanova" if sum(len(each.trials) for each in studies) <= FANOVA else "pedanova"
+
+
 def importances(studies: Sequence[Results], evaluator: str = "fanova") -> list[Importance]:
     """Return the importances in each study.
 
-    evaluator: fanova (Hutter et al. 2014), mdi or pedanova, Optuna's. A parameter that only some methods have is
-    compared with the others among the trials of those methods, since it explains nothing elsewhere. A width with fewer
-    than LEAST points, or at which nothing varies, has none.
+    evaluator: fanova (Hutter et al. 2014), mdi or pedanova (Watanabe et al. 2023), Optuna's. A parameter that only some
+    methods have is compared with the others among the trials of those methods, since it explains nothing elsewhere. A
+    width with fewer than LEAST points, or at which nothing varies, has none.
     """
     return [each for results in studies for each in _of_study(results, evaluator)]
 
@@ -52,12 +57,13 @@ def _of_study(results: Results, evaluator: str) -> Iterable[Importance]:
         yield from _ranked(results.name, bits, own, lambda point: point.val_top1, evaluator)
     named = scale([results])
     if named and len(widths) > 1:
-        by_trial: dict[str, list[Point]] = {}
+        areas = named.of_trials(results)
+        one: dict[str, Point] = {}
         for point in results.points:
-            by_trial.setdefault(point.trial_id, []).append(point)
-        areas = {trial: named.percent(seed_groups(own)) for trial, own in by_trial.items()}
-        one = [own[0] for own in by_trial.values()]
-        yield from _ranked(results.name, HYPERVOLUME, one, lambda point: areas[point.trial_id], evaluator)
+            one.setdefault(point.trial_id, point)
+        yield from _ranked(
+            results.name, HYPERVOLUME, list(one.values()), lambda point: areas[point.trial_id], evaluator
+        )
 
 
 def _ranked(

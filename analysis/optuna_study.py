@@ -16,7 +16,11 @@ PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "student"
 """The parameters of a point that a study may search, beside its width and the `options` of its method."""
 
 
-def parameters(point: Point) -> dict[str, str | float]:
+Value = str | float
+"""The value of a parameter."""
+
+
+def parameters(point: Point) -> dict[str, Value]:
     """Return the active parameters of a point, those among its `options` included."""
     own = {name: value for name in PARAMETERS if (value := getattr(point, name)) is not None}
     return own | {name: float(value) for name, _, value in (each.partition("=") for each in point.options.split())}

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from analysis.results import Results
 from kdq.bits import FLOAT_BITS
-from study.results.front import SeedGroup, relative_hypervolume, size_range
+from study.results.front import SeedGroup, relative_hypervolume, seed_groups, size_range
+from study.results.point import Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,13 @@ class Scale:
     def percent(self, groups: Sequence[SeedGroup]) -> float:
         """Return the hypervolume of configurations, see `study.results.front.relative_hypervolume`."""
         return relative_hypervolume(groups, self.reference.accuracy, self.sizes)
+
+    def of_trials(self, results: Results) -> dict[str, float]:
+        """Return the hypervolume of the points of each trial of a study, by its id."""
+        by_trial: dict[str, list[Point]] = {}
+        for point in results.points:
+            by_trial.setdefault(point.trial_id, []).append(point)
+        return {trial: self.percent(seed_groups(own)) for trial, own in by_trial.items()}
 
     @property
     def definition(self) -> str:

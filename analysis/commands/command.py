@@ -79,7 +79,7 @@ def read_studies(options: argparse.Namespace) -> "list[Results]":
 
 def figure(text: str) -> Path:
     """Return the path of a figure, of a format that can be drawn."""
-    from study.results.figure import FORMATS
+    from study.results.style import FORMATS
 
     path = Path(text)
     if path.suffix.lower() not in FORMATS:

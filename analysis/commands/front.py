@@ -16,16 +16,19 @@ FORMATS: tuple[str, ...] = ("table", "csv", "json", "markdown", "latex")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_studies(parser)
     parser.add_argument("--figure", type=figure, metavar="FILE", help="draw the front in this .png, .svg or .pdf file")
+    help_ = "what the figure's colours show: method, student, seed, bits, study, or a parameter such as alpha"
+    parser.add_argument("--by", metavar="COLUMN", help=f"{help_} (default: method; of several studies: study)")
 
 
 def run(options: argparse.Namespace) -> "Report":
-    from analysis.front_report import report
-    from study.results.figure import draw_front
+    from analysis.front_report import no_points, report
+    from study.results.figure import Drawn, draw_fronts
 
+    if options.by and not options.figure:
+        raise UserError(f"--by {options.by}: colours the figure; give --figure FILE too")
     studies = read_studies(options)
     if options.figure:
-        if len(studies) > 1:
-            raise UserError(f"--figure {options.figure}: draws one study; give one --study")
-        title = f"{studies[0].name}: accuracy against total bits"
-        draw(lambda: draw_front(studies[0].points, options.figure, title), options.figure)
+        title = f"{', '.join(options.studies)}: accuracy against total bits"
+        drawn = [Drawn(each.name, each.points, each.study.teacher, each.accuracy) for each in studies]
+        draw(lambda: draw_fronts(drawn, options.figure, title, options.by, no_points(studies)), options.figure)
     return report(studies, options.figure)

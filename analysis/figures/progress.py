@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.results.figure import GRID, INK, MUTED, save
+from study.results.style import (
+    CATEGORIES,
+    INK,
+    MUTED,
+    draw_legend,
+    frame,
+    new_figure,
+    save,
+    shorten,
+    symbol,
+    write_nothing,
+)
 
 if TYPE_CHECKING:
     import pandas
@@ -16,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-# Categories, distinct for colour-blind readers too (Okabe and Ito 2008), without the yellow, too pale on white.
-CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1.5)))  # of the studies after the first 7, and after the first 14
 LABELLED = 18  # studies in the legend; the others share one entry
 PANELS = 4  # in a row
@@ -36,9 +45,9 @@ def draw_hypervolume(table: "pandas.DataFrame", path: Path, title: str) -> None:
     """
     counted = next((name for name in COUNTED if name in table), "epochs")
     table = table[["study", counted, "hypervolume"]].dropna()
-    figure = _new_figure(title, (12, 7))
+    figure = new_figure(title, (12, 7))
     if table.empty:
-        _write_nothing(figure, "no finished trials")
+        write_nothing(figure, "no finished trials")
     else:
         axes = figure.add_subplot()
         names = list(dict.fromkeys(table["study"]))
@@ -47,7 +56,7 @@ def draw_hypervolume(table: "pandas.DataFrame", path: Path, title: str) -> None:
         _set_limits(axes, table["hypervolume"].tolist(), int(table[counted].max()))
         axes.set_xlabel(COUNTED[counted], fontsize=13, color=INK)
         axes.set_ylabel("hypervolume (% of the reference model's)", fontsize=13, color=INK)
-        _frame(axes)
+        frame(axes)
         if len(names) > 1:
             _draw_legend(axes, names)
     save(figure, path)
@@ -65,18 +74,18 @@ def draw_rungs(table: "pandas.DataFrame", path: Path, title: str) -> None:
     table = table.dropna(subset=["value"]).sort_values("rung", kind="stable")
     shown = names[:AT_MOST]
     if len(names) > len(shown):
-        title = f"{_shorten(title, 50)} (the first {len(shown)} of {len(names)} studies)"
+        title = f"{shorten(title, 50)} (the first {len(shown)} of {len(names)} studies)"
     columns, rows = min(PANELS, max(len(shown), 1)), -(-len(shown) // PANELS) or 1
-    figure = _new_figure(title, (max(10.0, 5.0 * columns), 1.3 + 5.2 * rows))
+    figure = new_figure(title, (max(10.0, 5.0 * columns), 1.3 + 5.2 * rows))
     if not shown:
-        _write_nothing(figure, "no trial has reached a rung")
+        write_nothing(figure, "no trial has reached a rung")
     else:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
         step = -(-max(table.groupby("study")["trial"].nunique()) // LINED)
         for axes, name in zip(panels.flat, shown, strict=False):
             _draw_panel(axes, table[table["study"] == name], step)
             if len(names) > 1:
-                axes.set_title(_shorten(name, 40), loc="left", fontsize=12, color=INK, pad=32, parse_math=False)
+                axes.set_title(shorten(name, 40), loc="left", fontsize=12, color=INK, pad=32, parse_math=False)
         for axes in panels.flat[len(shown) :]:
             axes.set_axis_off()
         for axes in panels[:, 0]:
@@ -110,19 +119,13 @@ def _set_limits(axes: "Axes", volumes: list[float], last: int) -> None:
 
 
 def _draw_legend(axes: "Axes", names: list[str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles, texts = [], []
+    entries = []
     for number, name in enumerate(names[:LABELLED]):
         colour, line = _line(number)
-        handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=2))  # type: ignore[arg-type]
-        texts.append(_shorten(name, 36))
+        entries.append((shorten(name, 36), symbol(colour, line=line, linewidth=2)))
     if len(names) > LABELLED:
-        handles.append(Line2D([], [], linestyle=""))
-        texts.append(f"and {len(names) - LABELLED} more")
-    legend = axes.legend(handles, ["x"] * len(handles), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    for entry, text in zip(legend.get_texts(), texts, strict=True):
-        entry.set(text=text, parse_math=False, fontsize=11)  # set here, as a label that begins with _ is left out
+        entries.append((f"and {len(names) - LABELLED} more", symbol(MUTED)))
+    draw_legend(axes, entries, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _draw_panel(axes: "Axes", table: "pandas.DataFrame", step: int) -> None:
@@ -184,43 +187,14 @@ def _label_rungs(axes: "Axes", table: "pandas.DataFrame", rungs: list[int], comp
             color=MUTED,
         )
     axes.autoscale_view(scalex=False)
-    _frame(axes)
+    frame(axes)
 
 
 def _draw_rungs_legend(figure: "Figure", step: int) -> None:
-    from matplotlib.lines import Line2D
-
-    entries = (("goes on, or completed", GOES_ON, "o"), ("stopped at this rung", STOPPED, "x"))
-    handles = [Line2D([], [], color=c, marker=m, linewidth=1.2, label=name) for name, c, m in entries]
+    entries = [
+        ("goes on, or completed", symbol(GOES_ON, "o", "-", linewidth=1.2, markersize=6)),
+        ("stopped at this rung", symbol(STOPPED, "x", "-", linewidth=1.2, markersize=6)),
+    ]
     if step > 1:
-        handles.append(Line2D([], [], color=MUTED, linewidth=1.2, label=f"lines: one trial in {step}"))
-    figure.legend(handles=handles, loc="outside lower right", ncols=3, frameon=False, fontsize=11)
-
-
-def _new_figure(title: str, inches: tuple[float, float]) -> "Figure":
-    """Return an empty figure of 100 pixels an inch, with a title that is drawn literally."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=inches, dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
-    text = _shorten(title, round(inches[0] * 8))
-    figure.suptitle(text, x=0.015, ha="left", fontsize=16, color=INK, parse_math=False)
-    return figure
-
-
-def _write_nothing(figure: "Figure", text: str) -> None:
-    figure.text(0.5, 0.5, text, ha="center", color=MUTED, fontsize=14)
-
-
-def _frame(axes: "Axes") -> None:
-    axes.grid(color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=11, colors=MUTED, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _shorten(text: str, length: int) -> str:
-    """Return a text of at most this many characters, cut in the middle."""
-    half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
+        entries.append((f"lines: one trial in {step}", symbol(MUTED, line="-", linewidth=1.2)))
+    draw_legend(figure, entries, loc="outside lower right", ncols=3)

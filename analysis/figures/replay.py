@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.results.figure import COLOURS, GRID, INK, MUTED, save
+from study.results.style import COLOURS, INK, MIXED, MUTED, frame, new_figure, save
 from study.schedulers.registry import SCHEDULERS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ AIM = {"saved": 40.0, "front_lost": 5.0}  # percent: a good rule saves more and 
 LABEL = (30.0, 4.0)  # the size of a label in units of both axes
 
 # The colour shows what trials are compared by, the line style when.
-_COLOURS = {"float": COLOURS[1], "quantized": COLOURS[5], "pareto": "#d1495b"}
+_COLOURS = {"float": COLOURS[1], "quantized": COLOURS[5], "pareto": MIXED}
 _LINES = {"asynchronous": "-", "synchronous": (0, (5, 1.5))}
 _MARKERS = {"asynchronous": "o", "synchronous": "s"}
 _OTHERS = {"grid": (MUTED, "-", "o"), "random": ("#b7791f", (0, (1, 1.5)), "o")}
@@ -28,16 +28,12 @@ def draw_replay(curves: "pandas.DataFrame", table: "pandas.DataFrame", path: Pat
     curves: from `analysis.replay.mean_curves`; table: from `analysis.replay.summary`. Bars are one sample deviation
     over the orders, cut at what no order can exceed: the hypervolume of the full grid, 0 and 100 %.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(16, 8), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.2, h_pad=0.12))
+    figure = new_figure(title, (16, 8), 0.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=16, color=INK, parse_math=False)
     _draw_curves(left, curves, table)
     _draw_costs(right, table)
     for axes in (left, right):
-        _dress(axes)
+        frame(axes)
     save(figure, path)
 
 
@@ -95,11 +91,3 @@ def _draw_costs(axes: "Axes", table: "pandas.DataFrame") -> None:
     axes.set_ylim(-3, 103)
     axes.set_xlabel("epochs saved (%)", fontsize=13, color=INK)
     axes.set_ylabel("trials of the true front that were lost (%)", fontsize=13, color=INK)
-
-
-def _dress(axes: "Axes") -> None:
-    axes.grid(color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=12, colors=MUTED, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.importance import HYPERVOLUME, importances
+from analysis.importance import HYPERVOLUME, evaluator_for, importances
 from analysis.page.answers import answers
 from analysis.progress import finished, hypervolume_over_trials
 from analysis.results import Results, label
@@ -14,7 +14,6 @@ from kdq.bits import Bits, bits_name, display_order
 from study.results.front import SeedGroup, largest, seed_groups
 
 Json = Any
-FANOVA = 300  # trials up to which fANOVA takes no more than seconds
 Columns = Mapping[str, Sequence[Json]]
 Key = tuple[int, str, tuple[int, ...]]  # of a configuration: the numbers of its study and its trials, its label
 
@@ -134,7 +133,7 @@ def _rungs(rungs: Columns, studies: Sequence[Results], trials: Sequence[tuple[in
 
 def _importance(studies: Sequence[Results]) -> dict[str, Json]:
     """Return the importances, and a line on what they are; of large studies by a faster evaluator."""
-    evaluator = "fanova" if sum(len(each.trials) for each in studies) <= FANOVA else "pedanova"
+    evaluator = evaluator_for(studies)
     rows = [
         {
             "study": n,

@@ -11,17 +11,17 @@ from benchmarks.paper.cells import CE, ROWS, TEACHER, WIDTHS, Cells
 from benchmarks.paper.page import DataSet
 from kdq.bits import FLOAT_BITS
 from kdq.models.classifier import Normalization, build
-from study.results.figure import GRID, INK, MUTED, save
 from study.results.point import Point
+from study.results.style import CATEGORIES, INK, MUTED, frame, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, without yellow, which is pale on white.
-COLOURS = dict(zip(ROWS, ("#000000", "#e69f00", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9"), strict=True))
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK = CATEGORIES
+COLOURS = dict(zip(ROWS, (BLACK, ORANGE, BLUE, VERMILION, GREEN, PURPLE, SKY), strict=True))
 MARKERS = dict(zip(ROWS, "sovD^p<", strict=True))
-ALPHAS = {0.5: ("#0072b2", "o"), 1.0: ("#d55e00", "s"), 2.0: ("#009e73", "^")}
+ALPHAS = {0.5: (BLUE, "o"), 1.0: (VERMILION, "s"), 2.0: (GREEN, "^")}
 QUANTIZED = tuple(bits for bits in WIDTHS if bits != FLOAT_BITS)
 FLOAT_AT = 9.5
 """Where float is on an axis of bits."""
@@ -62,10 +62,7 @@ def draw_size(each: DataSet, cells: Cells, path: Path) -> None:
 
 def draw_question(sets: Sequence[tuple[DataSet, Cells]], path: Path) -> None:
     """Write the loss from float beyond that of CE, with intervals, a panel for each data set."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(7.5 * len(sets), 6), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
+    figure = new_figure("", (7.5 * len(sets), 6))
     panels = figure.subplots(1, len(sets), squeeze=False)[0]
     for axes, (each, cells) in zip(panels, sets, strict=True):
         rows = cells.distilled
@@ -82,7 +79,7 @@ def draw_question(sets: Sequence[tuple[DataSet, Cells]], path: Path) -> None:
         axes.set_xticks(QUANTIZED)
         if rows:
             axes.legend(frameon=False, fontsize=11)
-        _dress(axes)
+        frame(axes)
     save(figure, path)
 
 
@@ -91,10 +88,7 @@ def draw_grid(points: Sequence[Point], quoted: Mapping[tuple[float, float], floa
 
     quoted: the paper's test accuracies by (α, β).
     """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(14, 6), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
+    figure = new_figure("", (14, 6))
     floats = [p for p in points if p.bits == FLOAT_BITS]
     for axes, name in zip(figure.subplots(1, 2), ("val_top1", "test_top1"), strict=True):
         kind, number = ("validation", 1) if name == "val_top1" else ("test", 2)
@@ -111,7 +105,7 @@ def draw_grid(points: Sequence[Point], quoted: Mapping[tuple[float, float], floa
         axes.set_xlabel("β", fontsize=13, color=INK)
         axes.set_ylabel(f"{kind} accuracy (%)", fontsize=13, color=INK)
         axes.legend(frameon=False, fontsize=11)
-        _dress(axes)
+        frame(axes)
     save(figure, path)
 
 
@@ -146,12 +140,8 @@ def _hollow(colour: str, marker: str) -> dict[str, object]:
 
 def _panels(title: str) -> tuple["Figure", tuple["Axes", "Axes"]]:
     """Return a figure with two panels: beside the paper, and ours alone, whose axis resolves it."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(16, 7), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
+    figure = new_figure(title, (16, 7))
     left, right = figure.subplots(1, 2)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=16, color=INK)
     return figure, (left, right)
 
 
@@ -164,13 +154,5 @@ def _finish(figure: "Figure", panels: tuple["Axes", "Axes"], each: DataSet, path
     for axes, name in zip(panels, ("beside the paper", "ours alone"), strict=True):
         axes.set_title(name, loc="left", fontsize=13, color=MUTED)
         axes.set_ylabel("test accuracy (%)", fontsize=13, color=INK)
-        _dress(axes)
+        frame(axes)
     save(figure, path)
-
-
-def _dress(axes: "Axes") -> None:
-    axes.grid(color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=12, colors=MUTED, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

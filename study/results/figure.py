@@ -1,81 +1,156 @@
-"""Figures of points: accuracy against size."""
+"""The figure of the front: accuracy against size, of one study or several."""
 
-import io
 import statistics
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdq.bits import FLOAT_BITS, Bits, bits_name, display_order
-from kdq.store.files import publish
-from study.results.front import SeedGroup, seed_groups, with_front
+from kdq.bits import FLOAT_BITS, bits_name
+from study.results.compare import Interval
+from study.results.front import SeedGroup, on_front, seed_groups
+from study.results.hues import Hues, hues
 from study.results.point import Point
+from study.results.style import (
+    INK,
+    MARKERS,
+    MUTED,
+    draw_legend,
+    frame,
+    new_figure,
+    save,
+    shorten,
+    symbol,
+    write_nothing,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
-FORMATS = (".png", ".svg", ".pdf")
-INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
-MARKERS = "osD^PX*vph"
-# One colour a bit width, dark for few bits, light for many; grey for float (values of matplotlib's viridis).
-COLOURS = {
-    1: "#440154",
-    2: "#46327e",
-    3: "#365c8d",
-    4: "#277f8e",
-    5: "#1fa187",
-    6: "#4ac16d",
-    7: "#a0da39",
-    8: "#e8c80f",
-    FLOAT_BITS: "#9ca3af",
-}
-MIXED = "#d1495b"  # the colour of all mixed allocations
+LABELLED = 60  # labels of widths that are tried
+SHAPED = 300  # configurations up to which shapes show methods; more are dots, so that no method hides another
+PALE = 0.35
+
+
+def _unknown(group: SeedGroup) -> Interval | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A study in the figure. teacher: its validation accuracy in percent, None if unknown; interval: of a mean."""
+
+    name: str
+    points: Sequence[Point]
+    teacher: float | None = None
+    interval: Callable[[SeedGroup], Interval | None] = _unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A configuration in the figure. is_compared: it has as many seeds as any other of its study."""
+
+    study: Drawn
+    group: SeedGroup
+    is_compared: bool
+    is_on_front: bool = False
+
+    @property
+    def bits(self) -> float:
+        return self.group.mean("total_bits")
+
+    @property
+    def accuracy(self) -> float:
+        return self.group.mean("val_top1")
+
+    @property
+    def method(self) -> str:
+        return self.group.points[0].method
+
+
+class Line(NamedTuple):
+    """A horizontal line. accuracy: in percent."""
+
+    name: str
+    accuracy: float
+    style: str
 
 
 def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
+    """Write the figure of one study; see `draw_fronts`."""
+    draw_fronts([Drawn("", list(points))], path, title)
+
+
+def draw_fronts(
+    studies: Sequence[Drawn], path: Path, title: str, by: str | None = None, nothing: str = "no points yet"
+) -> None:
     """Write a figure (a PNG has 1200 × 800 pixels) of validation accuracy against total bits, with the front.
 
-    Every point is a dot, coloured by its bits and shaped by its method. The front is a step line through the
-    means of its configurations, labelled with their bits; hollow markers show their test accuracy. The
-    accuracy axis is chosen to resolve the front: points below it are carets at the lower border.
+    A mark is a configuration's mean over seeds, shaped by its method; pale dots are its seeds; hollow marks lack seeds.
+    by: what the colour shows, one of `study.results.hues.COLUMNS`, by default the method, or the study if there are
+    several. The front of all studies together is a step line through means, which alone have 95 % intervals, and
+    crosses for their test accuracy. The accuracy axis resolves the front: what lies below is a caret at the lower
+    border. nothing: the text of a figure without points. Raises UserError for another column.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    points = with_front(points)
-    front = sorted((c for c in seed_groups(points) if c.on_front), key=lambda c: c.mean("total_bits"))
-    figure = Figure(figsize=(12, 8), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
-    axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontsize=16, color=INK, pad=14, parse_math=False)
-    if points:
-        _set_limits(axes, points, front)
-        shapes = _shapes(points)
-        _draw_points(axes, points, shapes)
-        _draw_front(axes, front, shapes)
-        _draw_legend(axes, points, shapes)
+    shown = by or ("study" if len(studies) > 1 else "method")
+    colours = hues(shown, ((each.name, point) for each in studies for point in each.points))
+    figure = new_figure(title, (12, 8))
+    marks = _marks(studies)
+    if marks:
+        axes = figure.add_subplot()
+        lines = _lines(studies, marks)
+        _set_limits(axes, marks, [line.accuracy for line in lines])
+        shapes = _shapes(marks)
+        _draw_marks(axes, marks, shapes, colours)
+        _draw_front(axes, marks, shapes, colours)
+        for line in lines:
+            axes.axhline(line.accuracy, color=MUTED, linestyle=line.style, linewidth=1.4, zorder=1)
+        if colours.bar:
+            figure.colorbar(colours.bar, ax=axes, shrink=0.5, anchor=(0, 0), pad=0.02).set_label(shown, color=INK)
+        _draw_legend(axes, marks, shapes, colours, lines)
         _dress(axes)
-        _label_front(axes, front)
+        figure.supxlabel(_caption(marks), x=0.02, ha="left", fontsize=11, color=MUTED)
+        _label_widths(axes, marks)
     else:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "no points yet", transform=axes.transAxes, ha="center", color=MUTED, fontsize=14)
+        write_nothing(figure, nothing)
     save(figure, path)
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure in the format that the path's suffix names, one of `FORMATS`; equal figures give equal files."""
-    from matplotlib import rc_context
+def _marks(studies: Iterable[Drawn]) -> list[Mark]:
+    """Return the configurations of studies, those on the front of all together last, smallest first."""
+    marks = []
+    for each in studies:
+        groups = seed_groups(each.points)
+        most = max((group.n for group in groups), default=0)
+        marks += [Mark(each, group, group.n == most) for group in groups]
+    compared = [mark for mark in marks if mark.is_compared]
+    chosen = on_front(mark.group for mark in compared)
+    others = [mark for mark, is_on in zip(compared, chosen, strict=True) if not is_on]
+    front = [Mark(m.study, m.group, True, True) for m, is_on in zip(compared, chosen, strict=True) if is_on]
+    return [*(m for m in marks if not m.is_compared), *others, *sorted(front, key=lambda mark: mark.bits)]
 
-    kind = path.suffix[1:].lower()
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    content = io.BytesIO()
-    with rc_context({"svg.hashsalt": "kdq"}):
-        figure.savefig(content, format=kind, metadata=undated.get(kind))
-    publish(path, content.getvalue())
+
+def _front(marks: Iterable[Mark]) -> list[Mark]:
+    return [mark for mark in marks if mark.is_on_front]
+
+
+def _lines(studies: Sequence[Drawn], marks: Iterable[Mark]) -> list[Line]:
+    """Return the lines of the best teacher and the best float student."""
+    lines = []
+    teachers = {each.name: each.teacher for each in studies if each.teacher is not None}
+    if teachers:
+        name = max(teachers, key=lambda name: teachers[name])
+        of = f" of {shorten(name, 12)}" if len(set(teachers.values())) > 1 else ""
+        lines.append(Line(f"teacher{of}", teachers[name], "--"))
+    floats = [mark.accuracy for mark in marks if mark.is_compared and mark.group.bits == FLOAT_BITS]
+    return [*lines, Line("best float student", max(floats), ":")] if floats else lines
 
 
 def accuracy_limits(front: Sequence[SeedGroup], lowest_point: float) -> tuple[float, float]:
@@ -93,109 +168,166 @@ def accuracy_limits(front: Sequence[SeedGroup], lowest_point: float) -> tuple[fl
     return max(min(shown) - margin, -2.0), max(shown) + margin
 
 
-def _set_limits(axes: "Axes", points: Sequence[Point], front: Sequence[SeedGroup]) -> None:
-    smallest, largest = min(p.total_bits for p in points), max(p.total_bits for p in points)
+def _set_limits(axes: "Axes", marks: Sequence[Mark], heights: Iterable[float]) -> None:
+    """heights: of horizontal lines, which are shown unless they lie far above."""
+    sizes = [mark.bits for mark in marks]
+    smallest, largest = min(sizes), max(sizes)
     margin = max((largest / smallest) ** 0.06, 1.5 if largest == smallest else 1.08)
     axes.set_xscale("log")
     axes.set_xlim(smallest / margin, largest * margin)
-    low, high = accuracy_limits(front, min(point.val_top1 for point in points))
-    highest = max(point.val_top1 for point in points)  # a seed above its configuration's mean
-    axes.set_ylim(low, max(high, highest + 0.03 * (highest - low)))
+    low, high = accuracy_limits([mark.group for mark in _front(marks)], min(mark.accuracy for mark in marks))
+    room = high - low
+    ends = [interval.high for mark in _front(marks) if (interval := mark.study.interval(mark.group))]
+    above = [point.val_top1 for mark in marks for point in mark.group.points]  # a seed above its mean
+    lines = [height for height in heights if height < high + room]
+    axes.set_ylim(low, max([high, *(min(top + 0.06 * room, 103.0) for top in (*ends, max(above), *lines))]))
 
 
-def _draw_points(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) -> None:
-    """Draw the points as dots; those below the axis as carets at the border."""
+def _draw_marks(axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], colours: Hues) -> None:
+    """Draw seeds as pale dots, means as marks, hollow if seeds are missing; those below the axis as carets."""
     lowest = axes.get_ylim()[0]
-    size = 70 if len(points) <= 60 else 40 if len(points) <= 300 else 22
-    kinds = {(point.method, point.bits) for point in points}
-    for method, bits in sorted(kinds, key=lambda kind: (display_order(kind[1]), kind[0]), reverse=True):
-        here = [p for p in points if (p.method, p.bits) == (method, bits) and p.val_top1 >= lowest]
+    seeds = [(mark.study.name, point) for mark in marks if mark.group.n > 1 for point in mark.group.points]
+    shades = [colours.colour(*seed) for seed in seeds]
+    pale = 0.9 if colours.column == "seed" else PALE
+    where = [point.total_bits for _, point in seeds], [point.val_top1 for _, point in seeds]
+    axes.scatter(*where, s=14, color=shades, alpha=pale, linewidths=0, zorder=2)
+    size, alpha = (70, 0.75) if len(marks) <= 60 else (40, 0.75) if len(marks) <= SHAPED else (22, 0.5)
+    kinds: dict[tuple[str, bool], list[Mark]] = defaultdict(list)
+    for mark in marks:
+        if not mark.is_on_front and mark.accuracy >= lowest:
+            kinds[shapes[mark.method], mark.is_compared].append(mark)
+    for (shape, is_compared), alike in kinds.items():
+        shades = [_colour(mark, colours) for mark in alike]
+        faces, widths = (shades, 0.0) if is_compared else ("white", 1.4)
         axes.scatter(
-            [p.total_bits for p in here],
-            [p.val_top1 for p in here],
-            s=size,
-            marker=shapes[method],
-            color=_colour(bits),
-            alpha=0.75,
-            linewidths=0,
-            zorder=3,
+            [mark.bits for mark in alike], [mark.accuracy for mark in alike], s=size, marker=shape,
+            facecolors=faces, edgecolors=shades, linewidths=widths, alpha=alpha, zorder=3,
+        )  # fmt: skip
+    below = [mark for mark in marks if mark.accuracy < lowest]
+    axes.scatter(
+        [mark.bits for mark in below], [0.012] * len(below), s=64, marker="v", linewidths=0, zorder=3,
+        color=[_colour(mark, colours) for mark in below], transform=axes.get_xaxis_transform(),
+    )  # fmt: skip
+
+
+def _colour(mark: Mark, colours: Hues) -> str:
+    """Return a mark's colour; a mean over seeds is grey where colours show seeds."""
+    if colours.column == "seed" and mark.group.n > 1:
+        return MUTED
+    return colours.colour(mark.study.name, mark.group.points[0])
+
+
+def _draw_front(axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], colours: Hues) -> None:
+    """Draw the front of all studies together, with intervals and test accuracies, and thin lines for their own."""
+    studies = {mark.study.name: mark.study for mark in marks}
+    for name, study in studies.items() if len(studies) > 1 and colours.column == "study" else ():
+        own = [mark for mark in marks if mark.study is study and mark.is_compared]
+        chosen = on_front(mark.group for mark in own)
+        _step(
+            axes,
+            [mark for mark, is_on in zip(own, chosen, strict=True) if is_on],
+            colours.colours.get(name, MUTED),
+            1.0,
         )
-    for point in points:
-        if point.val_top1 < lowest:
-            axes.plot(
-                point.total_bits,
-                0.012,
-                marker="v",
-                markersize=8,
-                color=_colour(point.bits),
-                transform=axes.get_xaxis_transform(),
-                zorder=3,
-            )
+    front = _front(marks)
+    _step(axes, front, INK, 1.6)
+    lowest = axes.get_ylim()[0]
+    for mark in (mark for mark in front if mark.accuracy >= lowest):
+        shade, interval = _colour(mark, colours), mark.study.interval(mark.group)
+        if interval:
+            axes.vlines(mark.bits, interval.low, interval.high, colors=shade, linewidth=5, alpha=PALE, zorder=2)
+        axes.scatter(mark.bits, mark.group.mean("test_top1"), s=60, marker="x", color=INK, linewidths=1.8, zorder=6)
+        axes.scatter(
+            mark.bits, mark.accuracy, s=80, marker=shapes[mark.method], color=shade, edgecolors=INK, linewidths=1.2,
+            zorder=5,
+        )  # fmt: skip
 
 
-def _draw_front(axes: "Axes", front: Sequence[SeedGroup], shapes: dict[str, str]) -> None:
-    bits = [group.mean("total_bits") for group in front]
-    val, test = ([group.mean(name) for group in front] for name in ("val_top1", "test_top1"))
-    bits_to_edge, val_to_edge = [*bits, axes.get_xlim()[1]], [*val, val[-1]]
-    axes.step(bits_to_edge, val_to_edge, where="post", color=INK, linewidth=1.6, zorder=2)
-    colours = [_colour(group.bits) for group in front]
-    axes.vlines(bits, val, test, colors=colours, linewidth=1, zorder=2)
-    axes.scatter(bits, test, s=110, facecolors="white", edgecolors=colours, linewidths=1.8, zorder=4)
-    for x, y, group, colour in zip(bits, val, front, colours, strict=True):
-        marker = shapes[group.points[0].method]
-        axes.scatter(x, y, s=60, marker=marker, color=colour, edgecolors=INK, linewidths=1, zorder=5)
+def _step(axes: "Axes", marks: Iterable[Mark], shade: str, width: float) -> None:
+    """Draw a front as a step line that goes on to the right border."""
+    ordered = sorted(marks, key=lambda mark: mark.bits)
+    bits, accuracies = [mark.bits for mark in ordered], [mark.accuracy for mark in ordered]
+    edge = axes.get_xlim()[1]
+    axes.step([*bits, edge], [*accuracies, accuracies[-1]], where="post", color=shade, linewidth=width, zorder=2)
 
 
-def _label_front(axes: "Axes", front: Sequence[SeedGroup]) -> None:
-    """Label the front from its best end down, without the labels that would overlap another."""
+def _label_widths(axes: "Axes", marks: Sequence[Mark]) -> None:
+    """Label the front from its best end down, then the best mark of other widths, where no label is in the way."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # a Figure; this settles the layout
-    placed: list[Annotation] = []
-    for group in reversed(front):
-        text = _label(axes, group)
+    front, lowest = _front(marks), axes.get_ylim()[0]
+    best: dict[tuple[str, object], Mark] = {}
+    for mark in sorted(marks, key=lambda mark: mark.accuracy):
+        best[mark.group.points[0].student, mark.group.bits] = mark
+    labelled = {(mark.group.points[0].student, mark.group.bits) for mark in front}
+    others = [mark for kind, mark in best.items() if kind not in labelled and mark.accuracy >= lowest]
+    placed: list[Bbox] = []
+    for mark in [*reversed(front), *reversed(others)][:LABELLED]:
+        text = _label(axes, mark)
         box = text.get_window_extent().padded(2)
-        if any(box.overlaps(other.get_window_extent()) for other in placed):
+        if any(box.overlaps(other) for other in placed):
             text.remove()
         else:
-            placed.append(text)
+            placed.append(box)
 
 
-def _label(axes: "Axes", group: SeedGroup) -> "Annotation":
-    """Write the bits above the group's highest marker; above a caret, the accuracy too."""
+def _label(axes: "Axes", mark: Mark) -> "Annotation":
+    """Write the width above what is drawn of a mark; above a caret, the accuracy too."""
     from matplotlib.patheffects import withStroke
 
-    lowest, accuracy = axes.get_ylim()[0], group.mean("val_top1")
-    shown = accuracy >= lowest
-    highest = max(group.mean("test_top1"), *(point.val_top1 for point in group.points), accuracy)
+    name, lowest = bits_name(mark.group.bits), axes.get_ylim()[0]
+    shown = mark.accuracy >= lowest
+    tops = [mark.accuracy, *(point.val_top1 for point in mark.group.points)]
+    if mark.is_on_front:
+        interval = mark.study.interval(mark.group)
+        tops += [mark.group.mean("test_top1"), interval.high if interval else 0.0]
     return axes.annotate(
-        bits_name(group.bits) if shown else f"{bits_name(group.bits)}: {accuracy:.1f} %",
-        (group.mean("total_bits"), highest if shown else lowest),
-        xytext=(0, 9) if shown else (-4, 17),
+        name if shown else f"{name}: {mark.accuracy:.1f} %",
+        (mark.bits, min(max(tops), axes.get_ylim()[1]) if shown else lowest),
+        xytext=(0, 8) if shown else (-4, 17),
         textcoords="offset points",
-        ha="right" if shown else "left",
+        ha="center" if shown else "left",
         fontsize=11,
-        color=INK,
+        color=INK if mark.is_on_front else MUTED,
         path_effects=[withStroke(linewidth=3, foreground="white")],
         zorder=6,
         annotation_clip=False,
     )
 
 
-def _draw_legend(axes: "Axes", points: Sequence[Point], shapes: dict[str, str]) -> None:
-    from matplotlib.lines import Line2D
+def _draw_legend(
+    axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], colours: Hues, lines: Iterable[Line]
+) -> None:
+    blank = ("", symbol(MUTED))
+    entries = [(name, symbol(shade, shapes.get(name, "o"))) for name, shade in colours.legend.items()]
+    if len(set(shapes.values())) > 1 and colours.column != "method":
+        entries += [blank, *((method, symbol(MUTED, shape)) for method, shape in shapes.items())]
+    entries += [blank, ("front of the means", symbol(INK, line="-", linewidth=1.6))]
+    if any(each.study.interval(each.group) for each in _front(marks)):
+        entries.append(("95 % interval", symbol(MUTED, line="-", linewidth=5, alpha=PALE)))
+    entries.append(("test accuracy", symbol(INK, "x", markeredgewidth=1.8)))
+    if any(each.group.n > 1 for each in marks):
+        entries.append(("single seeds", symbol(MUTED, "o", markersize=4, alpha=PALE)))
+    if missing := sum(not each.is_compared for each in marks):
+        hollow = symbol(MUTED, "o", markerfacecolor="white", markeredgewidth=1.4)
+        entries.append((f"seeds missing ({missing:,}), not compared", hollow))
+    low, high = axes.get_ylim()
+    if below := sum(each.accuracy < low for each in marks):
+        entries.append((f"below the axis ({below:,})", symbol(MUTED, "v")))
+    for name, accuracy, style in lines:
+        where = " (above)" if accuracy > high else " (below)" if accuracy < low else ""
+        entries.append((f"{name}: {accuracy:.2f} %{where}", symbol(MUTED, line=style, linewidth=1.4)))
+    draw_legend(axes, [(shorten(text, 36), each) for text, each in entries], loc="upper left", bbox_to_anchor=(1.01, 1))
 
-    def dot(label: str, marker: str, colour: str, **style: str | float) -> Line2D:
-        return Line2D([], [], linestyle="", marker=marker, markersize=9, color=colour, label=label, **style)  # type: ignore[arg-type]
 
-    allocations = sorted({p.bits for p in points}, key=display_order)
-    entries = {_kind(bits): _colour(bits) for bits in allocations}
-    handles = [dot(name, "o", colour) for name, colour in entries.items()]
-    if len(shapes) > 1:
-        handles += [dot(method, shape, MUTED) for method, shape in shapes.items()]
-    handles.append(Line2D([], [], color=INK, linewidth=1.6, label="front (validation)"))
-    handles.append(dot("its test accuracy", "o", MUTED, markerfacecolor="white", markeredgewidth=1.8))
-    if any(p.val_top1 < axes.get_ylim()[0] for p in points):
-        handles.append(dot("below the axis", "v", MUTED))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=12)
+def _caption(marks: Sequence[Mark]) -> str:
+    """Return what the marks and the line are, so that no dot above the line is unexplained."""
+    seeds = sorted({mark.group.n for mark in marks if mark.is_compared})
+    over = f"a mean over {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
+    what = f"A mark is a configuration at one width, {over if seeds[-1] > 1 else 'of one seed'}."
+    line = "The line joins those that no other one beats in both accuracy and size."
+    above = ["single seeds"] * (seeds[-1] > 1) + ["marks with missing seeds"] * any(not m.is_compared for m in marks)
+    can = f" {' and '.join(above).capitalize()} can be above it: their luck is not averaged." if above else ""
+    return "\n".join(textwrap.wrap(f"{what} {line}{can}", 150))
 
 
 def _dress(axes: "Axes") -> None:
@@ -212,11 +344,9 @@ def _dress(axes: "Axes") -> None:
         axis.set_major_formatter(EngFormatter(unit=unit))
     axes.set_xlabel("total bits of the model as stored", fontsize=13, color=INK)
     axes.set_ylabel("validation accuracy (%)", fontsize=13, color=INK)
-    axes.grid(color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=12, colors=MUTED, length=0)
+    frame(axes)
     bytes_axis.tick_params(labelsize=11, colors=MUTED, length=3)
-    for spine in (*axes.spines.values(), *bytes_axis.spines.values()):
+    for spine in bytes_axis.spines.values():
         spine.set_visible(False)
 
 
@@ -228,15 +358,6 @@ def _bytes_to_bits(size: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(size, dtype=np.float64) * 8
 
 
-def _shapes(points: Iterable[Point]) -> dict[str, str]:
-    methods = sorted({point.method for point in points})
-    return {method: MARKERS[i % len(MARKERS)] for i, method in enumerate(methods)}
-
-
-def _colour(bits: Bits) -> str:
-    return MIXED if isinstance(bits, str) else COLOURS[bits]
-
-
-def _kind(bits: Bits) -> str:
-    """Return the entry of the legend; all mixed allocations share one."""
-    return "mixed" if isinstance(bits, str) else bits_name(bits)
+def _shapes(marks: Sequence[Mark]) -> dict[str, str]:
+    methods = sorted({mark.method for mark in marks})
+    return {method: MARKERS[i % len(MARKERS)] if len(marks) <= SHAPED else "o" for i, method in enumerate(methods)}

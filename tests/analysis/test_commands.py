@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+from html import unescape
+from xml.etree import ElementTree
 
 import pytest
 
@@ -12,7 +14,12 @@ from analysis.__main__ import _parser, main
 from analysis.formats import FORMATS, render
 from kdq.errors import UserError
 
-REQUIRED = {"best": ["--max-bits", "1e9"], "replay": ["--orders", "2"], "effect": ["alpha"]}
+REQUIRED = {
+    "best": ["--max-bits", "1e9"],
+    "replay": ["--orders", "2"],
+    "effect": ["alpha"],
+    "heatmap": ["alpha", "method"],
+}
 COMMANDS = [command for command in ALL if command.NAME != "export"]  # it needs a real model: tests/study/test_answers
 KINDS = {
     "empty": ["empty"],
@@ -94,6 +101,54 @@ def test_every_command_has_every_format_and_writes_a_file(command, shelf, tmp_pa
     assert main([*given, "--tracking-uri", shelf, "--output", str(path)]) == 0
     assert path.read_text().endswith("\n")
     assert capsys.readouterr().out == ""
+
+
+FIGURES = [command.NAME for command in COMMANDS if takes(command.NAME, "figure") and command.NAME != "replay"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_drawn_of_every_study_equal_ones_alike(name, kind, shelf, tmp_path):
+    files = [tmp_path / f"{copy}.svg" for copy in range(2)]
+    for file in files:
+        given = [*arguments(name, KINDS[kind]), "--tracking-uri", shelf, "--figure", str(file)]
+        options = _parser().parse_args(given)
+        try:
+            assert f"figure {file}" in options.run(options).notes
+        except UserError as error:  # such as an unknown parameter, where there is none
+            if kind in ("normal", "two studies") or "\n" in str(error):
+                raise
+            assert not file.exists()
+            return
+    first, second = (file.read_bytes() for file in files)
+    ElementTree.fromstring(first)
+    assert first == second
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_names_literally(name, html_named, tmp_path):
+    study, uri = html_named
+    file = tmp_path / "f.svg"
+    given = [*arguments(name, [study]), "--tracking-uri", uri, "--figure", str(file)]
+    options = _parser().parse_args(given)
+    if name == "rungs":  # this study has no scheduler
+        return
+    options.run(options)
+    drawn = file.read_text()
+    ElementTree.fromstring(drawn)
+    titles = [unescape(text).strip() for text in re.findall(r"<!--(.*?)-->", drawn, flags=re.DOTALL)]
+    assert any(text.startswith(study[:20]) for text in titles)  # long titles are cut in the middle
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_failures_says_what_failed(name, shelf, tmp_path):
+    if name in ("rungs", "hypervolume", "importance"):  # they have lines of their own
+        return
+    file = tmp_path / "f.svg"
+    given = [*arguments(name, ["all_failed"]), "--tracking-uri", shelf, "--figure", str(file)]
+    options = _parser().parse_args(given)
+    assert "no points: trials 2 failed" in render(options.run(options), "table")
+    assert "<!-- no points: trials 2 failed -->" in file.read_text()
 
 
 @pytest.mark.parametrize("name", [command.NAME for command in COMMANDS if command.NAME != "list"])

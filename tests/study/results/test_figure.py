@@ -1,13 +1,19 @@
+import re
 from dataclasses import replace
+from html import unescape
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kdq.bits import BIT_WIDTHS
-from study.results.figure import accuracy_limits, draw_front
+from kdq.errors import UserError
+from study.results.compare import Interval
+from study.results.figure import Drawn, accuracy_limits, draw_front, draw_fronts
 from study.results.front import seed_groups, with_front
+from study.results.hues import COLUMNS, hues
 from study.results.point import Point
+from study.results.style import CATEGORIES, MUTED
 
 POINT = Point("t1", "dkd", 1.0, 8.0, 4.0, None, 0, "resnet20", 3, 3.2, 900_000, 112_500, 85.0, 84.0)
 
@@ -106,3 +112,91 @@ def test_the_suffix_names_the_format(tmp_path, name, begins):
     first, second = (file.read_bytes() for file in files)
     assert first.startswith(begins)
     assert first == second
+
+
+def texts(studies, tmp_path, **options):
+    """The texts of a figure, which an SVG has as comments."""
+    draw_fronts(studies, tmp_path / "f.svg", "title", **options)
+    found = re.findall(r"<!--(.*?)-->", (tmp_path / "f.svg").read_text(), flags=re.DOTALL)
+    return [unescape(text).strip() for text in found]
+
+
+SEEDS = [point for seed in range(2) for point in sweep([12, 55, 85 + seed], seed=seed)]
+
+
+def test_the_legend_explains_whatever_can_be_above_the_line(tmp_path):
+    lacking = sweep([13, 56, 95], alpha=2.0)
+    drawn = texts([Drawn("a", [*SEEDS, *lacking], 93.0)], tmp_path)
+    assert {"single seeds", "seeds missing (3), not compared", "teacher: 93.00 %"} <= set(drawn)
+    caption = " ".join(text for text in drawn if "luck" in text or "configuration" in text)
+    assert "mean over 2 seeds" in caption
+    assert "Single seeds and marks with missing seeds can be above it" in caption
+    alone = texts([Drawn("a", sweep([12, 55, 85]))], tmp_path)
+    assert not {"single seeds", "seeds missing (3), not compared", "95 % interval"} & set(alone)
+    assert not any("above it" in text for text in alone)
+
+
+def test_means_on_the_front_alone_have_intervals_and_none_lacks_seeds(tmp_path):
+    asked = []
+
+    def interval(group):
+        asked.append(group)
+        return Interval(group.mean("val_top1"), 80.0, 90.0, True)
+
+    worse = [*sweep([11, 54, 60], alpha=3.0), *sweep([11, 54, 60], alpha=3.0, seed=1)]
+    lacking = sweep([99, 99, 99], alpha=2.0)
+    assert "95 % interval" in texts([Drawn("a", [*SEEDS, *worse, *lacking], None, interval)], tmp_path)
+    assert {group.points[0].alpha for group in asked} == {1.0}
+
+
+def test_several_studies_have_one_front_and_a_colour_each(tmp_path):
+    studies = [Drawn("first", sweep([12, 55, 85]), 90.0), Drawn("_$second$", sweep([50, 60, 70]), 91.0)]
+    drawn = texts(studies, tmp_path)
+    assert {"first", "_$second$", "teacher of _$second$: 91.00 %"} <= set(drawn)
+    one = hues("study", [(each.name, point) for each in studies for point in each.points])
+    assert list(one.colours.items()) == [("first", CATEGORIES[0]), ("_$second$", CATEGORIES[1])]
+
+
+@pytest.mark.parametrize("by", COLUMNS)
+def test_every_column_colours_points(by, tmp_path):
+    draw_fronts([Drawn("a", SETS["seeds"]), Drawn("b", SETS["mixed"])], tmp_path / "f.png", "title", by)
+    with Image.open(tmp_path / "f.png") as image:
+        assert image.size == (1200, 800)
+
+
+def test_few_numbers_have_a_legend_and_many_a_bar():
+    def of(values):
+        return hues("alpha", [("a", replace(POINT, alpha=value)) for value in values])
+
+    assert list(of([2.0, 0.5, None]).legend) == ["alpha 0.5", "alpha 2", "no alpha"]
+    many = of([float(value) for value in range(20)])
+    assert many.legend == {}
+    assert many.bar.get_clim() == (0.0, 19.0)
+    assert len(set(many.colours.values())) == 20
+
+
+def test_the_most_frequent_categories_have_colours():
+    points = [replace(POINT, student=f"net{n}") for n in range(12) for _ in range(n + 1)]
+    found = hues("student", [("a", point) for point in points])
+    assert set(found.colours) == {f"net{n}" for n in range(5, 12)}
+    assert found.legend["5 others"] == MUTED
+    assert found.colour("a", points[0]) == MUTED
+
+
+def test_an_unknown_column_is_refused(tmp_path):
+    with pytest.raises(UserError, match="unknown column to colour by 'metod': did you mean 'method'"):
+        draw_fronts([Drawn("a", [POINT])], tmp_path / "f.png", "title", "metod")
+
+
+def test_a_figure_without_points_says_why(tmp_path):
+    assert "no points: trials 2 failed" in texts(
+        [Drawn("a", [])], tmp_path, by="student", nothing="no points: trials 2 failed"
+    )
+
+
+def test_ten_thousand_points_are_drawn(tmp_path):
+    points = [replace(p, trial_id=f"{n}", alpha=p.alpha + n) for n in range(10) for p in thousand()]
+    assert len(points) == 10_000
+    draw_front(points, tmp_path / "f.png", "many")
+    with Image.open(tmp_path / "f.png") as image:
+        assert len(image.convert("RGB").getcolors(maxcolors=2**20)) > 10
