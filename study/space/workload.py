@@ -84,6 +84,9 @@ class Workload:
         """Return all that determines what the workload does, without what is left to its default in newer fields."""
         found = asdict(self)
         del found["description"]
+        for name, recipe in (("train", self.train), ("teacher_train", self.teacher_train)):
+            if recipe:
+                found[name]["augment"] = recipe.augment.identity()
         return {key: value for key, value in found.items() if value is not None or key not in NEWER}
 
     @property
