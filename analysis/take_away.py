@@ -57,15 +57,16 @@ def _data(results: Results, data_dir: Path | None, folder: Path) -> "Dataset":
     """Return the study's data set, decoded into a folder."""
     from kdq.data.dataset import open_dataset
     from kdq.data.sources import load_source
+    from kdq.data.spec import DataSpec
     from kdq.store.folder_store import StageStore
 
     workload = results.study.workload
     if not workload.get("dataset"):
         raise UserError(f"study {results.name}: its document does not name its data set; it is of an older version")
     store = StageStore(folder)
-    source = load_source(workload["dataset"], data_dir or _own_data_dir(results), store)
+    source = load_source(DataSpec.parse(workload), data_dir or _own_data_dir(results), store)
     data = open_dataset(
-        store.path(source), train_images=workload.get("train_images"), val_images=workload["val_images"]
+        store.path(source), train_images=workload.get("train_images"), val_images=workload.get("val_images")
     )
     wanted = results.study.document.get("inputs", {}).get("data")
     if wanted not in (None, data.fingerprint):

@@ -6,8 +6,9 @@ the teacher's logits for a view can be cached under (e, i).
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,16 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdq.data.boxes import ATTEMPTS, crop_boxes, cut_boxes, inside, resized_crops
+from kdq.data.trivial_augment import OPERATIONS, SMALLEST, STRENGTHS, trivial_augment
 from kdq.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """Augmentations of an image, in pixels except `flip`.
+    """Augmentations of an image, in their order.
 
-    crop_padding: black pixels added on each side before a random crop to the original size;
-    flip: mirror left to right with probability 1/2; cutout: side of a square of the mean colour at a random
-    centre, clipped at the edges (DeVries and Taylor 2017).
+    crop_padding: black pixels added on each side before a random crop to the original size; resized_crop: instead, the
+    smallest share of the area of a random crop that is resized to the original size (Szegedy et al. 2015; 0.08 for
+    ImageNet), 0 for none; flip: mirror left to right with probability 1/2; trivial_augment: one operation of random
+    strength (Müller and Hutter 2021); cutout: side in pixels of a square of the mean colour at a random centre, clipped
+    at the edges (DeVries and Taylor 2017); cutmix: the α of Beta(α, α), of which the share of an image is drawn that a
+    box of another replaces (Yun et al. 2019; 1 in the paper), 0 for none.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -32,11 +38,30 @@ class AugmentConfig:
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
+    resized_crop: float = 0.0
+    trivial_augment: bool = False
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
             if (pixels := getattr(self, name)) < 0:
                 raise UserError(f"{name} = {pixels}: must be at least 0 (pixels; 0 turns it off)")
+        if not 0 <= self.resized_crop <= 1:
+            raise UserError(f"resized_crop = {self.resized_crop}: must be a share from 0 (none) to 1")
+        if self.resized_crop and self.crop_padding:
+            raise UserError(f"crop_padding = {self.crop_padding}: must be 0 with resized_crop, which crops by itself")
+        if not 0 <= self.cutmix < math.inf:
+            raise UserError(f"cutmix = {self.cutmix}: must be a number that is at least 0 (0 turns it off)")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines a view, as JSON; of the augmentations of later versions, those that are on."""
+        found = asdict(self)
+        return {name: value for name, value in found.items() if value or name not in LATER}
+
+    @property
+    def unmixed(self) -> "AugmentConfig":
+        """The same without CutMix."""
+        return replace(self, cutmix=0.0)
 
     def check(self, size: int) -> None:
         """Raise UserError for images of `size` x `size` pixels that a view could hide entirely."""
@@ -44,6 +69,15 @@ class AugmentConfig:
             raise UserError(f"crop_padding = {self.crop_padding}: must be below {size}, the size of the images")
         if self.cutout > size:
             raise UserError(f"cutout = {self.cutout}: must be at most {size}, the size of the images")
+        if self.trivial_augment and size < SMALLEST:
+            raise UserError(
+                f"trivial_augment = true: images have {size} pixels, but must have at least {SMALLEST}, by which some "
+                f"are moved; leave it out"
+            )
+
+
+LATER = ("resized_crop", "trivial_augment", "cutmix")
+"""Augmentations of later versions: one that is off is in no identity, so that those of earlier versions stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +86,8 @@ class View:
 
     index: int64 [B], the training images shown; images: float32 [B, C, H, W] in [0, 1], channels-last;
     labels: int64 [B]. A mixed view combines two plain ones, its `parts`; its `index` and `labels` are those of
-    the first: images = λ·parts[0].images + (1 − λ)·parts[1].images with `mix` = λ, float32 [B]. In a plain
-    view, `parts` and `mix` are None.
+    the first: images = λ·parts[0].images + (1 − λ)·parts[1].images with `mix` = λ, float32 [B], or a box of
+    parts[1].images, a share 1 − λ of the area, in parts[0].images. In a plain view, `parts` and `mix` are None.
     """
 
     epoch: int
@@ -70,6 +104,8 @@ class Draws:
 
     crop: int64 [N, 2], top and left; flip: bool [N]; cutout: float32 [N, 2], the square's centre (row, column);
     partner: int64 [N], the image that each is mixed with; mix: float32 [N], the weight λ of the image itself.
+    With the augmentations that need them: resized: int64 [N, 4], crops (see kdq.data.boxes); operation, strength:
+    int64 [N], of TrivialAugment; cut: int64 [N, 4], the box from the partner, empty where images are mixed by mixup.
     """
 
     order: Tensor
@@ -78,14 +114,19 @@ class Draws:
     cutout: Tensor
     partner: Tensor
     mix: Tensor
+    resized: Tensor | None = None
+    operation: Tensor | None = None
+    strength: Tensor | None = None
+    cut: Tensor | None = None
 
 
 class Views:
     """The augmented views of a training set.
 
-    images: uint8 [N, C, H, W]; labels: int64 [N], on the same device; fill: the colour of cutout, one value in
+    images: uint8 [N, C, H, W]; labels: int64 [N], on the device of the views: images that are elsewhere, as too many
+    for a GPU's memory, are copied to it batch by batch; fill: the colour of cutout, one value in
     [0, 1] per channel. With mixup_alpha = a > 0, views are mixed in pairs by λ ~ Beta(a, a)
-    (Zhang et al. 2018).
+    (Zhang et al. 2018); if CutMix is on too, half of them by that instead.
     """
 
     def __init__(
@@ -104,7 +145,13 @@ class Views:
         self.config = config
         self.stream_seed = stream_seed
         self.mixup_alpha = mixup_alpha
-        self.fill = torch.tensor(fill, device=images.device)
+        self.device = labels.device
+        self.fill = torch.tensor(fill, device=self.device)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.images.shape[2:]
+        return height, width
 
     def __len__(self) -> int:
         return len(self.images)
@@ -122,10 +169,15 @@ class Views:
     def view(self, epoch: int, index: Tensor, draws: Draws) -> View:
         """Return the views of the images `index`, int64 [B], in an epoch; draws: those of that epoch."""
         view = self._plain(epoch, index, draws)
-        if not self.mixup_alpha:
+        if not (self.mixup_alpha or self.config.cutmix):
             return view
         partner, mix = self._plain(epoch, draws.partner[index], draws), draws.mix[index]
-        images = partner.images.lerp(view.images, mix[:, None, None, None])
+        if draws.cut is None:
+            images = partner.images.lerp(view.images, mix[:, None, None, None])
+        else:
+            is_cut = draws.cut[index, 0] >= 0
+            weight = mix.where(~is_cut, 1.0)[:, None, None, None]
+            images = partner.images.lerp(view.images, weight.where(~inside(draws.cut[index], self._size), 0.0))
         return replace(view, images=images, parts=(view, partner), mix=mix)
 
     def _plain(self, epoch: int, index: Tensor, draws: Draws) -> View:
@@ -133,49 +185,75 @@ class Views:
 
     def _augment(self, index: Tensor, draws: Draws) -> Tensor:
         """Return the unmixed views of the images `index`: float32 [B, C, H, W] in [0, 1], channels-last."""
-        height, width = self.images.shape[2:]
-        padded = F.pad(self.images[index], (self.config.crop_padding,) * 4)
-        y = torch.arange(height, device=index.device)
-        x = torch.arange(width, device=index.device)
-        columns = torch.where(draws.flip[index, None], x.flip(0), x)  # [B, W]
-        top, left = draws.crop[index].unbind(1)
-        batch = torch.arange(len(index), device=index.device)[:, None, None]
-        # [B, H, W, C] in memory, which is what channels-last means.
-        crops = padded[batch, :, (top[:, None] + y)[:, :, None], (left[:, None] + columns)[:, None, :]]
-        images = crops.float().div_(255)
+        pixels = self.images[index.to(self.images.device)].to(self.device)
+        if draws.resized is None:
+            pixels = _crops(pixels, draws.crop[index], self.config.crop_padding)
+        else:
+            pixels = resized_crops(pixels, draws.resized[index])
+        if self.config.flip:
+            pixels = torch.where(draws.flip[index, None, None, None], pixels.flip(3), pixels)
+        if draws.operation is not None and draws.strength is not None:
+            pixels = trivial_augment(pixels, draws.operation[index], draws.strength[index])
+        images = pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
         if self.config.cutout:
-            images = torch.where(_square(draws.cutout[index], y, x, self.config.cutout), self.fill, images)
-        return images.permute(0, 3, 1, 2)
+            hidden = inside(_squares(draws.cutout[index], self.config.cutout), self._size)
+            images = torch.where(hidden, self.fill[:, None, None], images).contiguous(memory_format=torch.channels_last)
+        return images
 
     def draw(self, epoch: int) -> Draws:
-        """Return the random numbers of an epoch, on the images' device.
+        """Return the random numbers of an epoch, on the device of the views.
 
         Every kind of number has its own stream, so enabling one augmentation does not change the others.
         """
-        count, (height, width) = len(self), self.images.shape[2:]
+        count, config, size = len(self), self.config, self._size
 
         def stream(kind: str) -> torch.Generator:
             return generator(self.stream_seed, epoch, kind)
 
-        shift = 2 * self.config.crop_padding + 1
-        uniform = torch.rand(count, generator=stream("mix"), dtype=torch.float64)
+        def uniform(kind: str, *shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=stream(kind), dtype=torch.float64)
+
+        mix = uniform("mix")
         draws = {
             "order": torch.randperm(count, generator=stream("order")),
-            "crop": torch.randint(shift, (count, 2), generator=stream("crop")),
-            "flip": torch.rand(count, generator=stream("flip")) < (0.5 if self.config.flip else 0.0),
-            "cutout": torch.rand(count, 2, generator=stream("cutout")) * torch.tensor([height, width]),
+            "crop": torch.randint(2 * config.crop_padding + 1, (count, 2), generator=stream("crop")),
+            "flip": torch.rand(count, generator=stream("flip")) < (0.5 if config.flip else 0.0),
+            "cutout": torch.rand(count, 2, generator=stream("cutout")) * torch.tensor(size),
             "partner": torch.randperm(count, generator=stream("partner")),
-            "mix": beta_quantile(uniform, self.mixup_alpha) if self.mixup_alpha else uniform,
+            "mix": beta_quantile(mix, self.mixup_alpha) if self.mixup_alpha else mix,
         }
-        return Draws(**{name: draw.to(self.images.device) for name, draw in draws.items()})
+        if config.resized_crop:
+            draws["resized"] = crop_boxes(uniform("resized", ATTEMPTS, 4), size, config.resized_crop)
+        if config.trivial_augment:
+            draws["operation"] = torch.randint(len(OPERATIONS), (count,), generator=stream("operation"))
+            sign = 2 * torch.randint(2, (count,), generator=stream("sign")) - 1
+            draws["strength"] = sign * torch.randint(STRENGTHS, (count,), generator=stream("strength"))
+        if config.cutmix:
+            share = 1 - beta_quantile(uniform("cutmix"), config.cutmix)
+            boxes = cut_boxes(uniform("cut", 2), share, size)
+            is_cut = uniform("cut or mix") < (0.5 if self.mixup_alpha else 1.0)
+            top, bottom, left, right = boxes.unbind(1)
+            kept = 1 - (bottom - top) * (right - left) / math.prod(size)
+            draws["cut"] = torch.where(is_cut[:, None], boxes, -1)
+            draws["mix"] = torch.where(is_cut, kept, draws["mix"]).float()
+        return Draws(**{name: draw.to(self.device) for name, draw in draws.items()})
 
 
-def _square(centre: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
-    """Return the mask [B, H, W, 1] of the squares around the pixels of `centre`, float [B, 2] (row, column)."""
+def _crops(images: Tensor, corners: Tensor, padding: int) -> Tensor:
+    """Return images, uint8 [B, C, H, W], cropped after `padding` at the corners, int64 [B, 2] (top, left)."""
+    if not padding:
+        return images
+    height, width = images.shape[2:]
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    top, left = corners.unbind(1)
+    crops: Tensor = windows[torch.arange(len(images), device=images.device), :, top, left]
+    return crops
+
+
+def _squares(centre: Tensor, side: int) -> Tensor:
+    """Return the boxes, int64 [B, 4] as of `cut_boxes`, around the pixels of `centre`, float [B, 2] (row, column)."""
     top, left = (centre.long() - side // 2).unbind(1)
-    rows = (y >= top[:, None]) & (y < top[:, None] + side)
-    columns = (x >= left[:, None]) & (x < left[:, None] + side)
-    return (rows[:, :, None] & columns[:, None, :])[..., None]
+    return torch.stack([top, top + side, left, left + side], dim=1)
 
 
 def generator(stream_seed: int, epoch: int, kind: str) -> torch.Generator:

@@ -1,14 +1,20 @@
-"""Data sets in memory: a `data` stage opened as one uint8 tensor per split.
+"""Data sets: a `data` stage opened as one uint8 tensor per split.
 
 A stage of kind `data` holds `{train,test}_{images,labels}.npy` (uint8 [N, C, H, W]; int64 [N]) and
 `data.json` (name, class names, mean and standard deviation of each channel of the training images in [0, 1]).
+
+A stage of a user's own images has `found` in `data.json`, a line for each thing that was found when they were decoded,
+and may have `val_{images,labels}.npy`. Its images are in an order of which every part holds each class in proportion to
+its size, so that a split is a part of the file: nothing is copied, and the system keeps in memory what fits.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +27,11 @@ from kdq.store.damage import damaged, read_json
 from kdq.store.stage import digest
 
 SPLIT_VERSION = 1
+COPIED_SHARE = 0.25
+"""Of the machine's memory that a file may take whose tensor can be written to."""
+
+Pair = tuple[Tensor, Tensor]
+"""Images uint8 [N, C, H, W] and labels int64 [N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +39,9 @@ class Dataset:
     """A data set in memory. Images are uint8 [N, C, H, W], labels int64 [N].
 
     Training and validation images are disjoint parts of the source's training images; the test images are all
-    those of the source. fingerprint: SHA-256 of the source's identity and the split. Raises UserError for labels that
-    are not one of the classes for each image.
+    those of the source. A source with validation images of its own gives those. fingerprint: SHA-256 of the source's
+    identity and the split; found: what was found when a user's own images were decoded, a line each, None for a data
+    set known by its name. Raises UserError for labels that are not one of the classes for each image.
     """
 
     name: str
@@ -42,6 +54,7 @@ class Dataset:
     test_images: Tensor
     test_labels: Tensor
     fingerprint: str
+    found: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
@@ -79,32 +92,54 @@ class Dataset:
         )
 
 
-def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int) -> Dataset:
+def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int | None) -> Dataset:
     """Open a `data` stage, its training images split, stratified by class, into training and validation images.
 
-    The `val_images` validation images are drawn first, so they do not depend on `train_images`, the number drawn
-    from the rest (None: all of it). The test images are memory-mapped from the stage's file. Raises UserError if
+    The `val_images` validation images are drawn first (None: a tenth), so they do not depend on `train_images`, the
+    number drawn from the rest (None: all of it). If the stage has validation images of its own, they are the first
+    `val_images` of those (None: all). The test images are memory-mapped from the stage's file. Raises UserError if
     there are too few images, or if the stage is damaged.
     """
-    name, class_names, normalization = _description(stage_path)
-    images, labels = _pair(stage_path, "train", len(class_names), len(normalization.mean))
-    test_images, test_labels = _pair(stage_path, "test", len(class_names), len(normalization.mean))
-    if images.shape[1:] != test_images.shape[1:]:
-        raise damaged(stage_path, "test_images.npy: has images of another size than train_images.npy")
-    train, val = _split(labels.numpy(), train_images, val_images)
-    split = {"train_images": len(train), "val_images": len(val), "version": SPLIT_VERSION}
+    name, class_names, normalization, found = _description(stage_path)
+    kept = ("train", "val", "test") if (stage_path / "val_labels.npy").exists() else ("train", "test")
+    pairs = {split: _pair(stage_path, split, len(class_names), len(normalization.mean)) for split in kept}
+    for split, (images, _) in pairs.items():
+        if images.shape[1:] != pairs["train"][0].shape[1:]:
+            raise damaged(stage_path, f"{split}_images.npy: has images of another size than train_images.npy")
+    train, val = _parts(pairs, train_images, val_images, is_ordered=found is not None)
+    counts = {"train_images": len(train[1]), "val_images": len(val[1]), "version": SPLIT_VERSION}
     return Dataset(
-        name=name,
-        class_names=class_names,
-        normalization=normalization,
-        train_images=images[train],
-        train_labels=labels[train],
-        val_images=images[val],
-        val_labels=labels[val],
-        test_images=test_images,
-        test_labels=test_labels,
-        fingerprint=digest({"source": stage_path.name, **split}),
+        name,
+        class_names,
+        normalization,
+        *train,
+        *val,
+        *pairs["test"],
+        fingerprint=digest({"source": stage_path.name, **counts}),
+        found=found,
     )
+
+
+def _parts(
+    pairs: Mapping[str, Pair], train_images: int | None, val_images: int | None, *, is_ordered: bool
+) -> tuple[Pair, Pair]:
+    """Return the training and the validation images. is_ordered: their order makes any part of them stratified."""
+    images, labels = pairs["train"]
+    if "val" in pairs:
+        own_images, own_labels = pairs["val"]
+        train, val = train_images or len(labels), val_images or len(own_labels)
+        if train > len(labels) or val > len(own_labels):
+            raise UserError(
+                f"{train} training and {val} validation images were requested, {len(labels)} and {len(own_labels)} are "
+                f"available; request fewer"
+            )
+        return (images[:train], labels[:train]), (own_images[:val], own_labels[:val])
+    val = max(1, len(labels) // 10) if val_images is None else val_images
+    if is_ordered:
+        asked = _check_split(len(labels), train_images, val)
+        return (images[val : val + asked], labels[val : val + asked]), (images[:val], labels[:val])
+    rows, held_out = _split(labels.numpy(), train_images, val)
+    return (images[rows], labels[rows]), (images[held_out], labels[held_out])
 
 
 def labels_beyond(labels: Tensor, classes: int) -> str | None:
@@ -115,8 +150,8 @@ def labels_beyond(labels: Tensor, classes: int) -> str | None:
     return f"must be 0 to {classes - 1}, that of image {int(wrong.nonzero()[0])} is {int(labels[wrong][0])}"
 
 
-def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization]:
-    """Return name, class names and normalisation. Raises UserError if data.json does not have them."""
+def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization, tuple[str, ...] | None]:
+    """Return name, class names, normalisation and what was found. Raises UserError if data.json lacks them."""
     try:
         fields = read_json(folder / "data.json")
     except OSError as error:
@@ -127,7 +162,11 @@ def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization]:
             raise TypeError("its name must be a text, and its class_names a list of different texts")
         if not _is_list(mean, int | float) or not _is_list(std, int | float):
             raise TypeError("its mean and std must be lists of numbers")
-        return name, tuple(class_names), Normalization(tuple(mean), tuple(std))
+        found = fields.get("found")
+        if found not in (None, []) and not _is_list(found, str):
+            raise TypeError("its found must be a list of texts")
+        lines = None if found is None else tuple(found)
+        return name, tuple(class_names), Normalization(tuple(mean), tuple(std)), lines
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(folder, f"data.json: {type(error).__name__}: {first_line(error)}") from error
 
@@ -148,8 +187,7 @@ def _pair(folder: Path, split: str, classes: int, channels: int) -> tuple[Tensor
 def _map(folder: Path, name: str, dtype: type, shape: Sequence[int | None]) -> Tensor:
     """Return an array of the stage, mapped from its file. shape: the lengths that it must have, None for any."""
     try:
-        # Copy-on-write: a tensor may be written to, a stage may not.
-        array = np.load(folder / name, mmap_mode="c")
+        array = np.load(folder / name, mmap_mode=_mode(folder / name))
         size = array.offset + array.nbytes
     except Exception as error:  # NumPy raises almost any exception for damaged bytes
         raise damaged(folder, f"{name}: {type(error).__name__}: {first_line(error)}") from error
@@ -159,7 +197,18 @@ def _map(folder: Path, name: str, dtype: type, shape: Sequence[int | None]) -> T
     if array.dtype != dtype or not fits or not array.flags.c_contiguous or size != (folder / name).stat().st_size:
         wanted = ", ".join("any" if length is None else str(length) for length in shape)
         raise damaged(folder, f"{name}: holds {array.dtype} {list(array.shape)}, must be {np.dtype(dtype)} [{wanted}]")
-    return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _mode(file: Path) -> Literal["c", "r"]:
+    """Return how a file is mapped: copy-on-write, as a tensor may be written to and a stage may not; or read-only.
+
+    The system reserves memory for a copy of the whole file, so a large one is mapped read-only.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return "c" if file.stat().st_size <= COPIED_SHARE * memory else "r"
 
 
 def _split(
@@ -167,15 +216,21 @@ def _split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices of the training and of the validation images."""
     total = len(labels)
+    asked = _check_split(total, train_images, val_images)
+    val = stratified(labels, val_images, seed=0)
+    rest = np.setdiff1d(np.arange(total), val)
+    return rest[stratified(labels[rest], asked, seed=1)], val
+
+
+def _check_split(total: int, train_images: int | None, val_images: int) -> int:
+    """Return the number of training images. Raises UserError if the images do not suffice."""
     asked = max(1, total - val_images) if train_images is None else train_images
     if val_images < 1 or asked < 1 or val_images + asked > total:
         raise UserError(
             f"{asked} training and {val_images} validation images were requested, {total} are available: each must "
             f"be at least 1, and their sum at most {total}"
         )
-    val = stratified(labels, val_images, seed=0)
-    rest = np.setdiff1d(np.arange(total), val)
-    return rest[stratified(labels[rest], asked, seed=1)], val
+    return asked
 
 
 def stratified(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:

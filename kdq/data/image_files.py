@@ -1,18 +1,24 @@
 """Images in files: whatever Pillow reads, as upright pixels in a model's channel order and size."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from kdq.errors import UserError, first_line
 
 LARGEST_PIXELS = 89_478_485
 """Pillow's default limit: a larger image is likely a decompression bomb, a small file that fills the memory."""
+
+STUBS = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that Pillow recognises without decoding them."""
 
 FILTER = Image.Resampling.BILINEAR
 """With antialiasing, as in torchvision's transforms."""
@@ -28,13 +34,29 @@ def read_image(path: Path, channel_order: str) -> Image.Image:
     """
     if not path.is_file():  # a pipe or a device would be waited for
         raise UserError("is no file" if path.exists() else "does not exist")
+    with quiet(), opened(path) as image:
+        return upright(image, channel_order)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ignore Pillow's warnings: of odd metadata, and of bombs, which are refused. For all threads, as warnings are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
+    """The image in a file or in its bytes, of which only the header has been read.
+
+    Raises UserError, without a path, for what is no image, has too many pixels, or fails to be decoded in the block.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata; and of bombs, which are refused below
-            with Image.open(path) as image:
-                if image.width * image.height > LARGEST_PIXELS:
-                    raise UserError(_bomb(f"{image.width}x{image.height}"))
-                return _convert(ImageOps.exif_transpose(image), channel_order)
+        with Image.open(source, formats=formats()) as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                raise UserError(_bomb(f"{image.width}x{image.height}"))
+            yield image
     except UserError:
         raise
     except Image.DecompressionBombError as error:  # at twice the limit
@@ -43,6 +65,47 @@ def read_image(path: Path, channel_order: str) -> Image.Image:
         raise UserError("is no image that Pillow reads, or damaged") from error
     except Exception as error:  # Pillow's decoders raise almost any exception for damaged bytes
         raise UserError(f"cannot be decoded ({getattr(error, 'strerror', None) or first_line(error)})") from error
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return Pillow's names of the formats that it decodes itself: it runs programs for EPS, and only knows STUBS."""
+    Image.init()
+    return tuple(sorted({*Image.OPEN} - {"EPS", *STUBS}))
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the endings of the names of files in these formats, in lower case, such as ".jpg"."""
+    known = formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
+
+
+def upright(image: Image.Image, channel_order: str) -> Image.Image:
+    """Return an image just opened as its pixels, as `read_image` does."""
+    return _convert(ImageOps.exif_transpose(image), channel_order)
+
+
+def conversions(image: Image.Image, channel_order: str) -> list[str]:
+    """Return what an image just opened loses or gains in `upright`, in words for a count of such images."""
+    rotated = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", ())]  # such as "RGB;16B" of a 16-bit PNG
+    deep = image.mode == "F" or image.mode.startswith("I") or any(";16" in mode for mode in raw_modes)
+    found = {
+        "animated (first frame)": getattr(image, "is_animated", False),
+        "rotated or mirrored by their EXIF data": rotated,
+        "of more than 8 bits a channel": deep,
+        "with transparency (on white)": image.has_transparency_data,
+        "CMYK": image.mode == "CMYK",
+        "with a palette": image.mode in ("P", "PA"),
+        "grey (to RGB)": channel_order == "RGB" and is_grey(image),
+    }
+    return [name for name, holds in found.items() if holds]
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Return whether an image just opened has a single channel of colour by its mode."""
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
 def _bomb(pixels: str) -> str:

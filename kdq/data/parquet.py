@@ -69,12 +69,12 @@ def find_split(data_dir: Path, layout: Layout, split: str) -> list[Path]:
     for folder in folders(data_dir, layout):
         if files := sorted(folder.glob(f"{split}-*.parquet")):
             if len(files) > 1 or SHARD.fullmatch(files[0].name.removeprefix(split)):
-                _check_complete(files, split)
+                check_complete(files, split)
             return files
     return []
 
 
-def _check_complete(files: list[Path], split: str) -> None:
+def check_complete(files: list[Path], split: str) -> None:
     matches = [SHARD.fullmatch(file.name.removeprefix(split)) for file in files]
     shards = [(int(match[1]), int(match[2]), bool(match[3])) for match in matches if match]
     if shards != [(number, len(files), shards[0][2]) for number in range(len(files))]:
@@ -105,13 +105,13 @@ def count_rows(files: Iterable[Path]) -> int:
     """Return the number of images in the files, as their footers give it. Raises UserError for a damaged file."""
     total = 0
     for file in files:
-        with _opened(file) as parquet:
+        with opened_parquet(file) as parquet:
             total += parquet.metadata.num_rows
     return total
 
 
 def _read_file(file: Path, layout: Layout) -> Iterator[Shard]:
-    with _opened(file) as parquet:
+    with opened_parquet(file) as parquet:
         image = _image_column(file, parquet.schema_arrow, layout)
         first_row = 0
         for batch in parquet.iter_batches(ROWS_A_TASK, columns=[image, layout.label]):
@@ -124,7 +124,7 @@ def _read_file(file: Path, layout: Layout) -> Iterator[Shard]:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def opened_parquet(file: Path) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 
     try:

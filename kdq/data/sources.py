@@ -3,10 +3,9 @@
 A stage of kind `data` holds `{train,test}_{images,labels}.npy` (uint8 [N, C, H, W]; int64 [N]) and
 `data.json` (name, class names, mean and standard deviation of each channel of the training images in [0, 1])."""
 
-import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 
 from kdq.data.audit import check_duplicates
 from kdq.data.dataset import stratified
+from kdq.data.own_images import OwnSource, estimate, find_own
 from kdq.data.parquet import Layout, count_rows, find_split, folders, read_split
+from kdq.data.spec import KINDS, DataSpec
+from kdq.data.statistics import statistics
 from kdq.errors import UserError, first_line, unknown
-from kdq.models.classifier import Normalization
 from kdq.store.files import content_hash
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
@@ -50,22 +51,30 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a data set holds: images uint8 [channels, size, size], and how many there are to train and to test on."""
+    """What a data set holds: images uint8 [channels, size, size], and how many there are to train and to test on.
+
+    val: the number of validation images of its own, 0 if they are drawn from those to train on.
+    """
 
     channels: int
     size: int
     classes: int
     train: int
     test: int
+    val: int = 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """The origin of a data set: `identity` determines its content, `decode` returns (train, test)."""
+    """The origin of a data set known by its name, which is in its `identity`, as is what determines its content.
+
+    decode: returns (train, test); found: nothing that a user should know.
+    """
 
     identity: Json
     class_names: tuple[str, ...]
     decode: Callable[[], tuple[Split, Split]]
+    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,26 +198,55 @@ DATASETS: dict[str, Entry] = {
 """All that is known of a data set is here: its name and its entry."""
 
 
-def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
+def find_shape(spec: DataSpec, data_dir: Path | None) -> Shape:
+    """Return what a data set holds; of a user's own images, as far as their number and the first few tell.
+
+    Raises UserError for an unknown name, and for a folder without such images.
+    """
+    return Shape(**asdict(estimate(spec, data_dir))) if spec.kind else _entry(spec.dataset).shape
+
+
+def needs_download(spec: DataSpec, data_dir: Path | None) -> bool:
+    """Return whether a data set that is not there yet must be downloaded."""
+    return not spec.kind and data_dir is None and not _entry(spec.dataset).is_embedded
+
+
+def _entry(name: str) -> Entry:
+    if name not in DATASETS:
+        raise unknown("data set", name, [*DATASETS, *(f"{kind}:DIR" for kind in KINDS)])
+    return DATASETS[name]
+
+
+def load_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) -> Stage:
     """Return the stage that holds the decoded arrays of a data set, building it if it is missing.
 
     Its identity is the content of the source, not its path. A data set that must be downloaded is saved to
     `downloads` beside the store. Raises UserError for an unknown name and for missing or damaged files.
     """
     source, stage = find_source(name, data_dir, store)
-    store.make(stage, lambda folder: _write(folder, name, source))
+    fill(source, stage, store)
     return stage
 
 
-def find_source(name: str, data_dir: Path | None, store: StageStore) -> tuple[Source, Stage]:
+def find_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) -> tuple[Source | OwnSource, Stage]:
     """Return where a data set comes from, and the stage that holds it, or would. Raises UserError as `load_source`."""
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    source = DATASETS[name].find(data_dir, store.root.parent / "downloads")
+    spec = DataSpec(name) if isinstance(name, str) else name
+    if spec.kind:
+        source: Source | OwnSource = find_own(spec, data_dir)
+    else:
+        source = _entry(spec.dataset).find(data_dir, store.root.parent / "downloads")
     return source, Stage("data", DATA_VERSION, {"source": source.identity})
 
 
-def _write(folder: Path, name: str, source: Source) -> None:
+def fill(source: Source | OwnSource, stage: Stage, store: StageStore) -> Path:
+    """Return the folder of the stage of a source, decoding its images if it is missing."""
+    if isinstance(source, OwnSource):
+        return store.make(stage, source.write)
+    return store.make(stage, lambda folder: _write(folder, source))
+
+
+def _write(folder: Path, source: Source) -> None:
+    name = source.identity["name"]
     (train_images, train_labels), (test_images, test_labels) = source.decode()
     check_duplicates(name, {"training": train_images, "test": test_images})
     normalization = statistics(train_images)
@@ -220,20 +258,5 @@ def _write(folder: Path, name: str, source: Source) -> None:
     }
     for key, array in arrays.items():
         np.save(folder / f"{key}.npy", np.ascontiguousarray(array))
-    description = {"name": name, "class_names": source.class_names, **dataclasses.asdict(normalization)}
+    description = {"name": name, "class_names": source.class_names, **asdict(normalization)}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
-
-
-def statistics(images: NDArray[np.uint8]) -> Normalization:
-    """Return the mean and standard deviation of each channel of uint8 [N, C, H, W], scaled to [0, 1].
-
-    Exact up to one rounding: they are computed from the integer counts of the 256 values. Raises UserError for a
-    channel that has one value in all images: nothing can be learnt from it, and it has no scale.
-    """
-    values = np.arange(256) / 255
-    counts = [np.bincount(images[:, channel].ravel(), minlength=256) for channel in range(images.shape[1])]
-    if constant := [channel for channel, count in enumerate(counts) if np.count_nonzero(count) == 1]:
-        raise UserError(f"channel {constant[0]} has the same value in all training images; is this the right data set?")
-    means = [float(np.average(values, weights=count)) for count in counts]
-    variances = [np.average((values - mean) ** 2, weights=n) for mean, n in zip(means, counts, strict=True)]
-    return Normalization(tuple(means), tuple(float(np.sqrt(variance)) for variance in variances))

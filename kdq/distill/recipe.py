@@ -74,7 +74,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """Return what determines the training, as JSON, without the fields that the schedule does not use."""
         assert self.precision in PRECISIONS, "a precision is chosen before anything is identified"
-        fields = asdict(self)
+        fields = asdict(self) | {"augment": self.augment.identity()}
         if self.schedule != "step":
             del fields["milestones"], fields["step_factor"]
         return fields

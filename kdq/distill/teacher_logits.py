@@ -20,7 +20,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from random import SystemRandom
@@ -100,7 +99,7 @@ class TeacherLogitsCache:
             "teacher": teacher_id,
             "precision": precision,
             "data": data.fingerprint,
-            "augment": asdict(views.config),
+            "augment": views.config.identity(),
             "mixup_alpha": views.mixup_alpha,
             "stream_seed": views.stream_seed,
         }
@@ -127,7 +126,7 @@ class TeacherLogitsCache:
         missing = sum(self.store.find(self.stage(epoch, start)) is None for start in starts)
         keep = missing == 0 or self._make_room(missing)
         parts = {start: self._part(epoch, start, keep) for start in SystemRandom().sample(starts, len(starts))}
-        return torch.cat([parts[start] for start in starts]).to(self.views.images.device)
+        return torch.cat([parts[start] for start in starts]).to(self.views.device)
 
     def _part(self, epoch: int, start: int, keep: bool) -> Tensor:
         stage = self.stage(epoch, start)
@@ -145,7 +144,7 @@ class TeacherLogitsCache:
     def _compute(self, epoch: int, start: int) -> Tensor:
         """Return the teacher's logits for the views of a part: float16 [n, classes] on the CPU."""
         draws = self.views.draw(epoch)
-        device = self.views.images.device
+        device = self.views.device
         index = torch.arange(start, min(start + PART, len(self.views)), device=device)
         batches = torch.split(index, BATCH if device.type == "cpu" else BATCH_ON_DEVICE)
         return torch.cat([compress(self._teacher(self.views.view(epoch, b, draws))) for b in batches]).cpu()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdq.data.sources import DATASETS
+from kdq.data.sources import needs_download
 from kdq.errors import UserError
 from study.commands.extend import check, check_retry
 from study.commands.options import RunOptions
@@ -34,7 +34,7 @@ def describe(name: str, plan: Plan, options: RunOptions) -> str:
     lines = [*([precision] if precision else []), estimate_time.describe(name, plan, site.slots)]
     if options.extend or options.retry_failed:
         lines.append("(for the whole study from scratch; finished results are reused)")
-    downloads = not DATASETS[plan.workload.dataset].is_embedded and not options.data_dir
+    downloads = needs_download(plan.workload.data, options.data_dir)
     return "\n".join([*lines, estimate_disk.describe(plan, site.slots, downloads=downloads)])
 
 

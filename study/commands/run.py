@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdq.data.sources import find_shape
 from kdq.errors import UserError, first_line
 from kdq.store.folder_store import StageStore
 from study.commands.options import RunOptions
@@ -53,13 +54,16 @@ DIVERGED = (
 
 def run(options: RunOptions, space: Space, workload_changes: Mapping[str, Any]) -> int:
     """Run the study that the options describe, or only describe it (--dry-run); return the exit status."""
+    workload = load_workload(options.workload, workload_changes)
     plan = Plan(
         space_name=Path(options.space).stem,
         workload_name=Path(options.workload).stem,
         space=space,
-        workload=averaged(load_workload(options.workload, workload_changes), space, workload_changes),
+        workload=workload,
         seeds=options.seeds,
+        own_shape=find_shape(workload.data, options.data_dir) if workload.data.kind else None,
     )
+    plan = averaged(plan, workload_changes)
     name = check_name(options.name or plan.default_name)
     if plan.workload.dataset == "digits":
         print(DIGITS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kdq.bits import FLOAT_BITS
-from kdq.data.sources import DATASETS, Shape
+from kdq.data.sources import Shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teacher_logits import BOUND, OVERHEAD, PART
 from kdq.distill.teachers import is_trained_here
@@ -39,7 +39,7 @@ def bound(plan: Plan, slots: int, *, downloads: bool) -> dict[str, int]:
     Failed trials keep a checkpoint until they are retried, and count as running; teachers whose architecture is
     unknown before they are read count as a ResNet-50.
     """
-    workload, shape = plan.workload, DATASETS[plan.workload.dataset].shape
+    workload, shape = plan.workload, plan.shape
     teacher = model(teacher_arch(workload), shape) if plan.needs_teacher else None
     student = model(workload.student, shape) if plan.needs_distilling else None
     students = plan.trial_count if plan.is_adaptive else plan.students
@@ -82,7 +82,7 @@ def live(plan: Plan, slots: int) -> int:
 
 
 def _data(shape: Shape) -> int:
-    return (shape.train + shape.test) * (shape.channels * shape.size**2 + 8) + STAGE
+    return (shape.train + shape.val + shape.test) * (shape.channels * shape.size**2 + 8) + STAGE
 
 
 def _given(network: Classifier, plan: Plan, spec: str) -> int:
@@ -92,7 +92,7 @@ def _given(network: Classifier, plan: Plan, spec: str) -> int:
 
 
 def _logits(plan: Plan, shape: Shape, slots: int) -> int:
-    train = plan.workload.train_images or shape.train - plan.workload.val_images
+    train = plan.train_images
     epoch = train * shape.classes * 2 + -(-train // PART) * OVERHEAD
     streams = plan.trial_count if plan.is_adaptive else views(plan)
     return min(streams * plan.workload.train.epochs * epoch, BOUND + slots * epoch)

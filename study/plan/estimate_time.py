@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from kdq.data.sources import DATASETS, Shape
+from kdq.data.sources import Shape
 from kdq.distill.methods import METHODS
 from kdq.distill.recipe import autocast
 from kdq.errors import UserError
@@ -86,12 +86,12 @@ def measure(plan: Plan, seconds: float) -> Costs:
     """
     torch.set_num_threads(1)
     workload = plan.workload
-    shape = DATASETS[workload.dataset].shape
-    train = workload.train_images or shape.train - workload.val_images
-    if train < 1 or train + workload.val_images > shape.train:
+    shape, train, val = plan.shape, plan.train_images, plan.val_images
+    if train < 1 or (max(train - shape.train, val - shape.val) if shape.val else train + val - shape.train) > 0:
+        most = f"at most {shape.train} and {shape.val}" if shape.val else f"their sum at most {shape.train}"
         raise UserError(
-            f"{train} training and {workload.val_images} validation images: each must be at least 1, and their sum at "
-            f"most {shape.train}, the size of {workload.dataset}"
+            f"{train} training and {val} validation images: each must be at least 1, and {most}, the size of "
+            f"{workload.dataset}"
         )
     teacher = model(teacher_arch(workload), shape)
     student = model(workload.student, shape) if plan.needs_distilling else teacher
@@ -100,12 +100,12 @@ def measure(plan: Plan, seconds: float) -> Costs:
     forward = _rate(lambda: _forward(student, images), seconds)
     epoch = teaching = 0.0
     if plan.needs_distilling:
-        epoch = train / _rate(lambda: _step(student, images, precision), seconds) + workload.val_images / forward
+        epoch = train / _rate(lambda: _step(student, images, precision), seconds) + val / forward
     if streams := views(plan):
         rate = _rate(lambda: _forward(teacher, images, precision), seconds)
         teaching = workload.train.epochs * streams * train / rate
     share = teaching / max(1, len(_taught(plan)) * len(plan.seeds))
-    evaluation = (workload.val_images + shape.test) / forward
+    evaluation = (val + shape.test) / forward
     return Costs(epoch, teaching, share, evaluation, *_quantization(student, images))
 
 

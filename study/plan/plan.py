@@ -3,14 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
 from kdq.bits import FLOAT_BITS
 from kdq.data.dataset import SPLIT_VERSION
-from kdq.data.sources import DATA_VERSION
+from kdq.data.sources import DATA_VERSION, Shape, find_shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teachers import is_trained_here
 from kdq.errors import UserError
@@ -31,19 +31,40 @@ NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 
 @dataclass(frozen=True)
 class Plan:
-    """A space searched on a workload; every configuration is tried once with each seed."""
+    """A space searched on a workload; every configuration is tried once with each seed.
+
+    own_shape: what the user's own images hold, as far as known before they are decoded.
+    """
 
     space_name: str
     workload_name: str
     space: Space
     workload: Workload
     seeds: tuple[int, ...]
+    own_shape: Shape | None = None
 
     def __post_init__(self) -> None:
         if (trials := int(self.space.count) * len(self.seeds)) > LARGEST:
             raise UserError(
                 f"seeds: {trials:,} trials, and a study has at most {LARGEST:,}; give fewer seeds or trials"
             )
+
+    @property
+    def shape(self) -> Shape:
+        """What the data set holds."""
+        return self.own_shape or find_shape(self.workload.data, None)
+
+    @property
+    def val_images(self) -> int:
+        """The number of validation images."""
+        shape = self.shape
+        return self.workload.val_images or shape.val or max(1, shape.train // 10)
+
+    @property
+    def train_images(self) -> int:
+        """The number of training images."""
+        shape = self.shape
+        return self.workload.train_images or shape.train - (0 if shape.val else self.val_images)
 
     @property
     def is_adaptive(self) -> bool:
@@ -145,8 +166,7 @@ class Plan:
 
     def document(self) -> dict[str, Json]:
         """Return everything that determines what the study does, as JSON, without descriptions."""
-        space, workload = self.space.document(), asdict(self.workload)
-        del workload["description"]
+        space, workload = self.space.document(), self.workload.document()
         document = {"space": space, "workload": workload, "seeds": self.seeds}
         document["versions"] = dict(VERSIONS)  # different results need a different default name
         plain: dict[str, Json] = json.loads(canonical(document))
@@ -164,7 +184,7 @@ class Plan:
             "searcher": self.space.searcher,
             "scheduler": self.space.scheduler.name,
             "train_images": workload.train_images or "all",
-            "val_images": workload.val_images,
+            "val_images": workload.val_images or "default",
             "calibration_images": workload.calibration_images,
             "quantizer": workload.quantizer.method,
             "activation_bits": workload.quantizer.activation_bits or "float",

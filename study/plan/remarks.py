@@ -33,7 +33,7 @@ def _single_weights(plan: Plan) -> str:
     return (
         f"warning: {scheduler.name} compares the weights of single epochs, which are mostly noise while the learning "
         f"rate is high (docs/search.md); average them over about {AVERAGE:g} epochs, with --set "
-        f"train.ema={decay(plan.workload, AVERAGE)}"
+        f"train.ema={decay(plan, AVERAGE)}"
     )
 
 

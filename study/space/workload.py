@@ -1,17 +1,21 @@
 """A workload: the data set, teacher, student and training recipe on which a space is searched."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kdq.data.sources import DATASETS
+from kdq.data.sources import find_shape
+from kdq.data.spec import DataSpec
 from kdq.distill.peers import parse_peer
 from kdq.distill.recipe import TrainConfig
 from kdq.errors import UserError, unknown
 from kdq.models.classifier import check_architecture
 from kdq.quantize.config import QuantizerSpec
 from study.space.documents import locate, read, validate
+
+NEWER = tuple(field.name for field in fields(DataSpec)[1:])
+"""Fields that studies of earlier versions lack: a default is left out of a study's settings, so they stay equal."""
 
 FOLDER = Path(__file__).parents[1] / "workloads"
 
@@ -22,10 +26,12 @@ class Workload:
 
     teacher: a teacher's specification (see kdq.distill.teachers); teacher_train: the recipe of a `train:ARCH` teacher;
     train_images: the number of training images, all if None; val_images: the number of images held out of the
-    training set for validation; quantizer: how students are quantized; calibration_images: the number of training
+    training set for validation, or of the data set's own; by default a tenth, or all its own;
+    quantizer: how students are quantized; calibration_images: the number of training
     images for it; teacher_normalization: the normalisation of pretrained weights whose source declares none, `dataset`
     (the data set's own mean and deviation) or `imagenet`; peer_init: the initial weights of the second student in
-    methods that train two (see kdq.distill.peers), random if None.
+    methods that train two (see kdq.distill.peers), random if None; image_size, resize, image_column, label_column,
+    unreadable: how images of the user's own are read (see kdq.data.spec).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -35,20 +41,24 @@ class Workload:
     teacher: str
     student: str
     train: TrainConfig
-    val_images: int
+    val_images: int | None = None
     train_images: int | None = None
     quantizer: QuantizerSpec = field(default_factory=QuantizerSpec)
     calibration_images: int = 512
     teacher_normalization: str = "dataset"
     teacher_train: TrainConfig | None = None
     peer_init: str | None = None
+    image_size: int | None = None
+    resize: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    unreadable: str | None = None
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise unknown("data set", self.dataset, DATASETS)
-        for recipe in (self.train, self.teacher_train):
-            if recipe:
-                recipe.augment.check(DATASETS[self.dataset].shape.size)
+        if not self.data.kind:
+            self.check_size(find_shape(self.data, None).size)
+        elif self.image_size:
+            self.check_size(self.image_size)
         check_architecture(self.student)
         if self.peer_init is not None:
             parse_peer(self.peer_init, self.student)
@@ -58,6 +68,26 @@ class Workload:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} = {value}: must be at least 1")
+
+    @property
+    def data(self) -> DataSpec:
+        """The data set, and how its images are read."""
+        return DataSpec.parse({field.name: getattr(self, field.name) for field in fields(DataSpec)})
+
+    def check_size(self, size: int) -> None:
+        """Raise UserError for recipes that do not suit images of `size` x `size` pixels."""
+        for recipe in (self.train, self.teacher_train):
+            if recipe:
+                recipe.augment.check(size)
+
+    def document(self) -> dict[str, Any]:
+        """Return all that determines what the workload does, without what is left to its default in newer fields."""
+        found = asdict(self)
+        del found["description"]
+        for name, recipe in (("train", self.train), ("teacher_train", self.teacher_train)):
+            if recipe:
+                found[name]["augment"] = recipe.augment.identity()
+        return {key: value for key, value in found.items() if value is not None or key not in NEWER}
 
     @property
     def teacher_recipe(self) -> TrainConfig:

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from kdq.data.dataset import Dataset, open_dataset, stratified
-from kdq.data.sources import DATASETS, find_source
+from kdq.data.sources import find_shape, find_source, needs_download
+from kdq.data.spec import DataSpec
 from kdq.distill.peers import parse_peer
 from kdq.distill.teachers import TeacherSpec, Trained
 from kdq.errors import UserError, first_line
@@ -52,17 +53,17 @@ def check_inputs(plan: Plan, data_dir: Path | None, root: Path) -> None:
 
 def _data(workload: Workload, data_dir: Path | None, kept: StageStore, store: StageStore) -> Dataset:
     """Return the data set: of its stage, decoded anew, or, if it must be downloaded first, a stand-in for it."""
-    source, stage = find_source(workload.dataset, data_dir, kept)
+    source, stage = find_source(workload.data, data_dir, kept)
     if found := kept.find(stage):
         return open_dataset(found, train_images=workload.train_images, val_images=workload.val_images)
-    if data_dir or DATASETS[workload.dataset].is_embedded:
+    if not needs_download(workload.data, data_dir):
         return prepare_data(workload, data_dir, store, _silent)[1]
     return _stand_in(workload.dataset, source.class_names)
 
 
 def _stand_in(name: str, class_names: tuple[str, ...]) -> Dataset:
     """Return a data set of one black image a class, as large as those of the data set by that name."""
-    shape = DATASETS[name].shape
+    shape = find_shape(DataSpec(name), None)
     images = torch.zeros(len(class_names), shape.channels, shape.size, shape.size, dtype=torch.uint8)
     normalization = Normalization((0.5,) * shape.channels, (0.25,) * shape.channels)
     return Dataset(name, class_names, normalization, *(images, torch.arange(len(images))) * 3, fingerprint="")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
-from kdq.data.sources import load_source
+from kdq.data.sources import fill, find_source
 from kdq.distill.methods import MethodConfig
 from kdq.distill.peers import parse_peer, peer_seed, peer_weights
 from kdq.distill.recipe import TrainConfig
@@ -38,8 +38,12 @@ Log = Callable[[str], None]
 def prepare_data(workload: Workload, data_dir: Path | None, store: StageStore, log: Log) -> tuple[DataRef, Dataset]:
     """Return the data set as a stage, decoded if missing, and opened."""
     log(f"data: {workload.dataset} (decoding its images the first time)")
-    folder = store.path(load_source(workload.dataset, data_dir, store))
+    source, stage = find_source(workload.data, data_dir, store)
+    for line in source.found:
+        log(f"data: {line}")
+    folder = fill(source, stage, store)
     data = open_dataset(folder, train_images=workload.train_images, val_images=workload.val_images)
+    workload.check_size(min(data.train_images.shape[2:]))
     counts = [len(labels) for labels in (data.train_labels, data.val_labels, data.test_labels)]
     log("data: {:,} training, {:,} validation, {:,} test images".format(*counts))
     for remark in remarks(data):

@@ -200,10 +200,11 @@ def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
 
 def open_cache(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> TeacherLogitsCache:
     """Return the cache of a teacher's logits on a student's views; students with equal views share it."""
+    augment = spec.train.augment
     views = Views(
         data.train_images,
         data.train_labels,
-        spec.train.augment,
+        augment.unmixed if spec.method.mixes_logits else augment,
         stream_seed=spec.seed,
         fill=data.normalization.mean,
         mixup_alpha=spec.method.teacher_mixup_alpha,

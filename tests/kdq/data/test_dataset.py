@@ -22,7 +22,8 @@ from kdq.data import sources
 from kdq.data.audit import check_duplicates, find_duplicates
 from kdq.data.dataset import open_dataset, stratified
 from kdq.data.parquet import Layout, find_split, read_split
-from kdq.data.sources import DATASETS, load_source, statistics
+from kdq.data.sources import DATASETS, load_source
+from kdq.data.statistics import statistics
 from kdq.errors import UserError
 from kdq.store.folder_store import StageStore
 

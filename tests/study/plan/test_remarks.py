@@ -14,7 +14,7 @@ from study.space.workload import load_workload
 
 def plan(space: str, workload: str = "digits", changes: dict[str, Any] | None = None, **settings: Any) -> Plan:
     chosen, given = load_space(space, changes or {}), {"train.epochs": 27, **settings}
-    return Plan(space, workload, chosen, averaged(load_workload(workload, given), chosen, given), (0,))
+    return averaged(Plan(space, workload, chosen, load_workload(workload, given), (0,)), given)
 
 
 @pytest.mark.parametrize("epochs", [2, 9, 10, 27, 30, 200])
