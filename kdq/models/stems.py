@@ -38,7 +38,8 @@ def adapt_stem(net: nn.Module, arch: str, *, channels: int, stem: str) -> None:
 
 
 def _convolution(first: nn.Conv2d, channels: int, is_small: bool) -> nn.Conv2d:
-    kernel, stride, padding = first.kernel_size[0], first.stride[0], first.padding
+    kernel, stride = first.kernel_size[0], first.stride[0]
+    padding: Any = first.padding
     if is_small and kernel == stride:
         kernel = stride = max(1, kernel // 2)
     elif is_small:
