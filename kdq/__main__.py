@@ -63,7 +63,7 @@ def _add_predict(commands: "Commands") -> None:
         "none refuses images of another size"
     )
     command.add_argument("--resize", choices=("crop", "stretch", "pad", "none"), default="crop", help=resize)
-    _add_size(command)
+    _add_model_options(command)
 
 
 def _add_export(commands: "Commands") -> None:
@@ -80,12 +80,14 @@ def _add_export(commands: "Commands") -> None:
     dataset = "compare accuracies on the test images of this data set (default: compare logits on random images)"
     command.add_argument("--dataset", metavar="NAME", help=dataset)
     command.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
-    _add_size(command)
+    _add_model_options(command)
 
 
-def _add_size(command: ArgumentParser) -> None:
+def _add_model_options(command: ArgumentParser) -> None:
     size = "pixels a side, or HEIGHTxWIDTH, of the model's images, where its file does not say (format 3)"
     command.add_argument("--image-size", type=_size, metavar="N", help=size)
+    code = "Python file of a model python:FILE.py:FUNCTION; it is run, so name only one that you trust"
+    command.add_argument("--code", type=Path, metavar="FILE", help=code)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Where a teacher comes from: a checkpoint file, the Hugging Face Hub, or a training run of our own.
 
-A teacher is specified by one string: `ARCH:PATH[#KEY]`, `hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
+A teacher is specified by one string: `ARCH:PATH[#KEY]`, `SOURCE:NAME?weights=PATH[#KEY]` (see kdq.models.sources),
+`hub:REPO[@REVISION]`, `transformers:REPO[@REVISION]` or
 `transformers:FOLDER`, `train` or `train:ARCH`. KEY says which of several weights in a file is meant, as in
 `resnet20:FILE#state_dict_ema`.
 """
@@ -20,6 +21,7 @@ from kdq.models.checkpoint import (
 )
 from kdq.models.classifier import Normalization, check_architecture
 from kdq.models.resnets import ARCHITECTURES
+from kdq.models.sources import SOURCES, WEIGHTS, identity, pinned, split_weights, weights_file
 from kdq.store.files import content_hash
 from kdq.store.stage import Json
 
@@ -89,7 +91,7 @@ class Trained:
 
     def identity(self) -> Json:
         """Return the architecture alone; the caller adds data, recipe and seed."""
-        return {"arch": self.arch}
+        return {"arch": self.arch and identity(self.arch)}
 
 
 TeacherSpec = Checkpoint | Hub | Transformers | Trained
@@ -116,7 +118,7 @@ def _parse_transformers(text: str) -> Transformers:
 def _parse_trained(text: str) -> Trained:
     if text:
         check_architecture(text)
-    return Trained(text or None)
+    return Trained(pinned(text) if text else None)
 
 
 KINDS: dict[str, Callable[[str], TeacherSpec]] = {
@@ -136,14 +138,27 @@ def parse_spec(text: str) -> TeacherSpec:
     head, _, rest = text.partition(":")
     if head in KINDS:
         return KINDS[head](rest)
+    if head in SOURCES:
+        return _parse_sourced(text)
     if head not in ARCHITECTURES:
-        raise unknown("teacher", head, [*KINDS, *ARCHITECTURES])
+        raise unknown("teacher", head, [*KINDS, *SOURCES, *ARCHITECTURES])
     if not rest:
         raise UserError(f"teacher {text!r}: no file is named; use {head}:PATH, or train:{head} to train one")
     name, mark, key = rest.rpartition("#")
     if not (mark and name) or _path(rest).is_file():  # a # in the name of the file itself
         return Checkpoint(head, _path(rest))
     return Checkpoint(head, _path(name), key=key or None)
+
+
+def _parse_sourced(text: str) -> Checkpoint:
+    arch, weights = split_weights(text)
+    check_architecture(arch)
+    if weights is None:
+        raise UserError(
+            f"teacher {text!r}: no file of weights is named; add the option {WEIGHTS}=FILE, or use train:{text}"
+        )
+    path, key = weights_file(weights)
+    return Checkpoint(pinned(arch), path, key=key)
 
 
 def is_trained_here(text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 
 from kdq.errors import printable
+from kdq.models.sources import without_path
 from kdq.pack.file import Packed
 from kdq.pack.size import size_breakdown
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from kdq.export.model import Exported
 
 TEMPLATE = """\
-# {{ model.arch | plain }}, {{ widths }}
+# {{ arch | plain }}, {{ widths }}
 
 | | |
 | --- | --- |
@@ -78,6 +79,7 @@ def model_card(
         .from_string(TEMPLATE)
         .render(
             model=packed.model,
+            arch=without_path(packed.model.arch),
             widths=_widths(widths),
             facts={**_facts(packed, exported, size), **facts},
             top1=_accuracy(exported, images_name),
@@ -121,7 +123,7 @@ def _facts(packed: Packed, exported: "Exported", size: tuple[int, int]) -> dict[
     counts = Counter(layer.alphabet.bits for layer in packed.layers.values())
     layers = ", ".join(f"{count} layers at {bits} bits" for bits, count in sorted(counts.items()))
     return {
-        "Architecture": model.arch,
+        "Architecture": without_path(model.arch),
         "Classes": f"{model.classes:,}",
         "Images": f"{size[0]}x{size[1]}, {channels}, float32 in [0, 1], normalised by the model",
         "Weights": layers or "float32",

@@ -25,6 +25,7 @@ def run(options: Namespace) -> int:
             labels,
             images_name=name,
             size=options.image_size,
+            code=options.code,
             command=f"python -m kdq {shlex.join(options.arguments)}",
         )
     except OSError as error:

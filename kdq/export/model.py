@@ -15,6 +15,7 @@ from kdq.export import onnx_format, safetensors_format, torch_format
 from kdq.export.card import model_card
 from kdq.export.check import Check, compare
 from kdq.models.images import check_images
+from kdq.models.sources import without_path
 from kdq.pack.file import Packed, unpack
 from kdq.store.files import publish
 
@@ -73,13 +74,14 @@ def export(
     size: tuple[int, int] | None = None,
     facts: Mapping[str, str] | None = None,
     command: str | None = None,
+    code: Path | str | None = None,
 ) -> Exported:
     """Export a packed model to a file, and write a model card, `OUTPUT.md`, beside it.
 
     to: a name in FORMATS. images, labels: on which the exported model is compared with the packed one, uint8 or
     floating-point in [0, 1] [N, C, H, W] and int64 [N]; with labels their top-1 accuracies must agree, without their
     logits; by default random images. images_name, facts, command: for the card, what the images are, more of its
-    lines, and how the model is made. size: height and width, where the packed file does not say.
+    lines, and how the model is made. size: height and width, where the packed file does not say. code: see `load`.
 
     Raises UserError, and writes nothing, for a file that is no packed model, a format that cannot hold it, missing
     packages, and an exported model that predicts something else; OSError if a file cannot be written.
@@ -92,7 +94,7 @@ def export(
         raise UserError(f"{output}: is a folder; give the name of a file")
     if output.resolve() == Path(packed_path).resolve():
         raise UserError(f"{output}: is the packed model itself; choose another name")
-    packed = unpack(packed_path)
+    packed = unpack(packed_path, code)
     size = _size(packed, images, size)
     if images is None:
         images, labels, images_name = _random_images(packed, size), None, "random images"
@@ -115,7 +117,7 @@ def describe(packed: Packed, size: tuple[int, int], widths: Mapping[str, tuple[i
     """Return what an exported file says of itself, JSON values by name."""
     model, first = packed.model, next(iter(packed.layers.values()), None)
     return {
-        "arch": model.arch,
+        "arch": without_path(model.arch),
         "class_names": list(model.signature.class_names),
         "image_size": list(size),
         "channel_order": model.signature.channel_order,

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from kdq.errors import UserError
+from kdq.models import sources
 from kdq.models.checkpoint_file import identity, metadata, read
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.sealed import write_sealed
@@ -44,7 +45,8 @@ class Checkpoint:
         own = self.normalization
         normalization = own and {"mean": own.mean, "std": own.std}
         named = {} if self.key is None else {"key": self.key}
-        return {"arch": self.arch, "sha256": identity(self.path), "normalization": normalization, **named}
+        weights = {"sha256": identity(self.path), "normalization": normalization, **named}
+        return {"arch": sources.identity(self.arch), **weights}
 
 
 def load(spec: Checkpoint, *, classes: int, normalization: Normalization) -> Classifier:
@@ -61,6 +63,20 @@ def load(spec: Checkpoint, *, classes: int, normalization: Normalization) -> Cla
     weights = find_weights(content, Network(spec.arch, model.net.state_dict()), spec.path, spec.key)
     model.net.load_state_dict(weights, strict=False)  # num_batches_tracked may be absent; the rest was checked
     return model.eval()
+
+
+def load_fitting(model: Classifier, path: Path, key: str | None = None) -> None:
+    """Load weights into a network; its first and last layer stay as they are where the file's have another shape.
+
+    Such are the weights of ImageNet's 1,000 classes. Raises UserError for a file that is damaged or does not fit
+    otherwise.
+    """
+    own = model.net.state_dict()
+    names = [name for name, _ in model.net.named_parameters()]
+    ends = tuple(f"{name.rpartition('.')[0]}." for name in (names[0], names[-1]))
+    weights = find_weights(read(path), Network(model.arch, own, free=ends), path, key)
+    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
+    model.net.load_state_dict(fitting, strict=False)
 
 
 def save(model: Classifier, path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdq.errors import UserError, unknown
-from kdq.models.resnets import ARCHITECTURES
+from kdq.models.sources import build_network, parse_architecture
 
 _SEEDED = Lock()
 """Held while PyTorch's random numbers, which all threads share, are those of a seed."""
@@ -103,9 +103,8 @@ class Classifier(nn.Module):
 
 
 def check_architecture(arch: str) -> None:
-    """Raise UserError, suggesting the closest known name, if `arch` is not an architecture."""
-    if arch not in ARCHITECTURES:
-        raise unknown("architecture", arch, ARCHITECTURES)
+    """Raise UserError, suggesting the closest known name, if `arch` is not an architecture (see kdq.models.sources)."""
+    parse_architecture(arch)
 
 
 def build(arch: str, *, classes: int, normalization: Normalization, seed: int) -> Classifier:
@@ -113,8 +112,7 @@ def build(arch: str, *, classes: int, normalization: Normalization, seed: int) -
 
     The images have `len(normalization.mean)` channels. Raises UserError for an unknown architecture.
     """
-    check_architecture(arch)
     with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ARCHITECTURES[arch](classes, len(normalization.mean))
+        net = build_network(arch, classes, len(normalization.mean))
     return Classifier(arch, net, classes, normalization)

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kdq.errors import UserError, first_line
 from kdq.models.attention import opened
 from kdq.models.classifier import Classifier
-from kdq.models.prepare import PREFIX, Layer, is_layer, prepare, replace
+from kdq.models.modules import replace
+from kdq.models.prepare import PREFIX, Layer, is_layer, prepare
 
 _TRACING = threading.Lock()
 """Held during a trace, in which torch.fx replaces nn.Module.__call__ for all threads.

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from kdq.errors import UserError, first_line
 from kdq.models.classifier import Classifier
+from kdq.models.modules import replace
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 Layer = nn.Conv2d | nn.Linear
@@ -81,14 +82,6 @@ def _keep_values(module: nn.Module) -> None:
     del module.parametrizations
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value))
-
-
-def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Replace a submodule wherever it is registered."""
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                setattr(parent, name, new)
 
 
 def _untie(model: nn.Module) -> None:

@@ -13,7 +13,8 @@ refused, since damage to it cannot be noticed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -36,6 +37,7 @@ from kdq.models.graph import fold
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import is_intact, write_sealed
+from kdq.models.sources import is_sourced, with_code, without_path
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes
 from kdq.quantize.activations import InputRange, attach, check_activation_bits
@@ -74,7 +76,7 @@ def pack(quantized: Quantized, path: Path | str, signature: Signature | None = N
             tensors[f"{name}.input_zero_point"] = torch.tensor([layer.inputs.zero_point], dtype=torch.uint8)
     header = {
         "format": FORMAT,
-        "arch": model.arch,
+        "arch": without_path(model.arch),
         "classes": model.classes,
         "class_names": signature.class_names,
         "image_size": signature.image_size,
@@ -116,37 +118,53 @@ class Packed:
     layers: Mapping[str, QuantizedLayer]
 
 
-def load(path: Path | str) -> Classifier:
-    """Load the classifier in the file, in evaluation mode on the CPU; nothing else is needed.
+def load(path: Path | str, code: Path | str | None = None) -> Classifier:
+    """Load the classifier in the file, in evaluation mode on the CPU.
 
-    Raises UserError for a file that is missing, damaged, or not written by `pack`.
+    The network is built anew from its source: by kdq, by torchvision or timm, which must be installed, or by the user's
+    Python file that it was made with, which is run only if it is named here, as `code`. Raises UserError for a file
+    that is missing, damaged, or not written by `pack`, and if the network cannot be built.
     """
-    return unpack(path).model
+    return unpack(path, code).model
 
 
-def unpack(path: Path | str) -> Packed:
+def unpack(path: Path | str, code: Path | str | None = None) -> Packed:
     """Read the file as `load` does; return its quantized layers beside the classifier."""
-    try:
+    with _reading(path):
         with safe_open(path, framework="pt") as file:
             header = _header(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if not is_intact(ENTRY, header, tensors):
             raise ValueError("its SHA-256 is not the one that it was packed with")
-        model = _empty(header)
+        normalization, signature = _images(header)
+    try:
+        model = build(with_code(header["arch"], code), classes=header["classes"], normalization=normalization, seed=0)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    with _reading(path):
+        model.signature = signature or model.signature
+        model = fold(model)
         layers = _layers(tensors, header, model)
         state = _state(tensors, layers)
         _check(state, model)
+    model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
+    for name, layer in layers.items():
+        if layer.inputs:
+            attach(model.get_submodule(PREFIX + name), layer.inputs)
+    return Packed(model.eval(), layers)
+
+
+@contextmanager
+def _reading(path: Path | str) -> Iterator[None]:
+    """Raise UserError where the content of the file is not what `pack` writes."""
+    try:
+        yield
     except OSError as error:
         what = error.strerror or error
         raise UserError(f"{path}: cannot be read ({what}); name a file written by kdq.pack.file") from error
     except (SafetensorError, *MALFORMED) as error:
         reason = error if isinstance(error, ValueError | SafetensorError) else repr(error)
         raise UserError(f"{path}: damaged, or not a packed model ({reason}); pack the model again") from error
-    model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
-    for name, layer in layers.items():
-        if layer.inputs:
-            attach(model.get_submodule(PREFIX + name), layer.inputs)
-    return Packed(model.eval(), layers)
 
 
 def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -161,27 +179,24 @@ def _header(metadata: Mapping[str, str]) -> dict[str, Any]:
     return header
 
 
-def _empty(header: Mapping[str, Any]) -> Classifier:
-    """Build the network that the header describes, batch norms folded as `quantize` folds them."""
+def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]:
+    """Return what the header says of the network's images; no signature in format 3. Raises ValueError if it cannot be.
+
+    Nothing is built yet, and no user's file run.
+    """
     arch, classes = header["arch"], header["classes"]
-    if arch not in ARCHITECTURES or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
+    is_known = isinstance(arch, str) and (arch in ARCHITECTURES or is_sourced(arch))
+    if not is_known or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
         raise ValueError(f"architecture {arch!r} with {classes!r} classes")
     normalization = Normalization(tuple(map(float, header["mean"])), tuple(map(float, header["std"])))
-    model = build(arch, classes=classes, normalization=normalization, seed=0)
-    model.signature = _signature(header, model.signature)
-    return fold(model)
-
-
-def _signature(header: Mapping[str, Any], unnamed: Signature) -> Signature:
-    """Return the signature in the header; unnamed: that of the network, which is all that format 3 has."""
     if header["format"] == 3:
-        return unnamed
+        return normalization, None
     names, size = header["class_names"], header["image_size"]
     if not isinstance(names, list):
         raise ValueError(f"its class names are {names!r}")
     signature = Signature(tuple(names), None if size is None else tuple(size), header["channel_order"])
-    _check_signature(signature, header["classes"], len(header["mean"]))
-    return signature
+    _check_signature(signature, classes, len(header["mean"]))
+    return normalization, signature
 
 
 def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:

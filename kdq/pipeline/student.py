@@ -16,8 +16,9 @@ from kdq.distill.peers import peer_seed
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teacher_logits import TeacherLogits
 from kdq.distill.trainer import Trainer
-from kdq.models.checkpoint import Checkpoint, load, save
+from kdq.models.checkpoint import Checkpoint, load, load_fitting, save
 from kdq.models.classifier import Classifier, build
+from kdq.models.sources import identity, split_weights, weights_file
 from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
@@ -71,7 +72,7 @@ class StudentSpec:
             {
                 "data": self.data,
                 "teacher": self.teacher,
-                "arch": self.arch,
+                "arch": identity(self.arch),
                 "method": self.method.identity(),
                 "train": self.train.start(epoch) if epoch is not None and shared else self.train.identity(),
                 "seed": self.seed,
@@ -123,7 +124,8 @@ def _epochs(history: list[Json], model: Callable[[], Classifier] | None) -> Iter
 
 def load_student(folder: Path, spec: StudentSpec, data: Dataset) -> Classifier:
     """Load the finished student in a folder, on the CPU, in evaluation mode."""
-    return load(Checkpoint(spec.arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
+    arch, _ = split_weights(spec.arch)
+    return load(Checkpoint(arch, folder / MODEL_FILE), classes=data.classes, normalization=data.normalization)
 
 
 def forget(store: StageStore, spec: StudentSpec) -> bool:
@@ -141,7 +143,11 @@ def _trainer(
     spec: StudentSpec, data: Dataset, teacher: TeacherLogits | None, peer: Callable[[], Classifier] | None
 ) -> Trainer:
     def initial(seed: int) -> Classifier:
-        return build(spec.arch, classes=data.classes, normalization=data.normalization, seed=seed)
+        arch, weights = split_weights(spec.arch)
+        model = build(arch, classes=data.classes, normalization=data.normalization, seed=seed)
+        if weights is not None:
+            load_fitting(model, *weights_file(weights))
+        return model
 
     device = data.train_images.device
     student, other = initial(spec.seed).to(device), None

@@ -20,7 +20,7 @@ CSV_HEAD = ("file", "class", "probability", "next_class", "next_probability")
 
 def run(options: Namespace) -> int:
     """Print predictions, then a line for every unreadable file; return the exit status, 2 if there are any."""
-    model = load(options.model)
+    model = load(options.model, options.code)
     files, others = find_files(options.images)
     found = predict_files(model, files, resize=options.resize, size=options.image_size)
     unreadable: list[Unreadable] = []

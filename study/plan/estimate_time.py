@@ -14,6 +14,7 @@ from kdq.distill.recipe import autocast
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.resnets import ARCHITECTURES
+from kdq.models.sources import is_sourced, split_weights
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize_many
 from study.plan.plan import Plan
@@ -153,6 +154,9 @@ def _taught(plan: Plan) -> list[Configuration]:
 
 def teacher_arch(workload: Workload) -> str:
     """Return the architecture that a teacher's specification names; ResNet-50 for a repository without one."""
+    named = workload.teacher.removeprefix("train:")
+    if is_sourced(named):
+        return split_weights(named)[0]
     words = workload.teacher.replace("train:", "").replace("_", ":").replace("/", ":").split(":")
     return next((word for word in words if word in ARCHITECTURES), "resnet50")
 

@@ -1,7 +1,7 @@
 """A workload: the data set, teacher, student and training recipe on which a space is searched."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from kdq.distill.peers import parse_peer
 from kdq.distill.recipe import TrainConfig
 from kdq.errors import UserError, unknown
 from kdq.models.classifier import check_architecture
+from kdq.models.sources import pinned
 from kdq.quantize.config import QuantizerSpec
 from study.space.documents import locate, read, validate
 
@@ -110,4 +111,5 @@ def load_workload(name: str, overrides: Mapping[str, Any]) -> Workload:
             if not isinstance(target, dict):
                 raise UserError(f"--set {key}: {parent!r} is a single value in {path}, without keys of its own")
         target[last] = value
-    return validate(document, Workload, f"{path}{' with the options given' if overrides else ''}")
+    workload = validate(document, Workload, f"{path}{' with the options given' if overrides else ''}")
+    return replace(workload, student=pinned(workload.student))

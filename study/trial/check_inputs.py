@@ -18,6 +18,7 @@ from study.plan.plan import Plan
 from study.space.workload import Workload
 from study.trial.inputs import (
     check_quantizable,
+    check_student,
     evaluate_teacher,
     prepare_data,
     prepare_peer,
@@ -72,6 +73,8 @@ def _stand_in(name: str, class_names: tuple[str, ...]) -> Dataset:
 def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: StageStore) -> None:
     workload = plan.workload
     reference = DataRef("", data.fingerprint, len(data.train_labels), len(data.val_labels))
+    if plan.needs_distilling:
+        check_student(workload.student, data)
     if spec and not isinstance(spec, Trained):
         teacher = prepare_teacher(workload, spec, reference, data, store, _silent)
         if data.fingerprint:

@@ -12,11 +12,13 @@ from kdq.distill.methods import MethodConfig
 from kdq.distill.peers import parse_peer, peer_seed, peer_weights
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_checkpoint, parse_spec
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
-from kdq.models.classifier import Normalization
+from kdq.models.classifier import Normalization, build
+from kdq.models.evaluate import logits
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.resnets import ARCHITECTURES
+from kdq.models.sources import is_sourced, split_weights
 from kdq.pipeline.accuracy import evaluate_once
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
 from kdq.store.folder_store import StageStore
@@ -72,6 +74,8 @@ def prepare_models(
 ) -> tuple[Inputs, dict[str, float]]:
     """Return what the trials of a plan share, and the teacher's accuracies as metrics of the study."""
     metrics: dict[str, float] = {}
+    if plan.needs_distilling:
+        check_student(plan.workload.student, data)
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
         val, test = evaluate_teacher(teacher_ref, reference, data, store, log)
@@ -113,6 +117,27 @@ def _pretrained(spec: Transformers, data: Dataset, store: StageStore, log: Log) 
 
     stage = Stage("teacher", TEACHER_VERSION, {**spec.identity(), "class_names": data.class_names})
     return ModelRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
+
+
+def check_student(arch: str, data: Dataset) -> None:
+    """Raise UserError unless a student of a library or of a user's file gives logits for the data's images."""
+    if not is_sourced(arch):
+        return
+    student = build(split_weights(arch)[0], classes=data.classes, normalization=data.normalization, seed=0)
+    sample = data.train_images[:2].cpu()
+    shape = "x".join(map(str, sample.shape[1:]))
+    try:
+        found = logits(student, sample)
+    except Exception as error:  # images that are too small for it, and whatever a user's code raises
+        raise UserError(
+            f"student {arch!r} cannot process images of {shape} ({first_line(error)}); adapt it by an option, such as "
+            "stem=small or image_size=32, or choose another"
+        ) from error
+    if found.shape != (len(sample), data.classes):
+        raise UserError(
+            f"student {arch!r} returns {list(found.shape)} for {len(sample)} images of {shape}; must be logits "
+            f"[{len(sample)}, {data.classes}]"
+        )
 
 
 def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: StageStore, log: Log) -> ModelRef:

@@ -1,0 +1,298 @@
+"""Architectures by one string: our own by name, those of libraries and of files as SOURCE:NAME[?OPTION=VALUE&…].
+
+    resnet20
+    torchvision:mobilenet_v3_small?stem=small
+    timm:mobilevit_xxs?img_size=64
+    python:nets.py:small_vit?depth=6
+    torchvision:resnet18?weights=resnet18.safetensors
+
+`stem=small` adapts the stem of a convolutional network to small images (see `stems`); `weights` names a file of
+weights, which a teacher has, and from which a student starts; every other option is a keyword argument of the function
+that builds the network. A Python file is run only because its user named it; `pinned` adds the SHA-256 of its content,
+so that what a study began with is what all of it uses.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from torch import nn
+
+from kdq.errors import UserError, first_line, quoted, unknown
+from kdq.models import user_code
+from kdq.models.resnets import ARCHITECTURES
+from kdq.models.stems import STEMS, adapt_stem
+from kdq.store.stage import Json
+
+STEM, WEIGHTS = "stem", "weights"
+"""The options that are no keyword arguments."""
+
+NEAREST = 5
+PIN = re.compile(r"(.*)#([0-9a-f]{64})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A parsed architecture.
+
+    source: a name in SOURCES, "" for our own; options: as they are written, without `weights`; sha256: of the file of a
+    pinned `python:` architecture.
+    """
+
+    source: str
+    name: str
+    options: tuple[tuple[str, str], ...] = ()
+    weights: str | None = None
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        options = [*self.options, *([] if self.weights is None else [(WEIGHTS, self.weights)])]
+        query = "&".join(f"{key}={value}" for key, value in options)
+        pin = f"#{self.sha256}" if self.sha256 else ""
+        return f"{self.source}{':' if self.source else ''}{self.name}{'?' if query else ''}{query}{pin}"
+
+    @property
+    def stem(self) -> str:
+        return dict(self.options).get(STEM, STEMS[0])
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments of the function that builds the network."""
+        return {key: _value(unquote(value)) for key, value in self.options if key != STEM}
+
+    @property
+    def file(self) -> Path:
+        """The file of a `python:` architecture."""
+        return Path(self.name.rpartition(":")[0])
+
+    @property
+    def function(self) -> str:
+        return self.name.rpartition(":")[2]
+
+    def of_file(self, file: Path) -> "Architecture":
+        """Return the same function of another file."""
+        return replace(self, name=f"{file}:{self.function}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where networks come from. check: raises UserError for a name that it lacks; build: (architecture, classes,
+    channels) -> the network, newly initialised."""
+
+    check: Callable[[Architecture], None]
+    build: Callable[[Architecture, int, int], nn.Module]
+
+
+def parse_architecture(text: str) -> Architecture:
+    """Return the architecture that a string names. Raises UserError, with the closest known name, for no such string.
+
+    Checks names and that files exist; imports the library that the name belongs to, and runs no file.
+    """
+    found = _split(text)
+    if found.stem not in STEMS:
+        raise unknown(f"stem of {text!r}", found.stem, STEMS)
+    if found.source:
+        SOURCES[found.source].check(found)
+    if found.weights is not None:
+        user_code.hash_of(weights_file(found.weights)[0], text)
+    return found
+
+
+def is_sourced(text: str) -> bool:
+    """Return whether a string has the form of an architecture of a library or a file."""
+    return text.partition(":")[0] in SOURCES
+
+
+def build_network(text: str, classes: int, channels: int) -> nn.Module:
+    """Build the network of an architecture, newly initialised, for so many classes and channels of its images.
+
+    Its `weights` are not loaded. Raises UserError for an unknown architecture, for options that it does not take, and
+    for a user's code that fails.
+    """
+    found = parse_architecture(text)
+    if not found.source:
+        return ARCHITECTURES[found.name](classes, channels)
+    try:
+        net = SOURCES[found.source].build(found, classes, channels)
+    except UserError:
+        raise
+    except Exception as error:  # a wrong option of a library's function, or a mistake in a user's
+        raise UserError(
+            f"architecture {text!r} cannot be built ({type(error).__name__}: {first_line(error)}); correct its options"
+        ) from error
+    if not isinstance(net, nn.Module):
+        raise UserError(f"architecture {text!r}: its function returns a {type(net).__name__}; must return an nn.Module")
+    return net
+
+
+def split_weights(text: str) -> tuple[str, str | None]:
+    """Return an architecture without its option `weights`, and that option's value; None without."""
+    found = _split(text)
+    return str(replace(found, weights=None)), found.weights
+
+
+def weights_file(text: str) -> tuple[Path, str | None]:
+    """Return the absolute path and the key of `PATH` or `PATH#KEY`, the latter naming one of several weights in it."""
+    whole = Path(text).expanduser().absolute()
+    name, mark, key = text.rpartition("#")
+    if not (mark and name) or whole.is_file():  # a # in the name of the file itself
+        return whole, None
+    return Path(name).expanduser().absolute(), key or None
+
+
+def pinned(text: str) -> str:
+    """Return the architecture with absolute paths, and with the SHA-256 of its Python file's content, if it has one."""
+    if not is_sourced(text):
+        return text
+    found = parse_architecture(text)
+    if found.weights is not None:
+        path, key = weights_file(found.weights)
+        found = replace(found, weights=f"{path}#{key}" if key else str(path))
+    if found.source == "python" and found.sha256 is None:
+        file = found.file.expanduser().absolute()
+        found = replace(found.of_file(file), sha256=user_code.hash_of(file, text))
+    return str(found)
+
+
+def identity(text: str) -> Json:
+    """Return what an architecture contributes to the identity of a stage: the string, or its files' contents."""
+    if not is_sourced(text):
+        return text
+    found = _split(text)
+    if found.weights is not None:
+        path, key = weights_file(found.weights)
+        return {"arch": identity(split_weights(text)[0]), WEIGHTS: user_code.hash_of(path, text), "key": key}
+    if found.source != "python":
+        return text
+    sha256 = found.sha256 or user_code.hash_of(found.file, text)
+    return {"function": found.function, "options": dict(found.options), "sha256": sha256}
+
+
+def without_path(text: str) -> str:
+    """Return the architecture with the name of its Python file alone, as a packed file has it."""
+    if not is_sourced(text) or (found := _split(text)).source != "python":
+        return text
+    return str(found.of_file(Path(found.file.name)))
+
+
+def with_code(text: str, code: Path | str | None) -> str:
+    """Return the architecture of a packed file with the user's file `code` in place of its own.
+
+    Raises UserError if it needs one and none is named, or needs none.
+    """
+    found = _split(text)
+    if found.source != "python":
+        if code is not None:
+            raise UserError(f"code {str(code)!r}: the model is {text!r}, which needs no file; leave it out")
+        return text
+    if code is None:
+        raise UserError(
+            f"the model is built by {found.function}() of a user's file, {quoted(found.file.name)}, which is run only "
+            "if you name it: load(path, code=FILE), or --code FILE"
+        )
+    return str(found.of_file(Path(code).expanduser().absolute()))
+
+
+def _split(text: str) -> Architecture:
+    """Return the parts of a string. Raises UserError if it has no known form."""
+    source, _, rest = text.partition(":")
+    if text in ARCHITECTURES:
+        return Architecture("", text)
+    if source not in SOURCES or not rest:
+        raise unknown("architecture", text, [*ARCHITECTURES, *(f"{source}:NAME" for source in SOURCES)])
+    match = PIN.fullmatch(rest) if source == "python" else None
+    rest, sha256 = match.groups() if match else (rest, None)
+    name, _, query = rest.partition("?")
+    options: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals and value) or key in options:
+            raise UserError(f"architecture {text!r}: option {part!r}; write each once, as NAME?key=value&key=value")
+        options[key] = value
+    weights = options.pop(WEIGHTS, None)
+    return Architecture(source, name, tuple(options.items()), weights, sha256)
+
+
+def _value(text: str) -> Any:
+    """Return an option's value: a number, true, false, or else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _check_torchvision(found: Architecture) -> None:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if found.name not in known:
+        raise unknown("model of torchvision", found.name, known)
+
+
+def _build_torchvision(found: Architecture, classes: int, channels: int) -> nn.Module:
+    from torchvision import models
+
+    net: nn.Module = models.get_model(found.name, weights=None, num_classes=classes, **found.keywords)
+    stem = found.stem
+    if isinstance(net, models.VGG) and stem == "small":  # no stem that downsamples, but a classifier of 7x7 maps
+        net.avgpool = nn.AdaptiveAvgPool2d(1)
+        hidden = net.classifier[0]
+        net.classifier[0] = nn.Linear(hidden.in_features // 49, hidden.out_features)
+        stem = STEMS[0]
+    adapt_stem(net, str(found), channels=channels, stem=stem)
+    return net
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f"timm:NAME needs timm ({first_line(error)}); install with: pip install 'kdq[timm]'") from error
+    return timm
+
+
+def _check_timm(found: Architecture) -> None:
+    timm = _timm()
+    if not timm.is_model(found.name):  # of more than a thousand
+        near = get_close_matches(found.name, timm.list_models(), n=NEAREST, cutoff=0.0)
+        raise UserError(
+            f"unknown model of timm {quoted(found.name)}: near are {', '.join(near)}; see timm.list_models()"
+        )
+
+
+def _build_timm(found: Architecture, classes: int, channels: int) -> nn.Module:
+    options = {"num_classes": classes, "in_chans": channels, **found.keywords}
+    net: nn.Module = _timm().create_model(found.name, pretrained=False, **options)
+    adapt_stem(net, str(found), channels=channels, stem=found.stem)
+    return net
+
+
+def _check_python(found: Architecture) -> None:
+    if not found.function.isidentifier() or found.file.suffix != ".py":
+        raise UserError(f"architecture {str(found)!r}: must be python:FILE.py:FUNCTION")
+    if STEM in dict(found.options):
+        raise UserError(
+            f"architecture {str(found)!r}: stem is for models of libraries; build the stem in {found.function}"
+        )
+    if not found.file.is_file():
+        raise UserError(f"architecture {str(found)!r}: there is no file {found.file}; name one that exists")
+
+
+def _build_python(found: Architecture, classes: int, channels: int) -> nn.Module:
+    build = user_code.function_in(found.file, found.function, str(found), found.sha256)
+    net: nn.Module = build(classes, channels, **found.keywords)
+    return net
+
+
+SOURCES = {
+    "torchvision": Source(_check_torchvision, _build_torchvision),
+    "timm": Source(_check_timm, _build_timm),
+    "python": Source(_check_python, _build_python),
+}
+"""Prefix of an architecture -> its source."""

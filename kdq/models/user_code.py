@@ -1,0 +1,43 @@
+"""A user's own networks: built by a function in a Python file, which is run only because the user named it."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdq.errors import UserError, first_line
+from kdq.store.files import content_hash
+
+
+def hash_of(file: Path, arch: str) -> str:
+    """Return the SHA-256 of a file's content. Raises UserError if it is missing or unreadable."""
+    try:
+        return content_hash(file)
+    except OSError as error:
+        raise UserError(f"{arch}: {file}: {error.strerror or error}; name a file that exists") from error
+
+
+def function_in(file: Path, name: str, arch: str, sha256: str | None) -> Callable[..., Any]:
+    """Run a file and return one of its functions.
+
+    sha256: of the content that the study began with, or that a packed file was made with; None for any. Raises
+    UserError for another content, for a file that fails, and for one without that function.
+    """
+    found = hash_of(file, arch)
+    if sha256 not in (None, found):
+        raise UserError(
+            f"{arch}: {file} has changed: its SHA-256 is {found[:12]}…, must be {str(sha256)[:12]}…; give the "
+            "file as it was, or begin a new study with it"
+        )
+    spec = importlib.util.spec_from_file_location(f"kdq_user_{found[:16]}", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{arch}: {file} is no Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's code raises anything
+        raise UserError(f"{arch}: {file} fails: {type(error).__name__}: {first_line(error)}; fix it") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"{arch}: {file} has no function {name}; it must be {name}(classes, channels) -> nn.Module")
+    return function  # type: ignore[no-any-return]
