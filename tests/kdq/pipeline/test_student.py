@@ -102,7 +102,7 @@ def test_a_student_that_nobody_trains_on_is_forgotten_but_not_one_in_training(tm
 
 
 CONSTANT = dataclasses.replace(TRAIN, schedule="step", milestones=(), warmup_epochs=1)
-PLAIN = [("ce", {}), ("vkd", {}), ("mixup", {}), ("dkd", {"warmup": 0}), ("dml", {})]
+PLAIN = [("ce", {}), ("vkd", {}), ("mixup", {}), ("dkd", {"warmup": 0}), ("dml", {}), ("dist", {}), ("wttm", {})]
 
 
 @pytest.mark.parametrize(("method", "params"), PLAIN)
