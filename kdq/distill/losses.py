@@ -84,6 +84,21 @@ def wttm(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> 
     return log_u.exp() * _kl(log_p, _log_softmax(logits_student, 1.0))
 
 
+def attention_transfer(features_student: Tensor, features_teacher: Tensor) -> Tensor:
+    """Mean squared difference of attention maps (Zagoruyko and Komodakis 2017, eq. 1 and 2, squared as in their code).
+
+    features: float [N, C, H, W], of the same H and W. The map of a sample is Σ_c A_c² over the channels, as a vector
+    divided by its length; a map of zeros stays one.
+    """
+    maps = [_map(features) for features in (features_student, features_teacher.detach())]
+    return (maps[0] - maps[1]).square().mean(1)
+
+
+def _map(features: Tensor) -> Tensor:
+    values = features.float().square().mean(1).flatten(1)
+    return values * (values.square().sum(1, keepdim=True) + TINY).rsqrt()
+
+
 def _teacher_and_student(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return _log_softmax(logits_teacher.detach(), temperature), _log_softmax(logits_student, temperature)
 

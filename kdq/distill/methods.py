@@ -5,8 +5,10 @@ Importing this module does not import torch, so a command line can check configu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from kdq.distill import losses
@@ -21,6 +23,9 @@ Loss = Callable[["Tensor", "Tensor | None", "Tensor", Params, float], Terms]
 """Takes logits_student [N, C], logits_teacher [N, C] (the peer's for a method with two students, None for one
 without either), labels int64 [N], parameters, and the completed share of the training, in [0, 1). Returns the
 loss as named terms, each float32 [N], whose sum is the loss per sample."""
+FeatureLoss = Callable[[Sequence["Tensor"], Sequence["Tensor"], Params], Terms]
+"""Takes the outputs of compared layers of student and teacher, each float [N, …], and parameters; returns terms as a
+Loss does, by other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Method:
     makes the loss depend on the completed share of the training. later: parameters that were added after students had
     been trained: at its default, such a parameter is no part of an identity, so these students are still found.
     perfect: the student's logits, given the teacher's and the parameters, at which every term but `ce` is 0.
+    feature_loss: further terms, of the outputs of inner layers; such a method needs a teacher, which runs for every
+    student, as these outputs are not cached.
     """
 
     description: str
@@ -43,6 +50,11 @@ class Method:
     by_share: str | None = None
     later: frozenset[str] = frozenset()
     perfect: Callable[[Tensor, Params], Tensor] = lambda logits_teacher, params: logits_teacher
+    feature_loss: FeatureLoss | None = None
+
+    def __post_init__(self) -> None:
+        if self.feature_loss and (self.needs_peer or not self.needs_teacher):
+            raise UserError("a method with a feature_loss needs a teacher, and no peer: set needs_teacher=True")
 
 
 def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
@@ -108,6 +120,11 @@ def _dml(student: Tensor, peer: Tensor | None, labels: Tensor, params: Params, p
     }
 
 
+def _attention(student: Sequence[Tensor], teacher: Sequence[Tensor], params: Params) -> Terms:
+    each = [losses.attention_transfer(*pair) for pair in zip(student, teacher, strict=True)]
+    return {"attention": params["beta"] * reduce(operator.add, each)}
+
+
 Known = dict[str, tuple[float, Interval | Switch]]
 SMOOTHING: Known = {"label_smoothing": (0.0, SHARE)}
 MIXING: Known = {"mixup_alpha": (0.0, NON_NEGATIVE)}
@@ -165,6 +182,12 @@ METHODS: dict[str, Method] = {
         {"beta": (4.0, NON_NEGATIVE), "temperature": (4.0, POSITIVE)} | SMOOTHING | MIXING,
         perfect=lambda logits_teacher, params: logits_teacher / params["temperature"],
     ),
+    "attention": Method(
+        "CE + β·the squared distance of attention maps at the ends of stages (Zagoruyko and Komodakis 2017)",
+        _ce,
+        {"beta": (1000.0, NON_NEGATIVE)} | SMOOTHING | MIXING,
+        feature_loss=_attention,
+    ),
 }
 
 
@@ -206,6 +229,11 @@ class MethodConfig:
     @property
     def method(self) -> Method:
         return METHODS[self.name]
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether the teacher has to run for every student, since outputs of its inner layers are compared."""
+        return self.method.feature_loss is not None
 
     @property
     def mixes_logits(self) -> bool:

@@ -25,6 +25,9 @@ from study.space.space import LARGEST, Space
 from study.space.workload import Workload
 
 VERSIONS = {"data": DATA_VERSION, "split": SPLIT_VERSION, "student": STUDENT_VERSION, "point": POINT_VERSION}
+LATER = ("student_layers", "teacher_layers")
+"""Keys of a workload that are left out where they are None, so that studies started before they existed keep their
+settings."""
 LONGEST_NAME = 100
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 
@@ -119,6 +122,11 @@ class Plan:
         return self.needs_teacher and is_trained_here(self.workload.teacher)
 
     @property
+    def compares_features(self) -> bool:
+        """Whether any student learns from the teacher's inner layers."""
+        return any(METHODS[method].feature_loss for method in self.methods - {TEACHER})
+
+    @property
     def needs_peer(self) -> bool:
         """Whether any student learns beside a peer that starts from given weights."""
         distilling = self.methods - {TEACHER}
@@ -147,6 +155,7 @@ class Plan:
         """Return everything that determines what the study does, as JSON, without descriptions."""
         space, workload = self.space.document(), asdict(self.workload)
         del workload["description"]
+        workload = {key: value for key, value in workload.items() if value is not None or key not in LATER}
         document = {"space": space, "workload": workload, "seeds": self.seeds}
         document["versions"] = dict(VERSIONS)  # different results need a different default name
         plain: dict[str, Json] = json.loads(canonical(document))

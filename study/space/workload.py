@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kdq.data.sources import DATASETS
+from kdq.distill.features import FeatureLayers
 from kdq.distill.peers import parse_peer
 from kdq.distill.recipe import TrainConfig
 from kdq.errors import UserError, unknown
@@ -25,7 +26,8 @@ class Workload:
     training set for validation; quantizer: how students are quantized; calibration_images: the number of training
     images for it; teacher_normalization: the normalisation of pretrained weights whose source declares none, `dataset`
     (the data set's own mean and deviation) or `imagenet`; peer_init: the initial weights of the second student in
-    methods that train two (see kdq.distill.peers), random if None.
+    methods that train two (see kdq.distill.peers), random if None; student_layers, teacher_layers: the layers whose
+    outputs methods with a feature loss compare, by default the stages of both networks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -42,6 +44,8 @@ class Workload:
     teacher_normalization: str = "dataset"
     teacher_train: TrainConfig | None = None
     peer_init: str | None = None
+    student_layers: tuple[str, ...] | None = None
+    teacher_layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -58,6 +62,14 @@ class Workload:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} = {value}: must be at least 1")
+        _ = self.layers  # raises unless both name equally many
+
+    @property
+    def layers(self) -> FeatureLayers | None:
+        """The layers that methods with a feature loss compare; None for the stages of both networks."""
+        if self.student_layers is None and self.teacher_layers is None:
+            return None
+        return FeatureLayers(self.student_layers or (), self.teacher_layers or ())
 
     @property
     def teacher_recipe(self) -> TrainConfig:

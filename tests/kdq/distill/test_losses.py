@@ -184,6 +184,28 @@ def test_standardized_logits_are_z_scores(case: Case, scale: float, shift: float
     torch.testing.assert_close(moved[steep], found[steep], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("channels", [(3, 3), (2, 5)])
+def test_attention_transfer_is_the_mean_squared_distance_of_normalized_maps(channels: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, count, 4, 2, generator=random) for count in channels)
+    expected = []
+    for s, t in zip(student.double().numpy(), teacher.double().numpy(), strict=True):
+        maps = [np.array([[(a[:, y, x] ** 2).sum() for x in range(2)] for y in range(4)]).ravel() for a in (s, t)]
+        unit = [vector / math.sqrt((vector * vector).sum()) for vector in maps]
+        expected.append(((unit[0] - unit[1]) ** 2).mean())
+    actual = losses.attention_transfer(student, teacher)
+    torch.testing.assert_close(actual.double(), torch.tensor(expected), rtol=1e-5, atol=1e-7)
+
+
+def test_an_attention_map_of_zeros_has_a_finite_gradient() -> None:
+    student = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    loss = losses.attention_transfer(student, torch.ones(1, 2, 2, 2))
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(0.25)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
 def test_equal_logits_are_standardized_to_zeros_without_gradient() -> None:
     logits = torch.full((2, 3), 7.0, requires_grad=True)
     found = losses.standardized(logits)

@@ -26,7 +26,16 @@ def labels(samples: int, classes: int) -> Tensor:
 
 def terms(name: str, student: Tensor, teacher: Tensor | None, y: Tensor, progress: float = 0.5) -> Terms:
     config = MethodConfig.parse({"method": name})
-    return config.method.loss(student, teacher, y, config.params, progress)
+    own = config.method.loss(student, teacher, y, config.params, progress)
+    compare = config.method.feature_loss
+    return (
+        own | compare(features(student), features(teacher), config.params) if compare and teacher is not None else own
+    )
+
+
+def features(logits: Tensor) -> list[Tensor]:
+    """Two layers whose maps [N, C, H, W] are functions of the logits: equal logits give equal ones."""
+    return [logits[:, :, None, None] * torch.tensor([[1.0, 2.0], [0.5, -1.0]]), logits.flip(1)[:, None, :, None]]
 
 
 def total(terms: Terms) -> Tensor:
