@@ -7,6 +7,7 @@ tensors are used, so that importing this module does not import torch.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 ABSENT = -1e30
 """The logit of an excluded class: its probability is exactly 0, and 0 times a finite logit is 0, not NaN."""
+
+TINY = 1e-16
+"""Added to squared lengths that are divided by: a vector of zeros stays one, and its gradient finite."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -47,12 +51,70 @@ def nckd(logits_student: Tensor, logits_teacher: Tensor, labels: Tensor, tempera
     return temperature**2 * _kl(_without(log_p, labels).log_softmax(1), _without(log_q, labels).log_softmax(1))
 
 
+def standardized(logits: Tensor) -> Tensor:
+    """Z-scores of each row, (z − mean) / σ: float32 [N, C] (Sun et al. 2024, algorithm 1).
+
+    Student and teacher then need the same order and proportions of logits, not the same range. σ is that of the row,
+    Σ(z − mean)² / C; gradients flow through it. Equal logits give zeros, and so no gradient.
+    """
+    return _unit(logits.float(), 1) * math.sqrt(logits.shape[1])
+
+
+def dist(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """T²·(1 − Pearson's r) of probabilities at temperature T, between and within classes (Huang et al. 2022).
+
+    Between: r of each sample's row. Within: r of each class's column over the batch, averaged over the classes; the
+    value of a sample is its part, so that the mean over the batch is the paper's. For vectors of mean 0 and length 1,
+    1 − r is half their squared distance, which splits into one part a sample, none of them negative. A row or column
+    without variance has length 0.
+    """
+    p, q = _probabilities(logits_teacher.detach(), temperature), _probabilities(logits_student, temperature)
+    halves = [(_unit(q, dim) - _unit(p, dim)).square() * (temperature**2 / 2) for dim in (1, 0)]
+    return halves[0].sum(1), halves[1].mean(1) * len(p)
+
+
+def wttm(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> Tensor:
+    """U·KL(teacher at temperature T ‖ student at 1), U = Σ_c p_c^(1/T) (Zheng and Yang 2024, algorithm 1).
+
+    U, between 1 for a certain teacher and C^(1 − 1/T) for an uncertain one, weighs samples. The best student's logits
+    are the teacher's divided by T.
+    """
+    log_p = _log_softmax(logits_teacher.detach(), temperature)
+    log_u = (_log_softmax(logits_teacher.detach(), 1.0) / temperature).logsumexp(1)
+    return log_u.exp() * _kl(log_p, _log_softmax(logits_student, 1.0))
+
+
+def attention_transfer(features_student: Tensor, features_teacher: Tensor) -> Tensor:
+    """Mean squared difference of attention maps (Zagoruyko and Komodakis 2017, eq. 1 and 2, squared as in their code).
+
+    features: float [N, C, H, W], of the same H and W. The map of a sample is Σ_c A_c² over the channels, as a vector
+    divided by its length; a map of zeros stays one.
+    """
+    maps = [_map(features) for features in (features_student, features_teacher.detach())]
+    return (maps[0] - maps[1]).square().mean(1)
+
+
+def _map(features: Tensor) -> Tensor:
+    values = features.float().square().mean(1).flatten(1)
+    return values * (values.square().sum(1, keepdim=True) + TINY).rsqrt()
+
+
 def _teacher_and_student(logits_student: Tensor, logits_teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return _log_softmax(logits_teacher.detach(), temperature), _log_softmax(logits_student, temperature)
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return (logits.float() / temperature).log_softmax(1)
+
+
+def _probabilities(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.float() / temperature).softmax(1)
+
+
+def _unit(values: Tensor, dim: int) -> Tensor:
+    """Return vectors along `dim` less their means, divided by their lengths; constant ones are zeros."""
+    centred = values - values.mean(dim, keepdim=True)
+    return centred * (centred.square().sum(dim, keepdim=True) + TINY).rsqrt()
 
 
 def _at(values: Tensor, labels: Tensor) -> Tensor:

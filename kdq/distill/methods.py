@@ -5,8 +5,10 @@ Importing this module does not import torch, so a command line can check configu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from kdq.distill import losses
@@ -21,6 +23,9 @@ Loss = Callable[["Tensor", "Tensor | None", "Tensor", Params, float], Terms]
 """Takes logits_student [N, C], logits_teacher [N, C] (the peer's for a method with two students, None for one
 without either), labels int64 [N], parameters, and the completed share of the training, in [0, 1). Returns the
 loss as named terms, each float32 [N], whose sum is the loss per sample."""
+FeatureLoss = Callable[[Sequence["Tensor"], Sequence["Tensor"], Params], Terms]
+"""Takes the outputs of compared layers of student and teacher, each float [N, …], and parameters; returns terms as a
+Loss does, by other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,11 @@ class Method:
     params: its parameters, each with its default and allowed values. Every method also has `mixup_alpha`: images
     are mixed in pairs by λ ~ Beta(a, a), and so are the losses against both labels; 0 disables mixing. needs_peer:
     two students are trained together, each the other's teacher. by_share: the parameter that, unless it is 0,
-    makes the loss depend on the completed share of the training.
+    makes the loss depend on the completed share of the training. later: parameters that were added after students had
+    been trained: at its default, such a parameter is no part of an identity, so these students are still found.
+    perfect: the student's logits, given the teacher's and the parameters, at which every term but `ce` is 0.
+    feature_loss: further terms, of the outputs of inner layers; such a method needs a teacher, which runs for every
+    student, as these outputs are not cached.
     """
 
     description: str
@@ -39,6 +48,13 @@ class Method:
     needs_teacher: bool = True
     needs_peer: bool = False
     by_share: str | None = None
+    later: frozenset[str] = frozenset()
+    perfect: Callable[[Tensor, Params], Tensor] = lambda logits_teacher, params: logits_teacher
+    feature_loss: FeatureLoss | None = None
+
+    def __post_init__(self) -> None:
+        if self.feature_loss and (self.needs_peer or not self.needs_teacher):
+            raise UserError("a method with a feature_loss needs a teacher, and no peer: set needs_teacher=True")
 
 
 def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
@@ -47,11 +63,18 @@ def _ce(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params,
 
 def _vkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
     assert teacher is not None
-    alpha = params["alpha"]
+    alpha, pair = params["alpha"], _standardized(student, teacher, params)
     return {
         "ce": (1 - alpha) * losses.cross_entropy(student, labels, params["label_smoothing"]),
-        "kd": alpha * losses.kd(student, teacher, params["temperature"]),
+        "kd": alpha * losses.kd(*pair, params["temperature"]),
     }
+
+
+def _standardized(student: Tensor, teacher: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+    """Return both logits as the method compares them."""
+    if not params["standardize_logits"]:
+        return student, teacher
+    return losses.standardized(student), losses.standardized(teacher)
 
 
 def _mixup(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
@@ -62,11 +85,29 @@ def _mixup(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Para
 def _dkd(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
     assert teacher is not None
     warmth = min(progress / params["warmup"], 1.0) if params["warmup"] else 1.0
-    temperature = params["temperature"]
+    temperature, pair = params["temperature"], _standardized(student, teacher, params)
     return {
         "ce": losses.cross_entropy(student, labels, params["label_smoothing"]),
-        "tckd": warmth * params["alpha"] * losses.tckd(student, teacher, labels, temperature),
-        "nckd": warmth * params["beta"] * losses.nckd(student, teacher, labels, temperature),
+        "tckd": warmth * params["alpha"] * losses.tckd(*pair, labels, temperature),
+        "nckd": warmth * params["beta"] * losses.nckd(*pair, labels, temperature),
+    }
+
+
+def _dist(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    inter, intra = losses.dist(student, teacher, params["temperature"])
+    return {
+        "ce": losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "inter": params["beta"] * inter,
+        "intra": params["gamma"] * intra,
+    }
+
+
+def _wttm(student: Tensor, teacher: Tensor | None, labels: Tensor, params: Params, progress: float) -> Terms:
+    assert teacher is not None
+    return {
+        "ce": losses.cross_entropy(student, labels, params["label_smoothing"]),
+        "wttm": params["beta"] * losses.wttm(student, teacher, params["temperature"]),
     }
 
 
@@ -79,14 +120,23 @@ def _dml(student: Tensor, peer: Tensor | None, labels: Tensor, params: Params, p
     }
 
 
-SMOOTHING = {"label_smoothing": (0.0, SHARE)}
-MIXING = {"mixup_alpha": (0.0, NON_NEGATIVE)}
+def _attention(student: Sequence[Tensor], teacher: Sequence[Tensor], params: Params) -> Terms:
+    each = [losses.attention_transfer(*pair) for pair in zip(student, teacher, strict=True)]
+    return {"attention": params["beta"] * reduce(operator.add, each)}
+
+
+Known = dict[str, tuple[float, Interval | Switch]]
+SMOOTHING: Known = {"label_smoothing": (0.0, SHARE)}
+MIXING: Known = {"mixup_alpha": (0.0, NON_NEGATIVE)}
+# The z-scores of both logits are compared (Sun et al. 2024), with a temperature of about 2.
+STANDARDIZING: Known = {"standardize_logits": (0.0, Switch())}
 METHODS: dict[str, Method] = {
     "ce": Method("cross-entropy on the labels, no teacher", _ce, SMOOTHING | MIXING, needs_teacher=False),
     "vkd": Method(
         "(1 − α)·CE + α·T²·KL to the teacher (Hinton et al. 2015)",
         _vkd,
-        {"alpha": (0.9, SHARE), "temperature": (4.0, POSITIVE)} | SMOOTHING | MIXING,
+        {"alpha": (0.9, SHARE), "temperature": (4.0, POSITIVE)} | SMOOTHING | MIXING | STANDARDIZING,
+        later=frozenset(STANDARDIZING),
     ),
     "mixup": Method(
         "function matching: T²·KL to the teacher on the same mixed images, no labels (Beyer et al. 2022)",
@@ -104,8 +154,10 @@ METHODS: dict[str, Method] = {
             "warmup": (20 / 240, SHARE),
         }
         | SMOOTHING
-        | MIXING,
+        | MIXING
+        | STANDARDIZING,
         by_share="warmup",
+        later=frozenset(STANDARDIZING),
     ),
     "dml": Method(
         "two students teach each other: CE + α·T²·KL to the peer, the better one is kept (Zhang et al. 2017)",
@@ -116,6 +168,25 @@ METHODS: dict[str, Method] = {
         needs_teacher=False,
         needs_peer=True,
         by_share="handover",
+    ),
+    "dist": Method(
+        "CE + β·(1 − r between classes) + γ·(1 − r within each class), r of Pearson (Huang et al. 2022)",
+        _dist,
+        {"beta": (2.0, NON_NEGATIVE), "gamma": (2.0, NON_NEGATIVE), "temperature": (4.0, POSITIVE)}
+        | SMOOTHING
+        | MIXING,
+    ),
+    "wttm": Method(
+        "CE + β·U·KL of the student at temperature 1 to the teacher at T, U its weight (Zheng and Yang 2024)",
+        _wttm,
+        {"beta": (4.0, NON_NEGATIVE), "temperature": (4.0, POSITIVE)} | SMOOTHING | MIXING,
+        perfect=lambda logits_teacher, params: logits_teacher / params["temperature"],
+    ),
+    "attention": Method(
+        "CE + β·the squared distance of attention maps at the ends of stages (Zagoruyko and Komodakis 2017)",
+        _ce,
+        {"beta": (1000.0, NON_NEGATIVE)} | SMOOTHING | MIXING,
+        feature_loss=_attention,
     ),
 }
 
@@ -160,6 +231,11 @@ class MethodConfig:
         return METHODS[self.name]
 
     @property
+    def compares_features(self) -> bool:
+        """Whether the teacher has to run for every student, since outputs of its inner layers are compared."""
+        return self.method.feature_loss is not None
+
+    @property
     def mixes_logits(self) -> bool:
         """Whether the teacher receives the two plain parts of a mixed view and its logits are mixed."""
         return bool(self.params.get("mix_logits"))
@@ -175,8 +251,8 @@ class MethodConfig:
         return bool(self.method.by_share and self.params[self.method.by_share])
 
     def identity(self) -> dict[str, str | float]:
-        """Return the document that `parse` reads back into an equal configuration: the name and every parameter."""
-        return {"method": self.name, **self.params}
+        """Return the document that `parse` reads back into an equal configuration: the name and its parameters."""
+        return {"method": self.name, **identifying(self.name, self.params)}
 
 
 PARAMETERS = frozenset(key for method in METHODS.values() for key in method.params)
@@ -184,6 +260,14 @@ PARAMETERS = frozenset(key for method in METHODS.values() for key in method.para
 
 COMMON = ("alpha", "beta", "temperature", "mixup_alpha")
 """The parameters that studies usually vary: names and tables always show them. The others are options."""
+
+
+def identifying(name: str, params: Params) -> dict[str, float]:
+    """Return a method's parameters without those of `Method.later` that have their default."""
+    if name not in METHODS:
+        return dict(params)
+    later, known = METHODS[name].later, METHODS[name].params
+    return {key: value for key, value in params.items() if key not in later or value != known[key][0]}
 
 
 def options(name: str, params: Mapping[str, Any]) -> dict[str, float]:

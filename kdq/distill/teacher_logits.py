@@ -18,7 +18,7 @@ not, the logits are the same to the last bit: no result depends on the content o
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from kdq.data.augment import View, Views
 from kdq.data.dataset import Dataset
+from kdq.distill.features import Features, with_features
 from kdq.distill.recipe import autocast
 from kdq.models.classifier import Classifier
 from kdq.models.float32 import exact_float32
@@ -42,22 +43,37 @@ TeacherLogits = Callable[[View], Tensor]
 """Returns the teacher's logits for a view: float [B, classes], without gradient, in the order of the view."""
 
 
-def forward_teacher(teacher: Classifier, precision: str = "float32") -> TeacherLogits:
-    """Return a function that runs the teacher on every view. `teacher` is frozen and left in evaluation mode.
+class ForwardTeacher:
+    """A `TeacherLogits` that runs the teacher on every view. `teacher` is frozen and left in evaluation mode.
 
-    The logits are those of `teacher` up to rounding: its batch norms are folded where possible.
+    The logits are those of `teacher` up to rounding: its batch norms are folded where possible. precision: of its
+    forward pass.
     """
-    teacher.eval().requires_grad_(False)
-    frozen = (fold(teacher) if teacher.arch in ARCHITECTURES else teacher).to(memory_format=torch.channels_last)
+
+    def __init__(self, teacher: Classifier, precision: str = "float32") -> None:
+        self.teacher = teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        folded = fold(teacher) if teacher.arch in ARCHITECTURES else teacher
+        self._folded = folded.to(memory_format=torch.channels_last)
+        self.precision = precision
 
     @torch.inference_mode()
     @exact_float32()
-    def answer(view: View) -> Tensor:
-        with autocast(view.images.device, precision):
-            logits_teacher: Tensor = frozen(view.images)
+    def __call__(self, view: View) -> Tensor:
+        with autocast(view.images.device, self.precision):
+            logits_teacher: Tensor = self._folded(view.images)
         return logits_teacher
 
-    return answer
+    @torch.no_grad()
+    @exact_float32()
+    def with_features(self, view: View, layers: Sequence[str]) -> tuple[Tensor, Features]:
+        """Return the logits, and the outputs of the named layers. The network runs unfolded, so that they exist."""
+        with autocast(view.images.device, self.precision):
+            return with_features(self.teacher, layers, view.images)
+
+
+def forward_teacher(teacher: Classifier, precision: str = "float32") -> ForwardTeacher:
+    """Return a teacher that runs on every view."""
+    return ForwardTeacher(teacher, precision)
 
 
 CACHE_VERSION = 2

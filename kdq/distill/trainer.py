@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdq.data.augment import View, Views
 from kdq.data.dataset import Dataset
+from kdq.distill.features import FeatureLayers, choose_layers, with_features
 from kdq.distill.methods import MethodConfig, Terms
 from kdq.distill.recipe import (
     AUTO,
@@ -20,7 +21,7 @@ from kdq.distill.recipe import (
     make_optimizer,
     update_average,
 )
-from kdq.distill.teacher_logits import TeacherLogits
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import accuracy, logits
@@ -45,8 +46,9 @@ class Trainer:
 
     All randomness is in the initial weights and the views. data: on the students' device; teacher: may be None for
     a method that needs none; peer: a student with other initial weights; stream_seed: determines the views (see
-    kdq.data.augment). Raises UserError if a teacher is needed and missing, for a student of another number of classes
-    or channels than the data's, for the precision AUTO, and for `compile` on a CPU.
+    kdq.data.augment); layers: those that a method with a feature loss compares, by default the stages of both networks.
+    Raises UserError if a teacher is needed and missing, for a student of another number of classes or channels than the
+    data's, for the precision AUTO, for `compile` on a CPU or with a feature loss, and for layers that do not exist.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Trainer:
         *,
         stream_seed: int,
         peer: Classifier | None = None,
+        layers: FeatureLayers | None = None,
     ) -> None:
         if method.method.needs_teacher and teacher is None:
             raise UserError(f"method {method.name!r} needs a teacher; give one, or use the method 'ce'")
@@ -94,6 +97,7 @@ class Trainer:
         self.val_top1 = [0.0 for _ in self.students]
         """Validation accuracy of each student after the last epoch, in percent."""
         self._forwards = _forwards(self.students, config, self.device)
+        self._features = _Features(method, self.teacher, student, layers, config) if method.compares_features else None
 
     @property
     def best(self) -> Classifier:
@@ -168,6 +172,8 @@ class Trainer:
 
         A student's loss treats the logits of its peer as constants: no gradient flows from one to the other.
         """
+        if self._features:
+            return self._features.terms(view, progress)
         with autocast(self.device, self.config.precision):
             answers: list[Tensor] = [forward(view.images) for forward in self._forwards]
         teachers = answers[::-1] if self.method.method.needs_peer else [self._logits_teacher(view)]
@@ -220,6 +226,33 @@ class Trainer:
                 model.load_state_dict(weights)
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.val_top1 = state["epoch"], list(state["val_top1"])
+
+
+class _Features:
+    """The terms of a method with a feature loss: student and teacher give logits and features in one pass each."""
+
+    def __init__(
+        self,
+        method: MethodConfig,
+        teacher: TeacherLogits | None,
+        student: Classifier,
+        layers: FeatureLayers | None,
+        config: TrainConfig,
+    ) -> None:
+        if not isinstance(teacher, ForwardTeacher):
+            raise UserError(f"method {method.name!r} compares features, which no cache has: use forward_teacher(model)")
+        if config.compile:
+            raise UserError(f"compile = True: method {method.name!r} captures features by hooks; leave it out")
+        self.method, self.teacher, self.student, self.precision = method, teacher, student, config.precision
+        self.layers = choose_layers(layers, student, teacher.teacher)
+
+    def terms(self, view: View, progress: float) -> Terms:
+        assert self.method.method.feature_loss
+        with autocast(view.images.device, self.precision):
+            logits_student, features_student = with_features(self.student, self.layers.student, view.images)
+        logits_teacher, features_teacher = self.teacher.with_features(view, self.layers.teacher)
+        terms = view_terms(self.method, logits_student, logits_teacher, view, progress)
+        return terms | self.method.method.feature_loss(features_student, features_teacher, self.method.params)
 
 
 def _forwards(

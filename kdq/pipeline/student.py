@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from filelock import Timeout
 
 from kdq.data.dataset import Dataset
+from kdq.distill.features import FeatureLayers
 from kdq.distill.methods import MethodConfig
 from kdq.distill.peers import peer_seed
 from kdq.distill.recipe import TrainConfig
@@ -44,7 +45,8 @@ class StudentSpec:
     """All that determines a student.
 
     data: a fingerprint; teacher: the id of its stage, None without one; seed: of the initialisation, its peer's
-    included, and of the views; peer_init: an id of the peer's initial weights, None for random ones or no peer.
+    included, and of the views; peer_init: an id of the peer's initial weights, None for random ones or no peer; layers:
+    those that a method with a feature loss compares, None for the stages of both networks, or for another method.
     """
 
     data: str
@@ -54,6 +56,7 @@ class StudentSpec:
     train: TrainConfig
     seed: int
     peer_init: str | None = None
+    layers: FeatureLayers | None = None
 
     @property
     def looks_ahead(self) -> bool:
@@ -78,6 +81,7 @@ class StudentSpec:
                 "seed": self.seed,
                 "peer_init": self.peer_init,
                 "epoch": self.train.epochs if epoch is None else epoch,
+                **({"layers": asdict(self.layers)} if self.layers else {}),
             },
         )
 
@@ -153,7 +157,9 @@ def _trainer(
     student, other = initial(spec.seed).to(device), None
     if spec.method.method.needs_peer:
         other = (peer() if peer else initial(peer_seed(spec.seed))).to(device)
-    return Trainer(spec.train, spec.method, student, teacher, data, stream_seed=spec.seed, peer=other)
+    return Trainer(
+        spec.train, spec.method, student, teacher, data, stream_seed=spec.seed, peer=other, layers=spec.layers
+    )
 
 
 def _go_on(store: StageStore, spec: StudentSpec, trainer: Trainer) -> list[Json]:

@@ -102,7 +102,7 @@ def measure(plan: Plan, seconds: float) -> Costs:
     epoch = teaching = 0.0
     if plan.needs_distilling:
         epoch = train / _rate(lambda: _step(student, images, precision), seconds) + val / forward
-    if streams := views(plan):
+    if streams := views(plan) + sum(map(compares_features, _taught(plan))) * len(plan.seeds):
         rate = _rate(lambda: _forward(teacher, images, precision), seconds)
         teaching = workload.train.epochs * streams * train / rate
     share = teaching / max(1, len(_taught(plan)) * len(plan.seeds))
@@ -143,8 +143,14 @@ def _students_at_once(plan: Plan) -> float:
 
 
 def views(plan: Plan) -> int:
-    """Return the number of streams of views for the teacher, one for all trials with the same seed and mixup."""
-    return len({c.parameters["mixup_alpha"] for c in _taught(plan)}) * len(plan.seeds)
+    """Return the number of streams of cached logits, one for all trials with the same seed and mixup."""
+    cached = [c for c in _taught(plan) if not compares_features(c)]
+    return len({c.parameters["mixup_alpha"] for c in cached}) * len(plan.seeds)
+
+
+def compares_features(configuration: Configuration) -> bool:
+    """Return whether the teacher runs for this student alone."""
+    return METHODS[configuration.method].feature_loss is not None
 
 
 def _taught(plan: Plan) -> list[Configuration]:

@@ -140,6 +140,11 @@ class Plan:
         return self.needs_teacher and is_trained_here(self.workload.teacher)
 
     @property
+    def compares_features(self) -> bool:
+        """Whether any student learns from the teacher's inner layers."""
+        return any(METHODS[method].feature_loss for method in self.methods - {TEACHER})
+
+    @property
     def needs_peer(self) -> bool:
         """Whether any student learns beside a peer that starts from given weights."""
         distilling = self.methods - {TEACHER}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdq.distill.methods import COMMON, options
+from kdq.distill.methods import COMMON, identifying, options
 from kdq.store.stage import canonical
 from study.space.declaration import Widths, measured
 
@@ -31,7 +31,7 @@ class Configuration:
     @property
     def student(self) -> str:
         """The identity of the student, the same for configurations that differ only in bits."""
-        return canonical({"method": self.method, "parameters": dict(self.parameters)})
+        return canonical({"method": self.method, "parameters": identifying(self.method, self.parameters)})
 
     @property
     def identity(self) -> str:

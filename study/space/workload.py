@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from kdq.data.sources import find_shape
 from kdq.data.spec import DataSpec
+from kdq.distill.features import FeatureLayers
 from kdq.distill.peers import parse_peer
 from kdq.distill.recipe import TrainConfig
 from kdq.errors import UserError, unknown
@@ -15,7 +16,7 @@ from kdq.models.sources import pinned
 from kdq.quantize.config import QuantizerSpec
 from study.space.documents import locate, read, validate
 
-NEWER = tuple(field.name for field in fields(DataSpec)[1:])
+NEWER = (*(field.name for field in fields(DataSpec)[1:]), "student_layers", "teacher_layers")
 """Fields that studies of earlier versions lack: a default is left out of a study's settings, so they stay equal."""
 
 FOLDER = Path(__file__).parents[1] / "workloads"
@@ -32,7 +33,8 @@ class Workload:
     images for it; teacher_normalization: the normalisation of pretrained weights whose source declares none, `dataset`
     (the data set's own mean and deviation) or `imagenet`; peer_init: the initial weights of the second student in
     methods that train two (see kdq.distill.peers), random if None; image_size, resize, image_column, label_column,
-    unreadable: how images of the user's own are read (see kdq.data.spec).
+    unreadable: how images of the user's own are read (see kdq.data.spec); student_layers, teacher_layers: the
+    layers whose outputs methods with a feature loss compare, by default the stages of both networks.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -54,6 +56,8 @@ class Workload:
     image_column: str | None = None
     label_column: str | None = None
     unreadable: str | None = None
+    student_layers: tuple[str, ...] | None = None
+    teacher_layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.data.kind:
@@ -69,6 +73,14 @@ class Workload:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} = {value}: must be at least 1")
+        _ = self.layers  # raises unless both name equally many
+
+    @property
+    def layers(self) -> FeatureLayers | None:
+        """The layers that methods with a feature loss compare; None for the stages of both networks."""
+        if self.student_layers is None and self.teacher_layers is None:
+            return None
+        return FeatureLayers(self.student_layers or (), self.teacher_layers or ())
 
     @property
     def data(self) -> DataSpec:

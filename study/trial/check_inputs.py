@@ -17,6 +17,7 @@ from kdq.store.folder_store import StageStore
 from study.plan.plan import Plan
 from study.space.workload import Workload
 from study.trial.inputs import (
+    check_layers,
     check_quantizable,
     check_student,
     evaluate_teacher,
@@ -24,8 +25,9 @@ from study.trial.inputs import (
     prepare_peer,
     prepare_teacher,
     teacher_spec,
+    trained_teacher,
 )
-from study.trial.worker import DataRef
+from study.trial.worker import DataRef, load_teacher
 
 SAMPLE = 500
 """Images on which a teacher is tried: enough to tell it from guessing, and seconds of work."""
@@ -75,10 +77,13 @@ def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: St
     reference = DataRef("", data.fingerprint, len(data.train_labels), len(data.val_labels))
     if plan.needs_distilling:
         check_student(workload.student, data)
-    if spec and not isinstance(spec, Trained):
+    if isinstance(spec, Trained):
+        check_layers(plan, trained_teacher(plan, spec, data), data)
+    elif spec:
         teacher = prepare_teacher(workload, spec, reference, data, store, _silent)
         if data.fingerprint:
             evaluate_teacher(teacher, reference, _sample(data), store, _silent)
+        check_layers(plan, load_teacher(teacher, data), data)
     if plan.needs_peer:
         assert workload.peer_init
         if not isinstance(parse_peer(workload.peer_init, workload.student), Trained):

@@ -8,15 +8,17 @@ from pathlib import Path
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import fill, find_source
+from kdq.distill.features import check_shapes, choose_layers
 from kdq.distill.methods import MethodConfig
 from kdq.distill.peers import parse_peer, peer_seed, peer_weights
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_checkpoint, parse_spec
 from kdq.errors import UserError, first_line
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
-from kdq.models.classifier import Normalization, build
+from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
 from kdq.models.huggingface import labels, load_pretrained, unnamed
+from kdq.models.images import as_float
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sources import is_sourced, split_weights
 from kdq.pipeline.accuracy import evaluate_once
@@ -76,8 +78,11 @@ def prepare_models(
     metrics: dict[str, float] = {}
     if plan.needs_distilling:
         check_student(plan.workload.student, data)
+    if isinstance(teacher, Trained):
+        check_layers(plan, trained_teacher(plan, teacher, data), data)  # before it is trained
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
+        check_layers(plan, load_teacher(teacher_ref, data), data)
         val, test = evaluate_teacher(teacher_ref, reference, data, store, log)
         metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
     peer = prepare_peer(plan.workload, reference, data, store, log) if plan.needs_peer else None
@@ -206,6 +211,22 @@ def evaluate_teacher(
             f"try --set teacher_normalization=imagenet (or dataset), or another --teacher"
         )
     return val, test
+
+
+def trained_teacher(plan: Plan, spec: Trained, data: Dataset) -> Classifier:
+    """Return the network of a teacher that is trained here, with random weights."""
+    arch = spec.arch or plan.workload.student
+    return build(arch, classes=data.classes, normalization=data.normalization, seed=0).to(data.train_images.device)
+
+
+def check_layers(plan: Plan, teacher: Classifier, data: Dataset) -> None:
+    """Raise UserError unless the layers that methods of the plan compare exist and fit each other."""
+    if not plan.compares_features:
+        return
+    student = build(plan.workload.student, classes=data.classes, normalization=data.normalization, seed=0)
+    student.to(data.train_images.device)
+    layers = choose_layers(plan.workload.layers, student, teacher)
+    check_shapes(layers, student, teacher, as_float(data.train_images[:1]))
 
 
 def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:

@@ -101,4 +101,5 @@ def _student(plan: Plan, inputs: InputIds, configuration: Configuration, seed: i
         train=plan.workload.train,
         seed=seed,
         peer_init=inputs.peer if method.needs_peer else None,
+        layers=plan.workload.layers if method.feature_loss else None,
     )

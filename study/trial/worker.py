@@ -145,9 +145,11 @@ class _Run:
 
     def _teacher_logits(self) -> TeacherLogits | None:
         student, teacher = self.trial.student, self.inputs.teacher
-        return (
-            open_cache(self.store, student, teacher, self._data()) if teacher and student and student.teacher else None
-        )
+        if not teacher or not student or not student.teacher:
+            return None
+        if student.method.compares_features:
+            return forward_teacher(load_teacher(teacher, self._data()), student.train.precision)
+        return open_cache(self.store, student, teacher, self._data())
 
     def _peer(self) -> Classifier:
         student, peer = self.trial.student, self.inputs.peer

@@ -133,3 +133,82 @@ def test_exact_where_the_target_takes_all_the_probability() -> None:
     student, teacher = torch.tensor([[0.0, 1e4, 0.0]]), torch.tensor([[1e4, 0.0, 0.0]])
     assert losses.kd(student, teacher, 2.0).item() == 2.0**2 * 1e4 / 2.0
     assert losses.tckd(student, teacher, torch.tensor([0]), 2.0).item() == 2.0**2 * 1e4 / 2.0
+
+
+def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's r by its definition."""
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()))
+
+
+@pytest.mark.parametrize(("samples", "classes", "temperature"), [(6, 4, 1.0), (3, 12, 4.0), (2, 2, 2.0)])
+def test_dist_is_one_less_the_correlations_of_rows_and_columns(samples: int, classes: int, temperature: float) -> None:
+    random = torch.Generator().manual_seed(samples)
+    student, teacher = (3 * torch.randn(samples, classes, generator=random) for _ in range(2))
+    q, p = (np.stack([softmax(row) for row in z.double().numpy() / temperature]) for z in (student, teacher))
+    inter, intra = losses.dist(student, teacher, temperature)
+    rows = torch.tensor([temperature**2 * (1 - correlation(a, b)) for a, b in zip(q, p, strict=True)])
+    columns = [temperature**2 * (1 - correlation(a, b)) for a, b in zip(q.T, p.T, strict=True)]
+    torch.testing.assert_close(inter, rows.float(), rtol=1e-4, atol=1e-5)
+    assert intra.mean().item() == pytest.approx(np.mean(columns), rel=1e-4, abs=1e-5)
+    assert (intra >= 0).all()
+
+
+def test_dist_of_one_sample_has_nothing_within_classes() -> None:
+    inter, intra = losses.dist(torch.tensor([[1.0, 2.0, 5.0]]), torch.tensor([[3.0, 0.0, 1.0]]), 2.0)
+    assert inter.item() > 0
+    assert intra.item() == 0
+
+
+@given(cases(largest=10.0))
+def test_wttm_is_the_weighted_kl_to_the_teachers_power(case: Case) -> None:
+    student, teacher, _, temperature = case
+    expected = []
+    for s, t in zip(student, teacher, strict=True):
+        power = softmax(t.double().numpy()) ** (1 / temperature)
+        expected.append(power.sum() * kl(power / power.sum(), softmax(s.double().numpy())))
+    actual = losses.wttm(student, teacher, temperature).double()
+    torch.testing.assert_close(actual, torch.tensor(expected), rtol=1e-3, atol=1e-3)
+
+
+@given(cases(), st.floats(0.1, 10), st.floats(-20, 20))
+def test_standardized_logits_are_z_scores(case: Case, scale: float, shift: float) -> None:
+    logits = case[0].double().numpy()
+    deviation = logits.std(1, keepdims=True)
+    expected = np.where(deviation > 1e-3, (logits - logits.mean(1, keepdims=True)) / np.maximum(deviation, 1e-3), 0)
+    found = losses.standardized(case[0])
+    wide = torch.from_numpy(deviation > 1e-3).expand_as(found)
+    torch.testing.assert_close(found[wide].double(), torch.from_numpy(expected)[wide], rtol=1e-3, atol=1e-3)
+    moved = losses.standardized(scale * case[0] + shift)
+    steep = torch.from_numpy(deviation > 0.1).expand_as(found)
+    torch.testing.assert_close(moved[steep], found[steep], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("channels", [(3, 3), (2, 5)])
+def test_attention_transfer_is_the_mean_squared_distance_of_normalized_maps(channels: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(3, count, 4, 2, generator=random) for count in channels)
+    expected = []
+    for s, t in zip(student.double().numpy(), teacher.double().numpy(), strict=True):
+        maps = [np.array([[(a[:, y, x] ** 2).sum() for x in range(2)] for y in range(4)]).ravel() for a in (s, t)]
+        unit = [vector / math.sqrt((vector * vector).sum()) for vector in maps]
+        expected.append(((unit[0] - unit[1]) ** 2).mean())
+    actual = losses.attention_transfer(student, teacher)
+    torch.testing.assert_close(actual.double(), torch.tensor(expected), rtol=1e-5, atol=1e-7)
+
+
+def test_an_attention_map_of_zeros_has_a_finite_gradient() -> None:
+    student = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    loss = losses.attention_transfer(student, torch.ones(1, 2, 2, 2))
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(0.25)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+def test_equal_logits_are_standardized_to_zeros_without_gradient() -> None:
+    logits = torch.full((2, 3), 7.0, requires_grad=True)
+    found = losses.standardized(logits)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert not found.any()
+    torch.testing.assert_close(logits.grad, torch.zeros(2, 3))

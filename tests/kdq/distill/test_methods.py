@@ -26,7 +26,16 @@ def labels(samples: int, classes: int) -> Tensor:
 
 def terms(name: str, student: Tensor, teacher: Tensor | None, y: Tensor, progress: float = 0.5) -> Terms:
     config = MethodConfig.parse({"method": name})
-    return config.method.loss(student, teacher, y, config.params, progress)
+    own = config.method.loss(student, teacher, y, config.params, progress)
+    compare = config.method.feature_loss
+    return (
+        own | compare(features(student), features(teacher), config.params) if compare and teacher is not None else own
+    )
+
+
+def features(logits: Tensor) -> list[Tensor]:
+    """Two layers whose maps [N, C, H, W] are functions of the logits: equal logits give equal ones."""
+    return [logits[:, :, None, None] * torch.tensor([[1.0, 2.0], [0.5, -1.0]]), logits.flip(1)[:, None, :, None]]
 
 
 def total(terms: Terms) -> Tensor:
@@ -55,10 +64,9 @@ def test_gradient_reaches_the_student_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEACHING)
 def test_a_perfect_student_has_nothing_to_learn_from_its_teacher(name: str) -> None:
-    student = logits(0, 6, 5).requires_grad_()
-    distillation = {
-        key: term for key, term in terms(name, student, student.detach().clone(), labels(6, 5)).items() if key != "ce"
-    }
+    teacher, config = logits(0, 6, 5), MethodConfig.parse({"method": name})
+    student = config.method.perfect(teacher, config.params).clone().requires_grad_()
+    distillation = {key: term for key, term in terms(name, student, teacher, labels(6, 5)).items() if key != "ce"}
     assert distillation
     for term in distillation.values():
         assert not term.any()
@@ -178,11 +186,26 @@ def test_vkd_is_ce_at_alpha_zero_and_pure_kd_at_one() -> None:
     torch.testing.assert_close(only_kd, total(terms("mixup", *args)))
 
 
+@pytest.mark.parametrize("name", ["vkd", "dkd"])
+def test_standardized_logits_make_the_range_of_the_teachers_irrelevant(name: str) -> None:
+    student, teacher, y = logits(0, 6, 5), logits(1, 6, 5), labels(6, 5)
+    on, off = (MethodConfig.parse({"method": name, "standardize_logits": value}) for value in (1, 0))
+    whole, scaled = (total(on.method.loss(student, factor * teacher + 3, y, on.params, 0.5)) for factor in (1, 9))
+    torch.testing.assert_close(whole, scaled, rtol=1e-4, atol=1e-5)
+    direct = total(off.method.loss(student, 9 * teacher + 3, y, off.params, 0.5))
+    assert not torch.allclose(whole, direct, rtol=0.1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_identity_reads_back_and_defaults_are_allowed(name: str) -> None:
     config = MethodConfig.parse({"method": name})
     assert MethodConfig.parse(config.identity()) == config
-    assert config.identity() == {"method": name, **{key: d for key, (d, _) in METHODS[name].params.items()}}
+    expected = {key: default for key, (default, _) in METHODS[name].params.items() if key not in METHODS[name].later}
+    assert config.identity() == {"method": name, **expected}
+    for key in METHODS[name].later:
+        changed = MethodConfig.parse({"method": name, key: 1})
+        assert changed.identity() == {"method": name, **expected, key: 1.0}
+        assert MethodConfig.parse(changed.identity()) == changed != config
     assert "mixup_alpha" in config.params
 
 

@@ -11,6 +11,7 @@ import torch
 
 from kdq.data.augment import AugmentConfig
 from kdq.data.dataset import Dataset
+from kdq.distill.features import FeatureLayers
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.peers import peer_seed
 from kdq.distill.recipe import TrainConfig
@@ -102,7 +103,16 @@ def test_a_student_that_nobody_trains_on_is_forgotten_but_not_one_in_training(tm
 
 
 CONSTANT = dataclasses.replace(TRAIN, schedule="step", milestones=(), warmup_epochs=1)
-PLAIN = [("ce", {}), ("vkd", {}), ("mixup", {}), ("dkd", {"warmup": 0}), ("dml", {})]
+PLAIN = [
+    ("ce", {}),
+    ("vkd", {}),
+    ("mixup", {}),
+    ("dkd", {"warmup": 0}),
+    ("dml", {}),
+    ("dist", {}),
+    ("wttm", {}),
+    ("attention", {}),
+]
 
 
 @pytest.mark.parametrize(("method", "params"), PLAIN)
@@ -175,4 +185,6 @@ def test_everything_that_determines_a_student_is_in_its_id() -> None:
         spec("dml", method=MethodConfig.parse({"method": "dml", "handover": 1})),
     ]
     assert len({wanted.stage().id for wanted in [plain, *others]}) == 6
+    named = [FeatureLayers(("layer1",), (name,)) for name in ("layer1", "layer2")]
+    assert len({spec("attention", layers=layers).stage().id for layers in (None, *named)}) == 3
     assert spec("dml").stage().id == plain.stage().id

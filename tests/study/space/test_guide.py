@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdq.distill.methods import METHODS
 from kdq.errors import UserError
 from study.schedulers.registry import SCHEDULERS
 from study.space.declaration import KINDS, LISTS
@@ -22,6 +23,13 @@ def test_the_guide_has_every_kind() -> None:
     missing = [kind for kind in KINDS if f"{{{kind}: " not in sound and f"{{{kind}: " not in GUIDE]
     assert missing == []
     assert all(f"`{name}`" in GUIDE for name in (*SEARCHERS, *SCHEDULERS, *LISTS))
+
+
+def test_the_table_of_methods_has_every_method_with_its_parameters() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .*? \| ([^|]*) \| [^|]* \|$", GUIDE.partition("\n## Methods")[2], re.MULTILINE)
+    table = {name: set(re.findall(r"`(\w+)`", params)) for name, params in rows}
+    expected = {name: set(method.params) - {"mixup_alpha"} for name, method in METHODS.items()}
+    assert {name: table.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(("text", "message"), EXAMPLES, ids=range(len(EXAMPLES)))
