@@ -57,10 +57,14 @@ ANALYSES: Mapping[str, Sequence[str]] = {
     "best": ["--study", STUDY, "--max-bits", "1e9"],
     "compare": ["alpha=0.5", "beta=8", "--study", STUDY],
     "report": ["--study", STUDY, "--output", "report.html"],
+    "front --figure": ["front.png", "--study", STUDY],
+    "effect": ["alpha", "--study", STUDY, "--figure", "effect.png"],
+    "heatmap": ["alpha", "temperature", "--study", STUDY, "--figure", "heatmap.png"],
+    "importance": ["--study", STUDY, "--figure", "importance.png"],
 }
 COMMANDS: Mapping[str, Sequence[str]] = {
     **{
-        f"analysis {name}": ["-m", "analysis", name, *options, "--tracking-uri", "sqlite:///mlflow.db"]
+        f"analysis {name}": ["-m", "analysis", *name.split(), *options, "--tracking-uri", "sqlite:///mlflow.db"]
         for name, options in ANALYSES.items()
     },
     "tracker": ["-c", OPEN],

@@ -231,16 +231,18 @@ def _draw_front(axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], col
         )
     front = _front(marks)
     _step(axes, front, INK, 1.6)
-    lowest = axes.get_ylim()[0]
-    for mark in (mark for mark in front if mark.accuracy >= lowest):
-        shade, interval = _colour(mark, colours), mark.study.interval(mark.group)
-        if interval:
-            axes.vlines(mark.bits, interval.low, interval.high, colors=shade, linewidth=5, alpha=PALE, zorder=2)
-        axes.scatter(mark.bits, mark.group.mean("test_top1"), s=60, marker="x", color=INK, linewidths=1.8, zorder=6)
-        axes.scatter(
-            mark.bits, mark.accuracy, s=80, marker=shapes[mark.method], color=shade, edgecolors=INK, linewidths=1.2,
-            zorder=5,
-        )  # fmt: skip
+    shown = [mark for mark in front if mark.accuracy >= axes.get_ylim()[0]]
+    bars = [(mark, interval) for mark in shown if (interval := mark.study.interval(mark.group))]
+    ends = [interval.low for _, interval in bars], [interval.high for _, interval in bars]
+    shades = [_colour(mark, colours) for mark, _ in bars]
+    axes.vlines([mark.bits for mark, _ in bars], *ends, colors=shades, linewidth=5, alpha=PALE, zorder=2)
+    tests = [mark.group.mean("test_top1") for mark in shown]
+    axes.scatter([mark.bits for mark in shown], tests, s=60, marker="x", color=INK, linewidths=1.8, zorder=6)
+    for shape in dict.fromkeys(shapes.values()):
+        alike = [mark for mark in shown if shapes[mark.method] == shape]
+        where, shades = [mark.bits for mark in alike], [_colour(mark, colours) for mark in alike]
+        style = {"marker": shape, "color": shades, "edgecolors": INK, "linewidths": 1.2, "zorder": 5}
+        axes.scatter(where, [mark.accuracy for mark in alike], s=80, **style)  # type: ignore[arg-type]
 
 
 def _step(axes: "Axes", marks: Iterable[Mark], shade: str, width: float) -> None:
@@ -260,8 +262,9 @@ def _label_widths(axes: "Axes", marks: Sequence[Mark]) -> None:
         best[mark.group.points[0].student, mark.group.bits] = mark
     labelled = {(mark.group.points[0].student, mark.group.bits) for mark in front}
     others = [mark for kind, mark in best.items() if kind not in labelled and mark.accuracy >= lowest]
+    distinct = {(mark.bits, mark.accuracy): mark for mark in reversed(front)}
     placed: list[Bbox] = []
-    for mark in [*reversed(front), *reversed(others)][:LABELLED]:
+    for mark in [*distinct.values(), *reversed(others)][:LABELLED]:
         text = _label(axes, mark)
         box = text.get_window_extent().padded(2)
         if any(box.overlaps(other) for other in placed):
