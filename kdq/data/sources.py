@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdq import plugins
 from kdq.data.audit import check_duplicates
 from kdq.data.dataset import stratified
 from kdq.data.parquet import Layout, count_rows, find_split, folders, read_split
@@ -189,6 +190,11 @@ DATASETS: dict[str, Entry] = {
 """All that is known of a data set is here: its name and its entry."""
 
 
+def register_dataset(name: str, entry: Entry) -> None:
+    """Add a data set, from a plugin. Raises UserError for a name that is taken."""
+    plugins.add("data set", DATASETS, name, entry, "kdq.conformance.datasets")
+
+
 def load_source(name: str, data_dir: Path | None, store: StageStore) -> Stage:
     """Return the stage that holds the decoded arrays of a data set, building it if it is missing.
 
@@ -205,7 +211,7 @@ def find_source(name: str, data_dir: Path | None, store: StageStore) -> tuple[So
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     source = DATASETS[name].find(data_dir, store.root.parent / "downloads")
-    return source, Stage("data", DATA_VERSION, {"source": source.identity})
+    return source, Stage("data", DATA_VERSION, {"source": source.identity, **plugins.identity(("data set", name))})
 
 
 def _write(folder: Path, name: str, source: Source) -> None:
