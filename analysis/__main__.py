@@ -25,6 +25,7 @@ from analysis.commands import (
     trials,
 )
 from analysis.commands.command import Command
+from kdq import plugins
 from kdq.errors import UserError
 
 COMMANDS: Sequence[Command] = (
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0, or 2 after a UserError, printed in one line."""
     options = _parser().parse_args(arguments)
     try:
+        plugins.load_all(options.plugin)
         from analysis.formats import render
 
         text = render(options.run(options), options.format)
@@ -86,12 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Analyse studies logged to MLflow.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     where = "tracking store (default: $MLFLOW_TRACKING_URI, or sqlite:///mlruns/mlflow.db)"
+    plugin = "Python file whose methods or schedulers the studies use (docs/plugins.md)"
     for command in COMMANDS:
         own = commands.add_parser(command.NAME, help=command.PURPOSE, description=command.PURPOSE)
         command.add_arguments(own)
         forms = command.FORMATS
         own.add_argument("--format", choices=forms, default=forms[0], help=f"default: {forms[0]}")
         own.add_argument("--output", type=Path, metavar="FILE", help="write to this file instead of the terminal")
+        own.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help=plugin)
         own.add_argument("--tracking-uri", metavar="URI", help=where)
         own.set_defaults(run=command.run)
     return parser

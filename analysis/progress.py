@@ -13,7 +13,7 @@ from kdq.errors import UserError
 from study.results.front import SeedGroup, content, front_shares
 from study.results.status import TrialStatus
 from study.schedulers.config import SchedulerConfig
-from study.schedulers.registry import SCHEDULERS, STOPPING
+from study.schedulers.registry import SCHEDULERS, stopping
 from study.schedulers.scheduler import RungConfig
 from study.tracking import schema
 
@@ -142,7 +142,7 @@ def _levels(results: Results) -> tuple[tuple[int, ...], bool]:
     """Return the rungs of a study's scheduler, and whether it compares float accuracies."""
     settings = results.study.document.get("settings", {}).get("space", {}).get("scheduler")
     epochs = results.study.workload.get("train", {}).get("epochs")
-    if not settings or settings["name"] not in STOPPING or not epochs:
+    if not settings or settings["name"] not in stopping() or not epochs:
         raise UserError(
             f"study {results.name!r} has no scheduler that stops trials, so it has no rungs: see --scheduler of a study"
         )

@@ -20,7 +20,7 @@ from study.results.front import REFERENCE
 from study.results.pareto import front, hypervolume
 from study.schedulers.asha import Asha
 from study.schedulers.priorities import FLOAT
-from study.schedulers.registry import STOPPING, make_scheduler
+from study.schedulers.registry import make_scheduler, stopping
 from study.schedulers.scheduler import Decision, RungConfig, Scheduler
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def play(record: StudyRecord, setting: Setting, track: Track = lambda orders, _:
     def outcomes(name: str, orders: Sequence[Sequence[str]]) -> list[Outcome]:
         return [simulate(_scheduler(name, config), record, order, setting.slots) for order in track(orders, name)]
 
-    played = {name: outcomes(name, orders) for name in (GRID, *STOPPING)}
+    played = {name: outcomes(name, orders) for name in (GRID, *stopping())}
     affordable = statistics.fmean(outcome.epochs for outcome in played["asha_pareto"]) / record.epochs
     drawn = [_first(record, order, max(1, round(affordable))) for order in orders]
     return {GRID: played.pop(GRID), RANDOM: outcomes(RANDOM, drawn), **played}

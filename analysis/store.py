@@ -11,10 +11,10 @@ from typing import NamedTuple
 from analysis.record import Row
 from analysis.stored import (
     OF_STUDY,
-    OF_TRIALS,
     StoredStudy,
     Training,
     Trial,
+    of_trials,
     status_of,
     stored_study,
     stored_trial,
@@ -22,7 +22,7 @@ from analysis.stored import (
 )
 from kdq.bits import BIT_WIDTHS, FLOAT_BITS, Bits, display_order
 from kdq.correctness import Correct, decode
-from kdq.distill.methods import METHODS, PARAMETERS
+from kdq.distill.methods import METHODS, parameters
 from kdq.errors import UserError, first_line, unknown
 from study.results.front import comparable, content, with_front
 from study.results.point import COLUMNS, Point, from_row
@@ -39,7 +39,6 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-OF_POINT = Names((schema.TRIAL,), {*COLUMNS, *PARAMETERS}, schema.POINT_METRICS)
 PROBES = {bits: schema.probe_metric(bits) for bits in BIT_WIDTHS}
 OF_TRIAL = Names(
     (schema.TRIAL, schema.STATUS, schema.STUDENT), ("student", "widths", "scheduler", "method"), PROBES.values()
@@ -51,6 +50,10 @@ class Final(NamedTuple):
 
     point: Point
     configuration: str
+
+
+def _of_point() -> Names:
+    return Names((schema.TRIAL,), {*COLUMNS, *parameters()}, schema.POINT_METRICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Store:
 
     def points(self, study: StoredStudy) -> dict[Point, str]:
         """Return the finished points, sorted by trial and bits, with the front marked: point -> id of its run."""
-        runs = self._read(study.experiment_id, OF_POINT, RunKind.POINT)
+        runs = self._read(study.experiment_id, _of_point(), RunKind.POINT)
         logged = {_point(run): run.id for run in runs if run.status == "FINISHED"}
         points = sorted(logged, key=lambda point: (point.trial_id, display_order(point.bits), point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
@@ -102,7 +105,7 @@ class Store:
 
     def trials(self, study: StoredStudy) -> list[Trial]:
         """Return every trial, in the order in which they started."""
-        return [stored_trial(run) for run in self._read(study.experiment_id, OF_TRIALS, RunKind.TRIAL)]
+        return [stored_trial(run) for run in self._read(study.experiment_id, of_trials(), RunKind.TRIAL)]
 
     def trainings(self, study: StoredStudy) -> dict[str, Training]:
         """Return the epochs that each trial trained, by its id."""

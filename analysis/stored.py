@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from kdq.bits import BIT_WIDTHS
-from kdq.distill.methods import PARAMETERS
+from kdq.distill.methods import parameters
 from kdq.errors import UserError
 from study.results.status import StudyStatus, TrialStatus
 from study.tracking import schema
@@ -17,11 +17,12 @@ Status = TypeVar("Status", TrialStatus, StudyStatus)
 TEACHER = "teacher_val_top1"
 OF_STUDY = Names((schema.STATUS, schema.COMMAND, schema.DOCUMENT), ("dataset",), (TEACHER,))
 ACCURACIES = {bits: schema.point_metric("val_top1", bits) for bits in BIT_WIDTHS}
-OF_TRIALS = Names(
-    (schema.TRIAL, schema.NAME, schema.STATUS, schema.REASON),
-    {*PARAMETERS, "method", "seed", "student"},
-    ACCURACIES.values(),
-)
+
+
+def of_trials() -> Names:
+    """Return what is read of a trial's run."""
+    tags = (schema.TRIAL, schema.NAME, schema.STATUS, schema.REASON)
+    return Names(tags, {*parameters(), "method", "seed", "student"}, ACCURACIES.values())
 
 
 @dataclass(frozen=True)

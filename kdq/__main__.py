@@ -1,4 +1,4 @@
-"""The command line: `python -m kdq predict|export`."""
+"""The command line: `python -m kdq predict|export|check-plugin`."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdq import plugins
 from kdq.errors import UserError, quoted
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = arguments
     try:
-        if options.command == "predict":
+        plugins.load_all(options.plugin)
+        if options.command == "check-plugin":
+            from kdq.conformance.command import run
+        elif options.command == "predict":
             from kdq.predict.command import run
         else:
             from kdq.export.command import run
@@ -38,10 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m kdq", description="Use a packed model (model.safetensors of a point).")
+    parser = ArgumentParser(
+        prog="python -m kdq", description="Use a packed model (model.safetensors of a point), or check a plugin."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_export(commands)
+    _add_check(commands)
     return parser
 
 
@@ -83,7 +90,22 @@ def _add_export(commands: "Commands") -> None:
     _add_model_options(command)
 
 
+def _add_check(commands: "Commands") -> None:
+    purpose = "check what a plugin adds"
+    note = (
+        "Every method, quantizer, data set, model, scheduler and searcher that it registers has to keep our promises."
+    )
+    command = commands.add_parser("check-plugin", help=purpose, description=f"{purpose.capitalize()}. {note}")
+    command.add_argument("plugin", type=Path, nargs=1, metavar="FILE.py", help="see docs/plugins.md")
+
+
+def _add_plugin(command: ArgumentParser) -> None:
+    plugin = "Python file that adds the model's architecture, or the data set (docs/plugins.md)"
+    command.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py", help=plugin)
+
+
 def _add_model_options(command: ArgumentParser) -> None:
+    _add_plugin(command)
     size = "pixels a side, or HEIGHTxWIDTH, of the model's images, where its file does not say (format 3)"
     command.add_argument("--image-size", type=_size, metavar="N", help=size)
     code = "Python file of a model python:FILE.py:FUNCTION; it is run, so name only one that you trust"

@@ -7,6 +7,7 @@ from pathlib import Path
 # When run as a script, this file's folder is first on the path: replace it by the project's root.
 sys.path[0:1] = [str(Path(__file__).parents[1])] if __name__ == "__main__" else sys.path[0:1]
 
+from kdq import plugins  # noqa: E402
 from kdq.errors import UserError  # noqa: E402
 from study.commands.options import PruneOptions, RunOptions, parse  # noqa: E402
 from study.console.output import lasting_output  # noqa: E402
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: RunOptions | PruneOptions) -> int:
     try:
+        plugins.load_all(options.plugin)
         if isinstance(options, PruneOptions):
             from study.commands.prune import prune
 

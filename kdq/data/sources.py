@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kdq import plugins
 from kdq.data.audit import check_duplicates
 from kdq.data.dataset import stratified
 from kdq.data.own_images import OwnSource, estimate, find_own
@@ -217,6 +218,11 @@ def _entry(name: str) -> Entry:
     return DATASETS[name]
 
 
+def register_dataset(name: str, entry: Entry) -> None:
+    """Add a data set, from a plugin. Raises UserError for a name that is taken."""
+    plugins.add("data set", DATASETS, name, entry, "kdq.conformance.datasets")
+
+
 def load_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) -> Stage:
     """Return the stage that holds the decoded arrays of a data set, building it if it is missing.
 
@@ -235,7 +241,8 @@ def find_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) 
         source: Source | OwnSource = find_own(spec, data_dir)
     else:
         source = _entry(spec.dataset).find(data_dir, store.root.parent / "downloads")
-    return source, Stage("data", DATA_VERSION, {"source": source.identity})
+    inputs = {"source": source.identity, **plugins.identity(("data set", spec.dataset))}
+    return source, Stage("data", DATA_VERSION, inputs)
 
 
 def fill(source: Source | OwnSource, stage: Stage, store: StageStore) -> Path:

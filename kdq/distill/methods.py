@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+from kdq import plugins
 from kdq.distill import losses
 from kdq.errors import UserError, unknown
 from kdq.params import NON_NEGATIVE, POSITIVE, SHARE, Interval, Params, Switch, check_number
@@ -191,6 +192,13 @@ METHODS: dict[str, Method] = {
 }
 
 
+def register_method(name: str, method: Method) -> None:
+    """Add a method, from a plugin. Raises UserError for a name that is taken."""
+    if "mixup_alpha" not in method.params:
+        raise UserError(f"method {name!r}: every method has the parameter mixup_alpha; add MIXING to its params")
+    plugins.add("method", METHODS, name, method, "kdq.conformance.methods")
+
+
 @dataclass(frozen=True, slots=True)
 class MethodConfig:
     """A method with exactly its parameters. Raises UserError for a name or value that is not allowed."""
@@ -219,8 +227,8 @@ class MethodConfig:
         name, given = document["method"], {key: document[key] for key in document if key != "method"}
         method = _method(name)
         for key in given:
-            if key not in PARAMETERS:
-                raise unknown("parameter", key, PARAMETERS)
+            if key not in parameters():
+                raise unknown("parameter", key, parameters())
         params = {key: given.get(key, default) for key, (default, _) in method.params.items()}
         for key, (_, allowed) in method.params.items():
             check_number(key, params[key], allowed, f"method {name!r}")
@@ -255,8 +263,10 @@ class MethodConfig:
         return {"method": self.name, **identifying(self.name, self.params)}
 
 
-PARAMETERS = frozenset(key for method in METHODS.values() for key in method.params)
-"""The names of all parameters of all methods."""
+def parameters() -> frozenset[str]:
+    """Return the names of all parameters of all methods."""
+    return frozenset(key for method in METHODS.values() for key in method.params)
+
 
 COMMON = ("alpha", "beta", "temperature", "mixup_alpha")
 """The parameters that studies usually vary: names and tables always show them. The others are options."""

@@ -6,6 +6,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdq import plugins
+
 
 class ShortcutA(nn.Module):
     """Option-A shortcut: every second pixel, zero channels on both sides (He et al. 2016, section 4.2)."""
@@ -99,3 +101,8 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "resnet50": partial(_cifar_stem, "resnet50"),
 }
 """Name -> function of (classes, channels) that builds the network."""
+
+
+def register_architecture(name: str, build: Callable[[int, int], nn.Module]) -> None:
+    """Add an architecture, from a plugin: a function of (classes, channels). Raises UserError for a name taken."""
+    plugins.add("architecture", ARCHITECTURES, name, build, "kdq.conformance.architectures")

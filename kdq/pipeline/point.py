@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from kdq import plugins
 from kdq.bits import Allocation
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
@@ -38,7 +39,8 @@ class PointSpec:
     seed: int
 
     def stage(self) -> Stage:
-        return Stage("point", POINT_VERSION, {**asdict(self), "bits": self.bits.document()})
+        own = plugins.identity(("quantizer", self.quantizer.method))
+        return Stage("point", POINT_VERSION, {**asdict(self), "bits": self.bits.document(), **own})
 
     @property
     def config(self) -> QuantizeConfig:

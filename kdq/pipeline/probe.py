@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from kdq import plugins
 from kdq.bits import FLOAT_BITS
 from kdq.data.dataset import Dataset
 from kdq.models.classifier import Classifier
@@ -42,6 +43,7 @@ def probe(
     bits = tuple(dict.fromkeys((FLOAT_BITS, *widths)))
     sizes = {"calibration_images": CALIBRATION_IMAGES, "val_images": VAL_IMAGES}
     inputs = {"student": student, "bits": bits, "quantizer": asdict(quantizer), "seed": seed, **sizes}
+    inputs |= plugins.identity(("quantizer", quantizer.method))
     stage = Stage("probe", PROBE_VERSION, inputs)
     if model is None and store.find(stage) is None:
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from filelock import Timeout
 
+from kdq import plugins
 from kdq.data.dataset import Dataset
 from kdq.distill.features import FeatureLayers
 from kdq.distill.methods import MethodConfig
@@ -82,6 +83,7 @@ class StudentSpec:
                 "peer_init": self.peer_init,
                 "epoch": self.train.epochs if epoch is None else epoch,
                 **({"layers": asdict(self.layers)} if self.layers else {}),
+                **plugins.identity(("method", self.method.name), ("architecture", self.arch)),
             },
         )
 

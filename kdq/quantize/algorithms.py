@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kdq import plugins
 from kdq.params import POSITIVE, Interval, Switch
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.gram import ROUNDING, GramStatistics, damped
@@ -228,3 +229,8 @@ QUANTIZERS: dict[str, Quantizer] = {
     "gpfq_l1": _authors("sparse: soft thresholding", soft_gpfq, RADIUS | THRESHOLD, _symmetric),
     "gpfq_l0": _authors("sparse: hard thresholding, 2^b + 3 levels", authors_gpfq, RADIUS | THRESHOLD, _sparse),
 }
+
+
+def register_quantizer(name: str, quantizer: Quantizer) -> None:
+    """Add a quantizer, from a plugin. Raises UserError for a name that is taken."""
+    plugins.add("quantizer", QUANTIZERS, name, quantizer, "kdq.conformance.quantizers")

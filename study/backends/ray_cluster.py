@@ -24,8 +24,10 @@ import ray
 from filelock import Timeout
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from kdq import plugins
 from kdq.distill.precision import Choice, choose
 from kdq.errors import UserError
+from kdq.plugins import Plugin
 from kdq.store.files import system_lock
 from kdq.store.stage import digest
 from study.plan.resources import Machine, Resources
@@ -147,6 +149,7 @@ class Task:
     data: Path
     code: str
     device: str
+    plugins: tuple[Plugin, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -165,7 +168,7 @@ def preflight(machines: Sequence[Machine], trial: Resources, root: Path, data: P
     token, code = uuid4().hex, code_version()
     with _temporary_folder(root, token) as folder:
         nodes = {m.id: m.name for m in machines if m.slots(trial)}
-        tasks = [Task(node, folder, token, data, code, trial.device) for node in nodes]
+        tasks = [Task(node, folder, token, data, code, trial.device, plugins.loaded()) for node in nodes]
         for task in tasks:
             _read(folder / task.node)  # missing: NFS may cache that, and then miss the file for a minute
         found = {task.node: answer for task, answer in zip(tasks, _run(tasks), strict=True)}
@@ -217,7 +220,7 @@ def answer(task: Task) -> Answer:
 
 def check(task: Task) -> list[str]:
     """Return the problems of the node that runs this; that it runs shows that the program can be imported."""
-    found = (_storage(task), _code(task), _accelerator(task))
+    found = (_storage(task), _code(task), _plugins(task), _accelerator(task))
     return [problem for problem in found if problem]
 
 
@@ -240,6 +243,14 @@ def _code(task: Task) -> str | None:
     if code_version() == task.code:
         return None
     return f"imports different code from the driver's, in {_package('study')}; remove that copy from its PYTHONPATH"
+
+
+def _plugins(task: Task) -> str | None:
+    try:
+        plugins.ensure(task.plugins)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _accelerator(task: Task) -> str | None:

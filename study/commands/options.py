@@ -24,6 +24,7 @@ class RunOptions:
 
     space: str
     workload: str = "digits"
+    plugin: tuple[Path, ...] = ()
     data_dir: Path | None = None
     name: str | None = None
     epochs: int | None = None
@@ -53,7 +54,7 @@ class RunOptions:
 
     def changes(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the changes to the space and to the workload by dotted key; raise UserError for a malformed --set."""
-        from kdq.distill.methods import PARAMETERS
+        from kdq.distill.methods import parameters
         from study.space.load import SEARCH_KEYS
 
         space = {"bits": self.bits, "trials": self.trials, "searcher": self.searcher, "scheduler": self.scheduler}
@@ -67,7 +68,7 @@ class RunOptions:
             key, equals, value = text.partition("=")
             if not equals or not key:
                 raise UserError(f"--set {quoted(text)}: must be key=value, such as train.lr=0.05 or temperature=2")
-            is_of_space = key in (*PARAMETERS, "method", *SEARCH_KEYS) or key.startswith("scheduler.")
+            is_of_space = key in (*parameters(), "method", *SEARCH_KEYS) or key.startswith("scheduler.")
             target = space if is_of_space else workload
             target[key] = parse_scalar(value)
         return _given(space, self.set), _given(workload, self.set)
@@ -78,6 +79,7 @@ class PruneOptions:
     """The options of --prune. yes: remove without confirmation; dry_run: only list."""
 
     prune: str
+    plugin: tuple[Path, ...] = ()
     storage_path: str | None = None
     yes: bool = False
     dry_run: bool = False
@@ -98,11 +100,14 @@ def _argument(name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if value is True:
         return [flag]
-    if name == "set":
-        return [text for each in value for text in ([f"{flag}={each}"] if each.startswith("-") else [flag, each])]
+    if name in ("set", "plugin"):
+        return [text for each in value for text in _flag(flag, str(each))]
     if name == "tracking_uri":
         value = repeatable(value)
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return _flag(flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+
+
+def _flag(flag: str, text: str) -> list[str]:
     return [f"{flag}={text}"] if text.startswith("-") else [flag, text]
 
 
@@ -118,8 +123,8 @@ def parse(arguments: Sequence[str] | None) -> RunOptions | PruneOptions:
     given = [key for key, value in vars(options).items() if key not in known and value != parser.get_default(key)]
     if given:
         others = ", ".join(f"--{key.replace('_', '-')}" for key in given)
-        parser.error(f"--prune: not allowed with {others}; it takes --yes, --dry-run and --storage-path")
-    return PruneOptions(**{name: getattr(options, name) for name in known})
+        parser.error(f"--prune: not allowed with {others}; it takes --yes, --dry-run, --plugin and --storage-path")
+    return PruneOptions(**{name: _frozen(getattr(options, name)) for name in known})
 
 
 def _frozen(value: Any) -> Any:
@@ -143,6 +148,14 @@ def make_parser() -> argparse.ArgumentParser:
         default="digits",
         metavar="NAME|FILE",
         help="data set, teacher, student and recipe (default: digits)",
+    )
+    add(
+        "--plugin",
+        action="append",
+        default=[],
+        type=_path,
+        metavar="FILE.py",
+        help="Python file that adds methods, quantizers, data sets, models, schedulers or searchers (docs/plugins.md)",
     )
     add(
         "--data-dir",

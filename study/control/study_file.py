@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kdq import plugins
 from kdq.errors import UserError, first_line
 from kdq.store.files import publish
 from kdq.store.stage import Json, canonical
@@ -14,7 +15,7 @@ from study.control.journal import Extended, Journal
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import VERSIONS, Plan
 from study.results.status import StudyStatus
-from study.schedulers.registry import STOPPING
+from study.schedulers.registry import stopping
 from study.searchers.registry import make_searcher
 from study.space.configuration import Configuration
 from study.space.documents import validate
@@ -56,8 +57,11 @@ class StudyFile:
             document = json.loads(path.read_text())
             read = cls(folder, **{**document, "status": StudyStatus(document["status"])})
             read._check()
+            plugins.require(read.plugins, f"study {folder.name!r}")
             if read.is_current:
                 planned(read.settings)
+        except plugins.MissingPlugin:
+            raise
         except UNREADABLE as error:
             raise UserError(
                 f"{path}: damaged, or written by another version of this program ({first_line(error)}): run its "
@@ -77,6 +81,8 @@ class StudyFile:
             raise ValueError("settings.workload.student: must be a text")
         if not isinstance(self.inputs["data"], str):
             raise ValueError("inputs.data: must be a text")
+        if not isinstance(self.plugins, dict) or not all(isinstance(each, str) for each in self.plugins.values()):
+            raise ValueError("settings.plugins: must map names to texts")
         if not all(isinstance(stage, str | None) for stage in (self.teacher, self.peer)):
             raise ValueError("inputs.teacher and inputs.peer: each must be a text or null")
 
@@ -89,6 +95,12 @@ class StudyFile:
     def versions(self) -> Mapping[str, int]:
         """The versions of its stages by their kinds; empty if it names none."""
         found: Mapping[str, int] = self.settings.get("versions", {})
+        return found
+
+    @property
+    def plugins(self) -> Mapping[str, str]:
+        """The plugins that the study uses: name -> SHA-256."""
+        found: Mapping[str, str] = self.settings.get("plugins", {})
         return found
 
     @property
@@ -165,7 +177,7 @@ def planned(settings: Mapping[str, Any]) -> Plan:
     space = {key: value for key, value in settings["space"].items() if key != "order" and value is not None}
     params = {name: space["params"][name] for name in settings["space"]["order"]}
     scheduler = space["scheduler"]
-    if scheduler["name"] not in STOPPING:  # earlier versions kept settings without effect
+    if scheduler["name"] not in stopping():  # earlier versions kept settings without effect
         scheduler = scheduler["name"]
     searched = read_space({**space, "params": params, "scheduler": scheduler, "description": ""}, FILE)
     workload = validate({**settings["workload"], "description": ""}, Workload, FILE)

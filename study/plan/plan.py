@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from kdq import plugins
 from kdq.bits import FLOAT_BITS
 from kdq.data.dataset import SPLIT_VERSION
 from kdq.data.sources import DATA_VERSION, Shape, find_shape
@@ -154,6 +155,17 @@ class Plan:
     def needs_distilling(self) -> bool:
         return self.methods != {TEACHER}
 
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The plugins that have added anything that the plan uses: name -> SHA-256."""
+        space, workload = self.space, self.workload
+        words = re.findall(r"\w+", workload.teacher)
+        architectures = [("architecture", word) for word in (workload.student, *words)]
+        own = {"data set": workload.dataset, "quantizer": workload.quantizer.method}
+        search = {"scheduler": space.scheduler.name, "searcher": space.searcher}
+        methods = [("method", method) for method in sorted(self.methods)]
+        return plugins.used([*methods, *architectures, *own.items(), *search.items()])
+
     def make_scheduler(self) -> Scheduler | None:
         """Return the scheduler in its initial state; None if every trial runs to its last epoch.
 
@@ -174,6 +186,8 @@ class Plan:
         space, workload = self.space.document(), self.workload.document()
         document = {"space": space, "workload": workload, "seeds": self.seeds}
         document["versions"] = dict(VERSIONS)  # different results need a different default name
+        if self.plugins:
+            document["plugins"] = self.plugins
         plain: dict[str, Json] = json.loads(canonical(document))
         return plain
 

@@ -1,9 +1,11 @@
 """The table of schedulers. `--help` reads it, so numpy is imported only when a scheduler is made."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from kdq.errors import unknown
+from kdq import plugins
+from kdq.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from study.schedulers.scheduler import RungConfig, Scheduler
@@ -19,13 +21,15 @@ Promotion = Literal["asynchronous", "synchronous"]
 class SchedulerKind:
     """A kind of scheduler: how and when it compares trials, both None if it stops none, and its line in `--help`.
 
-    records: whether students are measured at every width after each epoch.
+    records: whether students are measured at every width after each epoch; make: of a plugin's scheduler, which may
+    compare trials in its own way: its priority then tells only what trials report.
     """
 
     priority: PriorityName | None
     promotion: Promotion | None
     description: str
     records: bool = False
+    make: "Callable[[RungConfig], Scheduler] | None" = None
 
     @property
     def needs_epochs(self) -> bool:
@@ -55,8 +59,17 @@ SCHEDULERS: dict[str, SchedulerKind] = {
     ),
 }
 
-STOPPING = tuple(name for name, kind in SCHEDULERS.items() if kind.promotion)
-"""The schedulers that stop trials."""
+
+def stopping() -> tuple[str, ...]:
+    """Return the schedulers that stop trials."""
+    return tuple(name for name, kind in SCHEDULERS.items() if kind.promotion)
+
+
+def register_scheduler(name: str, kind: SchedulerKind) -> None:
+    """Add a scheduler, from a plugin; `kind.make` makes it. Raises UserError for a name that is taken."""
+    if kind.make is None or kind.promotion is None or kind.priority is None:
+        raise UserError(f"scheduler {name!r}: its SchedulerKind needs a priority, a promotion and make")
+    plugins.add("scheduler", SCHEDULERS, name, kind, "study.conformance.schedulers")
 
 
 def make_scheduler(name: str, config: "RungConfig") -> "Scheduler":
@@ -65,10 +78,12 @@ def make_scheduler(name: str, config: "RungConfig") -> "Scheduler":
     from study.schedulers.halving import Halving
     from study.schedulers.priorities import PRIORITIES
 
-    if name not in STOPPING:
-        raise unknown("scheduler", name, STOPPING)
+    if name not in stopping():
+        raise unknown("scheduler", name, stopping())
     kind = SCHEDULERS[name]
     assert kind.priority
+    if kind.make:
+        return kind.make(config)
     priority = PRIORITIES[kind.priority]
     if kind.promotion == "synchronous":
         return Halving(priority, config.levels, config.reduction_factor, config.trials)

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from kdq import plugins
 from kdq.store.stage import digest
 from study.results.status import TrialStatus
 from study.searchers.searcher import Objectives
 from study.space.configuration import Configuration
+from study.space.searchers import SEARCHERS
 from study.space.space import Space
 
 if TYPE_CHECKING:
@@ -106,6 +108,15 @@ def _nsga2(seed: int, trials: int) -> "optuna.samplers.BaseSampler":
 
 SAMPLERS: dict[str, Callable[[int, int], "optuna.samplers.BaseSampler"]] = {"tpe": _tpe, "nsga2": _nsga2}
 """Name of an adaptive searcher -> its sampler, from a seed and the number of trials."""
+
+
+def register_sampler(name: str, sampler: Callable[[int, int], "optuna.samplers.BaseSampler"], description: str) -> None:
+    """Add a sampler of Optuna as a searcher, from a plugin: a function of a seed and the number of trials.
+
+    Raises UserError for a name that is taken.
+    """
+    plugins.add("searcher", SEARCHERS, name, description, "study.conformance.searchers")
+    SAMPLERS[name] = sampler
 
 
 def sampler_seed(seed: int) -> int:

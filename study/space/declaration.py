@@ -11,7 +11,6 @@ from study.space.domains import Domain
 TEACHER = "teacher"
 """The method of a trial that quantizes the teacher itself, without distillation."""
 
-METHOD_NAMES = (*METHODS, TEACHER)
 METHOD = "method"
 WHEN = "when"
 LISTS = ("grid", "choice")
@@ -41,6 +40,11 @@ class Declaration:
         """Return the declaration as in a YAML file."""
         conditions = {WHEN: {name: list(allowed) for name, allowed in self.when.items()}} if self.when else {}
         return {**self.domain.document(), **conditions}
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    return (*METHODS, TEACHER)
 
 
 def defaults(method: Value) -> dict[str, float]:

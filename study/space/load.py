@@ -7,7 +7,7 @@ from typing import Any
 from kdq.errors import UserError, unknown
 from kdq.params import is_count, is_number
 from study.schedulers.config import SchedulerConfig
-from study.schedulers.registry import STOPPING
+from study.schedulers.registry import stopping
 from study.space.checks import check_conditions, check_search, check_values, in_order, usage
 from study.space.declaration import METHOD
 from study.space.documents import Problems, locate, read
@@ -50,7 +50,7 @@ def _scheduler(before: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
     chosen = overrides.get("scheduler", before)
     name = given.get("name", chosen)
     if isinstance(before, dict) and isinstance(name, str):
-        chosen = (before if name in STOPPING else {}) | {"name": name}
+        chosen = (before if name in stopping() else {}) | {"name": name}
     if given:
         chosen = (chosen if isinstance(chosen, dict) else {"name": chosen or "none"}) | given
     return {"scheduler": chosen} if "scheduler" in overrides or given else {}

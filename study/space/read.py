@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from kdq.bits import BIT_WIDTHS
-from kdq.distill.methods import PARAMETERS
+from kdq.distill.methods import parameters
 from kdq.errors import unknown
 from kdq.params import is_number
 from study.schedulers.config import KEYS, SchedulerConfig, broken_rule
@@ -14,12 +14,12 @@ from study.space.declaration import (
     KINDS,
     LISTS,
     METHOD,
-    METHOD_NAMES,
     WHEN,
     Declaration,
     Value,
     Widths,
     measured,
+    method_names,
 )
 from study.space.documents import Problems
 from study.space.domains import EXACT, Domain, Integers, Listed, Reals
@@ -58,11 +58,11 @@ def read_params(document: Any, problems: Problems) -> dict[str, tuple[Declaratio
         problems.add_value("params", document, "must be a mapping of parameters to values")
         return {}
     if METHOD not in document:
-        problems.add(f"params.{METHOD}", f"is required but missing; known: {', '.join(METHOD_NAMES)}")
+        problems.add(f"params.{METHOD}", f"is required but missing; known: {', '.join(method_names())}")
     found = {}
     for name, value in document.items():
-        if name not in (METHOD, *PARAMETERS):
-            problems.add(f"params.{name}", str(unknown("parameter", str(name), (METHOD, *PARAMETERS))))
+        if name not in (METHOD, *parameters()):
+            problems.add(f"params.{name}", str(unknown("parameter", str(name), (METHOD, *parameters()))))
         elif declarations := _read_parameter(name, value, document, problems):
             found[name] = declarations
     return found
@@ -130,9 +130,9 @@ def _read_list(name: str, path: str, values: Any, shown: Any, problems: Problems
 def _read_value(name: str, path: str, value: Any, problems: Problems) -> Value | None:
     """Return a parameter's value: the name of a method, or a number as a float."""
     if name == METHOD:
-        if isinstance(value, str) and value in METHOD_NAMES:
+        if isinstance(value, str) and value in method_names():
             return value
-        problems.add(path, str(unknown("method", str(value), METHOD_NAMES)))
+        problems.add(path, str(unknown("method", str(value), method_names())))
         return None
     if is_number(value):
         return float(value)
@@ -183,7 +183,7 @@ def _read_when(
 def _read_condition(
     name: Any, path: str, value: Any, declared: Collection[str], problems: Problems
 ) -> Listed[Value] | None:
-    if name not in (METHOD, *PARAMETERS):
+    if name not in (METHOD, *parameters()):
         problems.add(path, str(unknown("parameter", str(name), declared)))
         return None
     if name not in declared:

@@ -19,7 +19,7 @@ from study.schedulers.config import SchedulerConfig
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER, Declaration, Value, Widths, defaults
 from study.space.domains import Listed, Reals, Suggesting, plain
-from study.space.searchers import ADAPTIVE
+from study.space.searchers import is_adaptive
 
 DEFAULT_BITS = (2, 3, 4, 5, 6, 8)
 BITS = "bits"  # Optuna's name for the widths
@@ -62,7 +62,7 @@ class Space:
 
     @property
     def is_adaptive(self) -> bool:
-        return self.searcher in ADAPTIVE
+        return is_adaptive(self.searcher)
 
     @property
     def looked_at(self) -> tuple[str, ...]:

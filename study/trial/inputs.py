@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from kdq import plugins
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import fill, find_source
@@ -86,7 +87,7 @@ def prepare_models(
         val, test = evaluate_teacher(teacher_ref, reference, data, store, log)
         metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
     peer = prepare_peer(plan.workload, reference, data, store, log) if plan.needs_peer else None
-    return Inputs(str(store.root), reference, teacher_ref, peer), metrics
+    return Inputs(str(store.root), reference, teacher_ref, peer, plugins.loaded()), metrics
 
 
 def prepare_teacher(
@@ -101,7 +102,8 @@ def prepare_teacher(
     normalization = _assumed(workload, data)
     if isinstance(spec, Hub):
         spec = spec.fetch()
-    inputs = {**spec.identity(), "normalization": asdict(normalization), "classes": data.classes}
+    own = plugins.identity(("architecture", spec.arch))
+    inputs = {**spec.identity(), "normalization": asdict(normalization), "classes": data.classes, **own}
     stage = Stage("teacher", TEACHER_VERSION, inputs)
     model = load(spec, classes=data.classes, normalization=normalization)
     folder = store.make(stage, lambda folder: save(model, folder / MODEL_FILE))
@@ -155,7 +157,8 @@ def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: S
     source = spec if isinstance(spec, Checkpoint) else spec.fetch()
     normalization = normalization_of(source, _assumed(workload, data))
     weights = peer_weights(source, workload.student, data.classes, normalization)
-    stage = Stage("weights", WEIGHTS_VERSION, {**source.identity(), "normalization": asdict(normalization)})
+    own = plugins.identity(("architecture", workload.student))
+    stage = Stage("weights", WEIGHTS_VERSION, {**source.identity(), "normalization": asdict(normalization), **own})
     folder = store.make(stage, lambda folder: save_state(weights, normalization, folder / MODEL_FILE))
     log(f"peer: {workload.student} starts from {workload.peer_init}")
     return ModelRef(str(folder), stage.id, workload.student)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from kdq import plugins
 from kdq.bits import Allocation, Bits
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
@@ -21,6 +22,7 @@ from kdq.pipeline.accuracy import Evaluation, find_evaluation, read_correct
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
 from kdq.pipeline.probe import Probe, probe
 from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, load_student
+from kdq.plugins import Plugin
 from kdq.store.damage import damaged
 from kdq.store.folder_store import StageStore
 from study.console import failures
@@ -63,12 +65,16 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What all trials of a study share, by paths visible to every worker. store: the folder of the stages."""
+    """What all trials of a study share, by paths visible to every worker.
+
+    store: the folder of the stages; plugins: those that the driver has loaded, with the content of files.
+    """
 
     store: str
     data: DataRef
     teacher: ModelRef | None = None
     peer: ModelRef | None = None
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def ids(self) -> InputIds:
@@ -90,6 +96,7 @@ def run_trial(trial: Trial, inputs: Inputs, device: str, log: Path, probing: Pro
     generator interrupts the trial: another run resumes it from its last epoch.
     """
     try:
+        plugins.ensure(inputs.plugins)
         yield from _Run(trial, inputs, device, probing).events()
     except Diverged as error:
         yield _failed(TrialStatus.DIVERGED, str(error).removeprefix("diverged "), log, error)

@@ -13,7 +13,7 @@ from kdq.errors import UserError
 from study.results.pareto import hypervolume
 from study.schedulers.asha import Asha
 from study.schedulers.priorities import FLOAT as FLOAT_ONLY
-from study.schedulers.registry import SCHEDULERS, STOPPING, make_scheduler
+from study.schedulers.registry import SCHEDULERS, make_scheduler, stopping
 from study.schedulers.scheduler import RungConfig
 
 EPOCHS = 9
@@ -54,7 +54,7 @@ def scheduler(name, trials=9, **changes):
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5, 20])
-@pytest.mark.parametrize("name", [name for name in STOPPING if SCHEDULERS[name].promotion == "synchronous"])
+@pytest.mark.parametrize("name", [name for name in stopping() if SCHEDULERS[name].promotion == "synchronous"])
 def test_halving_in_closed_form(name, slots):
     """Scheduler after epochs 1 and 3: 9 trials train 1 epoch, 3 train 2 more, and 1 trains 6 more; in any order."""
     record = ranked()
@@ -63,7 +63,7 @@ def test_halving_in_closed_form(name, slots):
         assert simulate(scheduler(name), record, order, slots) == Outcome(9 + 3 * 2 + 6, ((21, "t8"),))
 
 
-@pytest.mark.parametrize("name", [name for name in STOPPING if SCHEDULERS[name].promotion == "asynchronous"])
+@pytest.mark.parametrize("name", [name for name in stopping() if SCHEDULERS[name].promotion == "asynchronous"])
 def test_asha_saves_nothing_when_the_worst_come_first(name):
     record = ranked()
     best_first = sorted(record.curves, reverse=True)
@@ -130,7 +130,7 @@ def test_no_rule_keeps_a_late_bloomer():
     )
     assert on_front(record) == {"late"}
     table = summary(record, play(record, Setting(orders=10))).set_index("strategy")
-    for name in STOPPING:
+    for name in stopping():
         lost = table.loc[name, "front_lost"]
         assert lost == 100 if SCHEDULERS[name].promotion == "synchronous" else lost > 0
     assert table.loc[GRID, "front_lost"] == 0
@@ -146,7 +146,7 @@ def test_random_search_spends_what_asha_pareto_does():
 def test_all_strategies_are_played_on_the_same_orders_every_time():
     record = traded()
     played = play(record, Setting(orders=4))
-    assert list(played) == [GRID, RANDOM, *STOPPING]
+    assert list(played) == [GRID, RANDOM, *stopping()]
     assert play(record, Setting(orders=4)) == played
     for whole, part in zip(played[GRID], played[RANDOM], strict=True):
         assert whole.completed[: len(part.completed) - 1] == part.completed[:-1]

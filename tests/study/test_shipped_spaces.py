@@ -22,7 +22,7 @@ from study.schedulers.registry import SCHEDULERS
 from study.space import load as load_module
 from study.space.declaration import METHOD, TEACHER
 from study.space.load import load_space
-from study.space.searchers import ADAPTIVE, SEARCHERS
+from study.space.searchers import SEARCHERS, adaptive
 from study.space.space import Space
 from study.tracking import tracker as tracking_module
 
@@ -71,7 +71,7 @@ def refusals(space: Space, searcher: str, scheduler: str) -> list[str]:
         said.append("use random, tpe or nsga2 with a number of trials")
     if SCHEDULERS[scheduler].needs_epochs and {case[METHOD] for case in space.cases()} == {TEACHER}:
         said.append("method 'teacher' trains nothing; use none")
-    if searcher in ADAPTIVE and SCHEDULERS[scheduler].promotion == "synchronous":
+    if searcher in adaptive() and SCHEDULERS[scheduler].promotion == "synchronous":
         said.append("use asha, or the searcher grid or random")
     return said
 

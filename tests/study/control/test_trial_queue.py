@@ -17,14 +17,14 @@ from study.control.journal import Asked, Ended, Extended, Journal, Reported, Ret
 from study.control.trial_queue import TrialQueue
 from study.plan.plan import Plan
 from study.results.status import TrialStatus
-from study.schedulers.registry import SCHEDULERS, STOPPING, by_configuration, make_scheduler
+from study.schedulers.registry import SCHEDULERS, by_configuration, make_scheduler, stopping
 from study.schedulers.scheduler import Decision, RungConfig, Scheduler
 from study.searchers.optuna_searcher import OptunaSearcher
 from study.searchers.registry import make_searcher
 from study.searchers.searcher import ListSearcher, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
-from study.space.searchers import ADAPTIVE, SEARCHERS
+from study.space.searchers import SEARCHERS, adaptive
 from study.space.space import Space
 from study.space.workload import load_workload
 from study.trial.trial import Trial
@@ -39,9 +39,9 @@ DOCUMENT: dict[str, Any] = {
 SYNCHRONOUS = [name for name, scheduler in SCHEDULERS.items() if scheduler.promotion == "synchronous"]
 COMBINATIONS = [
     (scheduler, searcher)
-    for scheduler in (None, *STOPPING)
+    for scheduler in (None, *stopping())
     for searcher in SEARCHERS
-    if not (searcher in ADAPTIVE and scheduler in SYNCHRONOUS)
+    if not (searcher in adaptive() and scheduler in SYNCHRONOUS)
 ]
 BY_CONFIGURATION = " by configuration"
 COMBINATIONS += [
@@ -244,7 +244,7 @@ def extended(path: Path, scheduler: str | None, searcher: str, alphas: list[floa
     own = read_space(document, "here")
     found = (
         OptunaSearcher(own, seed=0)
-        if searcher in ADAPTIVE
+        if searcher in adaptive()
         else ListSearcher(own if searcher == "grid" else own.samples(0, trials))
     )
     return TrialQueue(found, SEEDS, stub, schedule(scheduler, trials), Journal(path))

@@ -1,4 +1,4 @@
-"""The conformance suite of early stopping schedulers: whatever joins STOPPING must pass it."""
+"""The conformance suite of early stopping schedulers: whatever joins the table must pass it."""
 
 import copy
 import math
@@ -16,11 +16,11 @@ from study.control.journal import Left, Reported, decode, encode, replay
 from study.schedulers.config import SchedulerConfig
 from study.schedulers.halving import survivors
 from study.schedulers.priorities import PRIORITIES, dominates
-from study.schedulers.registry import SCHEDULERS, STOPPING, by_configuration, make_scheduler
+from study.schedulers.registry import SCHEDULERS, by_configuration, make_scheduler, stopping
 from study.schedulers.scheduler import Decision, RungConfig, below
 
 CONTINUE, STOP, PAUSE = Decision
-NAMES = sorted(STOPPING)
+NAMES = sorted(stopping())
 SYNCHRONOUS = [name for name in NAMES if SCHEDULERS[name].promotion == "synchronous"]
 ASYNCHRONOUS = [name for name in NAMES if name not in SYNCHRONOUS]
 
@@ -122,12 +122,12 @@ def test_the_table_has_a_priority_where_it_has_a_promotion_and_no_rule_twice():
     pairs = [(scheduler.priority, scheduler.promotion) for scheduler in SCHEDULERS.values()]
     assert all((priority is None) == (promotion is None) for priority, promotion in pairs)
     schedulers = [pair for pair in pairs if pair != (None, None)]
-    assert len(set(schedulers)) == len(schedulers) == len(STOPPING)
-    assert not any(SCHEDULERS[name].records for name in STOPPING)
+    assert len(set(schedulers)) == len(schedulers) == len(stopping())
+    assert not any(SCHEDULERS[name].records for name in stopping())
     assert {priority for priority, _ in schedulers} == set(PRIORITIES)
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - STOPPING))
+@pytest.mark.parametrize("name", sorted(SCHEDULERS.keys() - stopping()))
 def test_what_stops_nothing_has_no_scheduler(name):
     with pytest.raises(UserError, match=f"unknown scheduler '{name}'"):
         make_scheduler(name, RungConfig(9, 9))

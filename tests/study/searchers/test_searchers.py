@@ -12,7 +12,7 @@ from study.searchers.registry import make_searcher
 from study.searchers.searcher import Objectives, Searcher
 from study.space.configuration import Configuration
 from study.space.load import read_space
-from study.space.searchers import ADAPTIVE, SEARCHERS
+from study.space.searchers import SEARCHERS, adaptive
 from study.space.space import Space
 from study.space.workload import load_workload
 
@@ -71,10 +71,10 @@ def test_optunas_seeds_below_its_limit_are_the_studys() -> None:
 
 
 def test_every_adaptive_searcher_has_a_sampler() -> None:
-    assert SAMPLERS.keys() == set(ADAPTIVE) <= SEARCHERS.keys()
+    assert SAMPLERS.keys() == set(adaptive()) <= SEARCHERS.keys()
 
 
-@pytest.mark.parametrize("searcher", ADAPTIVE)
+@pytest.mark.parametrize("searcher", adaptive())
 def test_optuna_is_told_the_truth(searcher: str) -> None:
     one = OptunaSearcher(space(searcher, trials=4), 0)
     ends = [
@@ -122,7 +122,7 @@ def end(configuration: Configuration, rng: Random) -> tuple[list[TrialStatus], O
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("trials", [4, 9, 20])
 @pytest.mark.parametrize("document", SPACES.values(), ids=SPACES)
-@pytest.mark.parametrize("searcher", ADAPTIVE)
+@pytest.mark.parametrize("searcher", adaptive())
 def test_a_finite_space_is_searched_without_repetition_to_its_end(
     searcher: str, document: dict[str, Any], trials: int, workers: int, seed: int
 ) -> None:

@@ -1,0 +1,1 @@
+"""What every scheduler and searcher must keep: the checks that our tests and `python -m kdq check-plugin` run."""
