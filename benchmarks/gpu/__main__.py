@@ -209,7 +209,8 @@ def _options() -> argparse.Namespace:
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", default="resnet50")
     parser.add_argument("--student", default="resnet18")
-    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=512, help="of students (default: 512)")
+    parser.add_argument("--teacher-batch-size", type=int, default=256, help="default: 256")
     parser.add_argument("--train-images", type=int, help="default: all; the batch size for one step an epoch")
     parser.add_argument("--val-images", type=int, default=5000)
     parser.add_argument("--test-images", type=int, help="default: all")

@@ -39,14 +39,19 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A run. train_images: None for all but the validation images; test_images: None for all; workers: processes that
-    quantize beside the training, at least one."""
+    """A run.
+
+    batch_size: of students, which a GPU trains faster in large batches; teacher_batch_size: of the teacher, which
+    learns more in an epoch of many steps; train_images: None for all but the validation images; test_images: None for
+    all; workers: processes that quantize beside the training, at least one.
+    """
 
     work: Path
     device: str
     teacher: str = "resnet50"
     student: str = "resnet18"
-    batch_size: int = 256
+    batch_size: int = 512
+    teacher_batch_size: int = 256
     train_images: int | None = None
     val_images: int = 5000
     test_images: int | None = None
@@ -64,18 +69,18 @@ class Settings:
         """The folder that collects what travels here."""
         return self.work / "parts"
 
-    def recipe(self, epochs: int) -> TrainConfig:
+    def recipe(self, epochs: int, batch_size: int) -> TrainConfig:
         """One cycle that rises for a quarter, averaged weights, bf16.
 
         Learning rate and span of the average in proportion to the batch.
         """
         return TrainConfig(
             epochs=epochs,
-            batch_size=self.batch_size,
-            lr=0.1 * self.batch_size / 128,
+            batch_size=batch_size,
+            lr=0.1 * batch_size / 128,
             schedule="one_cycle",
             warmup_epochs=epochs / 4,
-            ema=0.998 ** (self.batch_size / 256),
+            ema=0.998 ** (batch_size / 256),
             precision="bf16",
             augment=AugmentConfig(crop_padding=4, flip=True, cutout=8),
         )

@@ -77,10 +77,10 @@ def random_model(settings: Settings, arch: str, seed: int = 0) -> Classifier:
     return build(arch, classes=CLASSES, normalization=NORMALIZATION, seed=seed).to(settings.device)
 
 
-def trainers(settings: Settings, arch: str, method: str, count: int) -> list[Trainer]:
+def trainers(settings: Settings, arch: str, method: str, count: int, batch_size: int) -> list[Trainer]:
     """Trainings on random images, each of a few steps an epoch; by the method's need under the run's teacher."""
-    data = random_data(settings, STEPS[settings.device] * settings.batch_size)
-    recipe, config, answer = settings.recipe(1000), MethodConfig.parse({"method": method}), None
+    data = random_data(settings, STEPS[settings.device] * batch_size)
+    recipe, config, answer = settings.recipe(1000, batch_size), MethodConfig.parse({"method": method}), None
     if config.method.needs_teacher:
         answer = forward_teacher(random_model(settings, settings.teacher, seed=1), recipe.precision)
     return [
@@ -129,14 +129,14 @@ def best(rates: Mapping[int, float]) -> int:
 def measure(settings: Settings) -> dict[str, float]:
     """Rates of the card; `at_once` is the number of students to train beside each other."""
 
-    def images_per_s(arch: str, method: str, count: int) -> float:
-        return rate(trainers(settings, arch, method, count), settings.device)
+    def images_per_s(arch: str, method: str, count: int, batch_size: int = settings.batch_size) -> float:
+        return rate(trainers(settings, arch, method, count, batch_size), settings.device)
 
     top = peak(settings.device)
     rates = {at_once: images_per_s(settings.student, "vkd", at_once) for at_once in (1, 2, 4)}
     at_once = best(rates)
     alone = images_per_s(settings.student, "ce", at_once)
-    teacher_rate = images_per_s(settings.teacher, "ce", 1)
+    teacher_rate = images_per_s(settings.teacher, "ce", 1, settings.teacher_batch_size)
     teacher, student = (
         flops(random_model(settings, arch), settings.device) for arch in (settings.teacher, settings.student)
     )

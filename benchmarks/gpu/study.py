@@ -61,11 +61,11 @@ class Study:
         return self.settings.work / f"teacher-{self.name}.safetensors"
 
     def teacher_spec(self) -> StudentSpec:
-        recipe = self.settings.recipe(self.teacher_epochs)
+        recipe = self.settings.recipe(self.teacher_epochs, self.settings.teacher_batch_size)
         return StudentSpec(self.data.fingerprint, None, self.settings.teacher, TEACHER_METHOD, recipe, 0)
 
     def student_spec(self, method: MethodConfig) -> StudentSpec:
-        recipe = self.settings.recipe(self.student_epochs)
+        recipe = self.settings.recipe(self.student_epochs, self.settings.batch_size)
         teacher = self.teacher_id if method.method.needs_teacher else None
         return StudentSpec(self.data.fingerprint, teacher, self.settings.student, method, recipe, 0)
 
@@ -89,13 +89,13 @@ class Study:
 
     def answer(self) -> TeacherLogits:
         """The teacher, folded: to be called in the main thread, before any other runs a model."""
-        return forward_teacher(self.teacher(), self.settings.recipe(1).precision)
+        return forward_teacher(self.teacher(), self.settings.recipe(1, 1).precision)
 
     def logits(self, method: MethodConfig, answer: TeacherLogits) -> TeacherLogits | None:
         """The teacher's logits, which rows with the same views share."""
         if not method.method.needs_teacher:
             return None
-        recipe = self.settings.recipe(self.student_epochs)
+        recipe = self.settings.recipe(self.student_epochs, self.settings.batch_size)
         views = Views(
             self.data.train_images,
             self.data.train_labels,

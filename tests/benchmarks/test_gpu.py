@@ -48,7 +48,7 @@ sys.argv = ["benchmarks.gpu", *sys.argv[1:]]
 runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 """
 SMALL = (
-    "--device cpu --teacher resnet8 --student resnet8 --epochs 2 2 --batch-size 16 "
+    "--device cpu --teacher resnet8 --student resnet8 --epochs 2 2 --batch-size 16 --teacher-batch-size 16 "
     "--train-images 16 --val-images 16 --test-images 16 --bits 4 --calibration-images 8 --workers 1"
 )
 ROWS = {"teacher": {"method": "teacher"}, "vkd": {"method": "vkd"}, "dkd": {"method": "dkd"}}
@@ -241,6 +241,7 @@ SETTINGS = {
     "val_images": 16,
     "test_images": 16,
     "batch_size": 16,
+    "teacher_batch_size": 16,
     "bits": (4,),
     "calibration_images": 8,
     "workers": 1,
@@ -383,7 +384,7 @@ def test_epochs_are_decided_once(carried: Path, tmp_path: Path) -> None:
 
 
 def test_a_training_is_timed_in_its_second_epoch_beside_the_others() -> None:
-    running = speed.trainers(Settings(Path(), "cpu", "resnet8", "resnet8", **SETTINGS), "resnet8", "vkd", 2)
+    running = speed.trainers(Settings(Path(), "cpu", "resnet8", "resnet8", **SETTINGS), "resnet8", "vkd", 2, 16)
     assert speed.rate(running, "cpu") > 0
     assert [trainer.epoch for trainer in running] == [1, 1]
     running[1].views = None
