@@ -47,7 +47,7 @@ def no_points(studies: Sequence[Results]) -> str:
     """Return why a front is empty: how the trials of its studies ended."""
     ends = Counter(trial.status.replace("_", " ") for each in studies for trial in each.trials)
     counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    return f"no points: trials {counted}" if ends else "no points: no trial has started"
+    return f"no points; trials: {counted}" if ends else "no points: no trial has started"
 
 
 def _size(pair: tuple[str, SeedGroup]) -> float:

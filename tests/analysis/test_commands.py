@@ -147,8 +147,8 @@ def test_a_figure_of_failures_says_what_failed(name, shelf, tmp_path):
     file = tmp_path / "f.svg"
     given = [*arguments(name, ["all_failed"]), "--tracking-uri", shelf, "--figure", str(file)]
     options = _parser().parse_args(given)
-    assert "no points: trials 2 failed" in render(options.run(options), "table")
-    assert "<!-- no points: trials 2 failed -->" in file.read_text()
+    assert "no points; trials: 2 failed" in render(options.run(options), "table")
+    assert "<!-- no points; trials: 2 failed -->" in file.read_text()
 
 
 @pytest.mark.parametrize("name", [command.NAME for command in COMMANDS if command.NAME != "list"])

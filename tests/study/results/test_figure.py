@@ -189,8 +189,8 @@ def test_an_unknown_column_is_refused(tmp_path):
 
 
 def test_a_figure_without_points_says_why(tmp_path):
-    assert "no points: trials 2 failed" in texts(
-        [Drawn("a", [])], tmp_path, by="student", nothing="no points: trials 2 failed"
+    assert "no points; trials: 2 failed" in texts(
+        [Drawn("a", [])], tmp_path, by="student", nothing="no points; trials: 2 failed"
     )
 
 
