@@ -143,7 +143,7 @@ def _trainer(
     def initial(seed: int) -> Classifier:
         return build(spec.arch, classes=data.classes, normalization=data.normalization, seed=seed)
 
-    device = data.train_images.device
+    device = data.device
     student, other = initial(spec.seed).to(device), None
     if spec.method.method.needs_peer:
         other = (peer() if peer else initial(peer_seed(spec.seed))).to(device)
