@@ -5,12 +5,14 @@
 Made-up JPEG files of 64 x 64 pixels in 10 class folders. Ours: all files are read, checked and decoded once into a
 `data` stage; then an epoch of augmented views (random crop after 4 pixels of padding, mirrored) is read from the mapped
 file. The peer: an epoch of torchvision's ImageFolder with the same augmentation in a DataLoader with a worker a core.
-Each in a process of its own, in turn. memory: the largest sum over its processes of their share of anonymous and of
-shared memory; mapped: that of mapped files, which the system takes back when it needs the memory.
+Each in a process of its own, in turn. processor: images for a second of processor time of all its processes, on which
+other load on the machine has little influence; memory: the largest sum over its processes of their share of anonymous
+and of shared memory; mapped: that of mapped files, which the system takes back when it needs the memory.
 """
 
 import argparse
 import os
+import resource
 import tempfile
 import threading
 import time
@@ -36,14 +38,14 @@ SEED = 0
 EVERY = 0.2  # seconds between two looks at the memory
 MB = 1_000_000
 
-Job = Callable[[Path], tuple[int, float]]
-"""Function of a folder that returns a number of images, and the seconds that they took."""
+Job = Callable[[Path, Path], int]
+"""Function of the folders of images and of stages that returns the number of images that it went through."""
 
 
 def make_images(folder: Path, count: int) -> None:
     """Write `count` JPEG files of smooth random colours to class folders, on all cores."""
     for label in range(CLASSES):
-        (folder / "images" / str(label)).mkdir(parents=True)
+        (folder / str(label)).mkdir(parents=True)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         parts = np.array_split(np.arange(count), 64)
         list(pool.map(_make, [folder] * len(parts), [part.tolist() for part in parts]))
@@ -53,45 +55,52 @@ def _make(folder: Path, numbers: Sequence[int]) -> None:
     for number in numbers:
         small = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         image = Image.fromarray(small).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        image.save(folder / "images" / str(number % CLASSES) / f"{number}.jpg", quality=90)
+        image.save(folder / str(number % CLASSES) / f"{number}.jpg", quality=90)
 
 
-def decode(folder: Path) -> tuple[int, float]:
-    started = time.perf_counter()
-    spec = DataSpec(f"folder:{folder / 'images'}", image_size=SIZE)
-    load_source(spec, None, StageStore(folder / "stages"))
-    return sum(1 for _ in (folder / "images").glob("*/*.jpg")), time.perf_counter() - started
+def decode(images: Path, stages: Path) -> int:
+    spec = DataSpec(f"folder:{images}", image_size=SIZE)
+    load_source(spec, None, StageStore(stages))
+    return sum(1 for _ in images.glob("*/*.jpg"))
 
 
-def views(folder: Path) -> tuple[int, float]:
-    (stage,) = (folder / "stages" / "data").glob("*/")
+def views(images: Path, stages: Path) -> int:
+    (stage,) = (stages / "data").glob("*/")
     data = open_dataset(stage, train_images=None, val_images=None)
     config = AugmentConfig(crop_padding=PADDING, flip=True)
     source = Views(data.train_images, data.train_labels, config, stream_seed=SEED, fill=data.normalization.mean)
-    started = time.perf_counter()
-    shown = sum(len(view.images) for view in source.epoch(0, BATCH))
-    return shown, time.perf_counter() - started
+    return sum(len(view.images) for view in source.epoch(0, BATCH))
 
 
-def loader(folder: Path) -> tuple[int, float]:
+def loader(images: Path, stages: Path) -> int:
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
     augment = [transforms.RandomCrop(SIZE, PADDING), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    images = ImageFolder(str(folder / "images"), transforms.Compose(augment))
+    dataset = ImageFolder(str(images), transforms.Compose(augment))
     batches: DataLoader[tuple[torch.Tensor, torch.Tensor]] = DataLoader(
-        images, BATCH, shuffle=True, num_workers=os.cpu_count() or 1
+        dataset, BATCH, shuffle=True, num_workers=os.cpu_count() or 1
     )
-    started = time.perf_counter()
-    shown = sum(len(batch) for batch, _ in batches)
-    return shown, time.perf_counter() - started
+    return sum(len(batch) for batch, _ in batches)
+
+
+def timed(job: Job, images: Path, stages: Path) -> tuple[int, float, float]:
+    """Return the images of a job, its seconds, and those of processor time, with its workers'."""
+    started, used = time.perf_counter(), _processor_seconds()
+    count = job(images, stages)
+    return count, time.perf_counter() - started, _processor_seconds() - used
+
+
+def _processor_seconds() -> float:
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 JOBS: dict[str, Job] = {"decoded once": decode, "views of an epoch": views, "torchvision DataLoader": loader}
 
 
-def measure(job: Job, folder: Path) -> dict[str, object]:
+def measure(job: Job, images: Path, stages: Path) -> dict[str, object]:
     """Run a job in a process of its own; return its images per second and its memory in MB."""
     most = {"memory": 0.0, "mapped": 0.0}
     done = threading.Event()
@@ -99,10 +108,11 @@ def measure(job: Job, folder: Path) -> dict[str, object]:
         child = pool.submit(_id).result()
         watch = threading.Thread(target=_watch, args=(child, most, done))
         watch.start()
-        count, seconds = pool.submit(job, folder).result()
+        count, seconds, processor = pool.submit(timed, job, images, stages).result()
         done.set()
         watch.join()
-    return {"images": count, "seconds": seconds, "images/s": count / seconds, **{f"{k} MB": v for k, v in most.items()}}
+    rates: dict[str, object] = {"images": count, "images/s": count / seconds, "processor": count / processor}
+    return rates | {f"{kind} MB": value for kind, value in most.items()}
 
 
 def _id() -> int:
@@ -135,12 +145,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", type=int, default=200_000, help="files that are made (default: 200000)")
+    parser.add_argument("--folder", type=Path, help="keep the files here, and use those of an earlier run")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in a study; in the processes, which are started after this
     head = {"size": f"{SIZE}x{SIZE}", **circumstances(torch.get_num_threads())}
     with tempfile.TemporaryDirectory() as name:
-        make_images(Path(name), options.images)
-        rows = [{"way": way, **measure(job, Path(name))} for way, job in JOBS.items()]
+        images, stages = options.folder or Path(name) / "images", Path(name) / "stages"
+        if not images.exists():
+            make_images(images, options.images)
+        rows = [{"way": way, **measure(job, images, stages)} for way, job in JOBS.items()]
     publish("image_shards", head, rows)
 
 

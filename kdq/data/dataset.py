@@ -9,6 +9,7 @@ its size, so that a split is a part of the file: nothing is copied, and the syst
 """
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from kdq.store.damage import damaged, read_json
 from kdq.store.stage import digest
 
 SPLIT_VERSION = 1
+GPU_SHARE = 0.25
+"""Of a GPU's memory that the images may take; of more, each batch is copied to it."""
 COPIED_SHARE = 0.25
 """Of the machine's memory that a file may take whose tensor can be written to."""
 
@@ -79,17 +82,23 @@ class Dataset:
         channels, height, width = self.train_images.shape[1:]
         return Signature(self.class_names, (height, width), CHANNEL_ORDERS.get(channels))
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the labels and of all work on the images, which may be too many to be there themselves."""
+        return self.train_labels.device
+
     def to(self, device: torch.device | str) -> "Dataset":
-        """Return the same data set with its tensors on `device`."""
-        return dataclasses.replace(
-            self,
-            train_images=self.train_images.to(device),
-            train_labels=self.train_labels.to(device),
-            val_images=self.val_images.to(device),
-            val_labels=self.val_labels.to(device),
-            test_images=self.test_images.to(device),
-            test_labels=self.test_labels.to(device),
-        )
+        """Return the same data set on `device`; images of more than GPU_SHARE of a GPU's memory stay where they are."""
+        names = [field.name for field in dataclasses.fields(self) if isinstance(getattr(self, field.name), Tensor)]
+        images = [name for name in names if name.endswith("_images")]
+        if sum(getattr(self, name).nbytes for name in images) > _room(torch.device(device)):
+            names = [name for name in names if name not in images]
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+
+def _room(device: torch.device) -> float:
+    """Return the bytes that images may take on a device."""
+    return GPU_SHARE * torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else math.inf
 
 
 def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int | None) -> Dataset:

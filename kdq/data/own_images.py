@@ -14,6 +14,7 @@ from kdq.data.arrange import TEST_SHARE, Arrangement, arrange
 from kdq.data.decode import Geometry, write_stage
 from kdq.data.encoded import TEST, TRAIN, VAL, Bytes, EncodedSplit, OwnImages, Survey, listed, survey
 from kdq.data.image_files import is_grey, opened, quiet
+from kdq.data.source import Shape
 from kdq.data.spec import DROP, DataSpec
 from kdq.errors import UserError
 from kdq.store.stage import Json
@@ -41,18 +42,6 @@ class OwnSource:
         write_stage(folder, self.own, self.arrangement, self.geometry, drop=self.drop)
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What images of the user's own hold, before all are read: see kdq.data.sources.Shape."""
-
-    channels: int
-    size: int
-    classes: int
-    train: int
-    val: int
-    test: int
-
-
 def find_images(spec: DataSpec, data_dir: Path | None) -> OwnImages:
     """Return what the folder holds, without reading an image. Raises UserError as the functions of each kind do."""
     folder = spec.folder(data_dir)
@@ -64,13 +53,12 @@ def find_images(spec: DataSpec, data_dir: Path | None) -> OwnImages:
     return hub_parquet.find_images(spec.dataset, folder, spec.image_column, spec.label_column)
 
 
-def find_own(spec: DataSpec, data_dir: Path | None) -> OwnSource:
-    """Return the source of a user's own images, after reading every file once.
+def find_own(spec: DataSpec, own: OwnImages) -> OwnSource:
+    """Return the source of images that were found, after reading every file once.
 
     Its identity is the content of the files and their classes, not their names. Raises UserError for a size that must
     be given.
     """
-    own = find_images(spec, data_dir)
     surveys = {name: survey(split) for name, split in own.splits.items()}
     arrangement = arrange(own, surveys)
     order = "L" if all(each.grey[each.sizes[:, 0] > 0].all() for each in surveys.values()) else "RGB"
@@ -89,7 +77,7 @@ def find_own(spec: DataSpec, data_dir: Path | None) -> OwnSource:
     return OwnSource(identity, own.class_names, found, own, arrangement, geometry, spec.unreadable == DROP)
 
 
-def estimate(spec: DataSpec, data_dir: Path | None) -> Estimate:
+def estimate(spec: DataSpec, data_dir: Path | None) -> Shape:
     """Return what the images hold, from their number and the first few. Raises UserError as `find_own`."""
     own = find_images(spec, data_dir)
     counts = {name: len(split.labels) for name, split in own.splits.items()}
@@ -101,7 +89,7 @@ def estimate(spec: DataSpec, data_dir: Path | None) -> Estimate:
     headers = list(islice(_headers(own.splits[TRAIN]), SAMPLE))
     sizes = np.array([size for size, _ in headers], dtype=np.int64).reshape(-1, 2)
     channels = 1 if headers and all(grey for _, grey in headers) else 3
-    return Estimate(channels, _size(spec, sizes), len(own.class_names), counts[TRAIN], counts.get(VAL, 0), counts[TEST])
+    return Shape(channels, _size(spec, sizes), len(own.class_names), counts[TRAIN], counts[TEST], counts.get(VAL, 0))
 
 
 def _headers(split: EncodedSplit) -> Iterator[tuple[tuple[int, int], bool]]:

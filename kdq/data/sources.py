@@ -11,19 +11,20 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdq import plugins
 from kdq.data.audit import check_duplicates
 from kdq.data.dataset import stratified
-from kdq.data.own_images import OwnSource, estimate, find_own
+from kdq.data.own_images import OwnSource, estimate, find_images, find_own
 from kdq.data.parquet import Layout, count_rows, find_split, folders, read_split
-from kdq.data.spec import KINDS, DataSpec
+from kdq.data.source import Shape, Source, Split
+from kdq.data.spec import DataSpec
 from kdq.data.statistics import statistics
+from kdq.data.torchvision_sets import find_arrays, find_photographs, known
 from kdq.errors import UserError, first_line, unknown
 from kdq.store.files import content_hash
 from kdq.store.folder_store import StageStore
-from kdq.store.stage import Json, Stage
+from kdq.store.stage import Stage
 
 DATA_VERSION = 1
 DIGITS_TEST_IMAGES = 500
@@ -45,37 +46,6 @@ seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflowe
 tank telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
 worm
 """
-
-Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
-"""Images uint8 [N, C, H, W] and labels int64 [N]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a data set holds: images uint8 [channels, size, size], and how many there are to train and to test on.
-
-    val: the number of validation images of its own, 0 if they are drawn from those to train on.
-    """
-
-    channels: int
-    size: int
-    classes: int
-    train: int
-    test: int
-    val: int = 0
-
-
-@dataclass(frozen=True)
-class Source:
-    """The origin of a data set known by its name, which is in its `identity`, as is what determines its content.
-
-    decode: returns (train, test); found: nothing that a user should know.
-    """
-
-    identity: Json
-    class_names: tuple[str, ...]
-    decode: Callable[[], tuple[Split, Split]]
-    found: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +161,9 @@ def _nowhere(name: str, layout: Layout, reason: str) -> UserError:
     )
 
 
+EXAMPLES = ("folder:DIR", "parquet:DIR", "torchvision:NAME")
+"""Data sets that are no name, as messages show them."""
+
 DATASETS: dict[str, Entry] = {
     "digits": Entry(Shape(1, 8, 10, train=1297, test=DIGITS_TEST_IMAGES), _digits, is_embedded=True),
     "cifar10": _cifar_entry("cifar10", CIFAR10_CLASSES, "cifar10/plain_text", "label"),
@@ -204,17 +177,24 @@ def find_shape(spec: DataSpec, data_dir: Path | None) -> Shape:
 
     Raises UserError for an unknown name, and for a folder without such images.
     """
-    return Shape(**asdict(estimate(spec, data_dir))) if spec.kind else _entry(spec.dataset).shape
+    if spec.kind == "torchvision":
+        found = known(spec.place)
+        if (size := found.size or spec.image_size) is None:
+            raise UserError(f"image_size is missing: {spec.dataset} has photographs of many sizes; give it, such as 64")
+        return Shape(found.channels, size, found.classes, found.train, found.test, found.val)
+    return estimate(spec, data_dir) if spec.kind else _entry(spec.dataset).shape
 
 
 def needs_download(spec: DataSpec, data_dir: Path | None) -> bool:
     """Return whether a data set that is not there yet must be downloaded."""
-    return not spec.kind and data_dir is None and not _entry(spec.dataset).is_embedded
+    if data_dir is not None or spec.kind in ("folder", "parquet"):
+        return False
+    return spec.kind == "torchvision" or not _entry(spec.dataset).is_embedded
 
 
 def _entry(name: str) -> Entry:
     if name not in DATASETS:
-        raise unknown("data set", name, [*DATASETS, *(f"{kind}:DIR" for kind in KINDS)])
+        raise unknown("data set", name, [*DATASETS, *EXAMPLES])
     return DATASETS[name]
 
 
@@ -237,12 +217,19 @@ def load_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) 
 def find_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) -> tuple[Source | OwnSource, Stage]:
     """Return where a data set comes from, and the stage that holds it, or would. Raises UserError as `load_source`."""
     spec = DataSpec(name) if isinstance(name, str) else name
-    if spec.kind:
-        source: Source | OwnSource = find_own(spec, data_dir)
-    else:
-        source = _entry(spec.dataset).find(data_dir, store.root.parent / "downloads")
+    source = _find(spec, data_dir, store.root.parent / "downloads")
     inputs = {"source": source.identity, **plugins.identity(("data set", spec.dataset))}
     return source, Stage("data", DATA_VERSION, inputs)
+
+
+def _find(spec: DataSpec, data_dir: Path | None, downloads: Path) -> Source | OwnSource:
+    if not spec.kind:
+        return _entry(spec.dataset).find(data_dir, downloads)
+    if spec.kind != "torchvision":
+        return find_own(spec, find_images(spec, data_dir))
+    if known(spec.place).size is None:
+        return find_own(spec, find_photographs(spec.place, data_dir, downloads))
+    return find_arrays(spec.place, data_dir, downloads)
 
 
 def fill(source: Source | OwnSource, stage: Stage, store: StageStore) -> Path:

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from kdq.data.image_files import RESIZES
+from kdq.data.torchvision_sets import known
 from kdq.errors import UserError, unknown
 from kdq.models.classifier import LARGEST_SIDE
 
-KINDS = ("folder", "parquet")
+KINDS = ("folder", "parquet", "torchvision")
 REFUSE, DROP = "refuse", "drop"
 
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
-    """A data set: a known name, or `folder:DIR` or `parquet:DIR` for images of the user's own.
+    """A data set: a known name, `torchvision:NAME`, or `folder:DIR` or `parquet:DIR` for images of the user's own.
 
-    The rest is for images of the user's own. image_size: side in pixels of the squares that they are made, by default
-    the size that all have; resize: how, "crop" by default (see RESIZES); image_column, label_column: of parquet files,
-    by default found from their schema; unreadable: REFUSE the data set, the default, or DROP the images that are
-    unreadable. Raises UserError for values that are not allowed.
+    The rest is for images of the user's own and for torchvision's photographs. image_size: side in pixels of the
+    squares that they are made, by default the size that all have; resize: how, "crop" by default (see RESIZES);
+    image_column, label_column: of parquet files, by default found from their schema; unreadable: REFUSE the data set,
+    the default, or DROP the images that are unreadable. Raises UserError for values that are not allowed.
     """
 
     dataset: str
@@ -38,7 +39,9 @@ class DataSpec:
         if columns and self.kind != "parquet":
             raise UserError(f"{columns[0]}: only parquet files have columns; leave it out, or give parquet:DIR")
         if self.kind and not self.place:
-            raise UserError(f"dataset = {self.dataset!r}: must name a folder, as in {self.kind}:DIR")
+            raise UserError(f"dataset = {self.dataset!r}: must name a folder, as in folder:DIR, or a data set")
+        if given and self.kind == "torchvision" and known(self.place).size:
+            raise UserError(f"{given[0]}: the images of {self.dataset!r} are known; leave it out")
         if self.image_size is not None and not 1 <= self.image_size <= LARGEST_SIDE:
             raise UserError(f"image_size = {self.image_size}: must be from 1 to {LARGEST_SIDE} pixels")
         if self.resize is not None and self.resize not in RESIZES:

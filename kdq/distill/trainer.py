@@ -70,7 +70,7 @@ class Trainer:
             raise UserError(f"precision = {AUTO!r}: must be chosen first; kdq.distill.precision.choose(device) does")
         self.config = config
         self.method = method
-        self.device = data.train_images.device
+        self.device = data.device
         self.students = (student, peer) if peer else (student,)
         shape = data.classes, len(data.normalization.mean)
         if other := [found for model in self.students if (found := (model.classes, model.mean.numel())) != shape]:

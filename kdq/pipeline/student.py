@@ -155,7 +155,7 @@ def _trainer(
             load_fitting(model, *weights_file(weights))
         return model
 
-    device = data.train_images.device
+    device = data.device
     student, other = initial(spec.seed).to(device), None
     if spec.method.method.needs_peer:
         other = (peer() if peer else initial(peer_seed(spec.seed))).to(device)

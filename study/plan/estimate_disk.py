@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kdq.bits import FLOAT_BITS
-from kdq.data.sources import Shape
+from kdq.data.source import Shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teacher_logits import BOUND, OVERHEAD, PART
 from kdq.distill.teachers import is_trained_here

@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from kdq.data.sources import Shape
+from kdq.data.source import Shape
 from kdq.distill.methods import METHODS
 from kdq.distill.recipe import autocast
 from kdq.errors import UserError

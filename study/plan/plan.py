@@ -11,7 +11,8 @@ from typing import Any
 from kdq import plugins
 from kdq.bits import FLOAT_BITS
 from kdq.data.dataset import SPLIT_VERSION
-from kdq.data.sources import DATA_VERSION, Shape, find_shape
+from kdq.data.source import Shape
+from kdq.data.sources import DATA_VERSION, find_shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teachers import is_trained_here
 from kdq.errors import UserError

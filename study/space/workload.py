@@ -60,7 +60,7 @@ class Workload:
     teacher_layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.data.kind:
+        if self.data.kind in ("", "torchvision"):
             self.check_size(find_shape(self.data, None).size)
         elif self.image_size:
             self.check_size(self.image_size)

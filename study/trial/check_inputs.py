@@ -56,20 +56,23 @@ def check_inputs(plan: Plan, data_dir: Path | None, root: Path) -> None:
 
 def _data(workload: Workload, data_dir: Path | None, kept: StageStore, store: StageStore) -> Dataset:
     """Return the data set: of its stage, decoded anew, or, if it must be downloaded first, a stand-in for it."""
+    if workload.data.kind == "torchvision" and data_dir is None:
+        shape = find_shape(workload.data, None)  # its source would be downloaded
+        return _stand_in(workload.data, tuple(map(str, range(shape.classes))))
     source, stage = find_source(workload.data, data_dir, kept)
     if found := kept.find(stage):
         return open_dataset(found, train_images=workload.train_images, val_images=workload.val_images)
     if not needs_download(workload.data, data_dir):
         return prepare_data(workload, data_dir, store, _silent)[1]
-    return _stand_in(workload.dataset, source.class_names)
+    return _stand_in(workload.data, source.class_names)
 
 
-def _stand_in(name: str, class_names: tuple[str, ...]) -> Dataset:
-    """Return a data set of one black image a class, as large as those of the data set by that name."""
-    shape = find_shape(DataSpec(name), None)
+def _stand_in(spec: DataSpec, class_names: tuple[str, ...]) -> Dataset:
+    """Return a data set of one black image a class, as large as those of the data set."""
+    shape = find_shape(spec, None)
     images = torch.zeros(len(class_names), shape.channels, shape.size, shape.size, dtype=torch.uint8)
     normalization = Normalization((0.5,) * shape.channels, (0.25,) * shape.channels)
-    return Dataset(name, class_names, normalization, *(images, torch.arange(len(images))) * 3, fingerprint="")
+    return Dataset(spec.dataset, class_names, normalization, *(images, torch.arange(len(images))) * 3, fingerprint="")
 
 
 def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: StageStore) -> None:

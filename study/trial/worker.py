@@ -204,7 +204,7 @@ def load_teacher(teacher: ModelRef, data: Dataset) -> Classifier:
             model = load(checkpoint, classes=data.classes, normalization=data.normalization)
     except UserError as error:  # it was checked when the stage was made
         raise damaged(folder, str(error)) from error
-    return model.to(data.train_images.device)
+    return model.to(data.device)
 
 
 def open_cache(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Dataset) -> TeacherLogitsCache:

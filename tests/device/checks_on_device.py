@@ -5,6 +5,7 @@ summation is allowed: PyTorch chooses other variants of its optimizers for a GPU
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -131,7 +132,7 @@ def classifier(seed: int, arch: str = "tiny") -> Classifier:
 
 
 def cached(store: StageStore, data: Dataset, method: MethodConfig, precision: str = "float32") -> TeacherLogitsCache:
-    device = data.train_images.device
+    device = data.device
     views = Views(
         data.train_images,
         data.train_labels,
@@ -145,9 +146,9 @@ def cached(store: StageStore, data: Dataset, method: MethodConfig, precision: st
 
 
 def trained(store: StageStore, data: Dataset, method: MethodConfig, train: TrainConfig) -> list[dict[str, float]]:
-    peer = classifier(5).to(data.train_images.device) if method.method.needs_peer else None
+    peer = classifier(5).to(data.device) if method.method.needs_peer else None
     teacher = cached(store, data, method, train.precision) if method.method.needs_teacher else None
-    student = classifier(0).to(data.train_images.device)
+    student = classifier(0).to(data.device)
     trainer = Trainer(train, method, student, teacher, data, stream_seed=0, peer=peer)
     return [trainer.run_epoch() for _ in range(train.epochs)]
 
@@ -236,14 +237,19 @@ def test_the_backward_pass_is_watched_too(device: torch.device) -> None:
 # What runs on it
 
 
-def test_views_are_the_cpus() -> None:
+@pytest.mark.parametrize("room", [0, math.inf])
+@pytest.mark.parametrize("augment", [AUGMENT, AugmentConfig(resized_crop=0.3, cutmix=1.0)])
+def test_views_are_the_cpus(augment: AugmentConfig, room: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdq.data.dataset._room", lambda device: room if device.type != "cpu" else math.inf)
+
     def run(data: Dataset) -> list[dict[str, Tensor]]:
+        assert (data.train_images.device == data.device) == (data.device.type == "cpu" or room > 0)
         made = Views(
-            data.train_images, data.train_labels, AUGMENT, stream_seed=3, fill=NORMALIZATION.mean, mixup_alpha=0.5
+            data.train_images, data.train_labels, augment, stream_seed=3, fill=NORMALIZATION.mean, mixup_alpha=0.5
         )
         views = list(made.epoch(1, 7))
         tensors = [{name: getattr(view, name) for name in ("index", "images", "labels", "mix")} for view in views]
-        assert all(tensor.device == data.train_images.device for view in tensors for tensor in view.values())
+        assert all(tensor.device == data.device for view in tensors for tensor in view.values())
         return [{name: tensor.cpu() for name, tensor in view.items()} for view in tensors]
 
     for here, there in zip(*both(run), strict=True):
@@ -259,6 +265,16 @@ def test_a_training_is_the_cpus(name: str, mixup_alpha: float, guarded: list[int
     found, wanted = both(lambda data: trained(StageStore(tmp_path), data, method, TRAIN))
     assert near(losses(found), losses(wanted))
     assert guarded == [2, 3, 4, 6, 7, 8]
+
+
+def test_images_that_are_too_many_for_the_device(tmp_path: Path) -> None:
+    method = MethodConfig.parse({"method": "vkd"})
+
+    def run(data: Dataset) -> list[dict[str, float]]:
+        return trained(StageStore(tmp_path), replace(data, train_images=dataset().train_images), method, TRAIN)
+
+    found, wanted = both(run)
+    assert near(losses(found), losses(wanted))
 
 
 def test_mixed_logits_of_the_teacher(tmp_path: Path) -> None:
