@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> "Report":
     from analysis.front_report import no_points, report
-    from study.results.figure import Drawn, draw_fronts
+    from study.results.figure import draw_fronts
+    from study.results.marks import Drawn
 
     if options.by and not options.figure:
         raise UserError(f"--by {options.by}: colours the figure; give --figure FILE too")

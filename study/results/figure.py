@@ -1,20 +1,18 @@
 """The figure of the front: accuracy against size, of one study or several."""
 
 import statistics
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kdq.bits import FLOAT_BITS, bits_name
-from study.results.compare import Interval
-from study.results.front import SeedGroup, on_front, seed_groups
+from kdq.bits import bits_name
+from study.results.front import SeedGroup, on_front
 from study.results.hues import Hues, hues
+from study.results.marks import Drawn, Line, Mark, caption, front_of, marks_of, reference_lines
 from study.results.point import Point
 from study.results.style import (
     INK,
@@ -39,50 +37,6 @@ SHAPED = 300  # configurations up to which shapes show methods; more are dots, s
 PALE = 0.35
 
 
-def _unknown(group: SeedGroup) -> Interval | None:
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A study in the figure. teacher: its validation accuracy in percent, None if unknown; interval: of a mean."""
-
-    name: str
-    points: Sequence[Point]
-    teacher: float | None = None
-    interval: Callable[[SeedGroup], Interval | None] = _unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A configuration in the figure. is_compared: it has as many seeds as any other of its study."""
-
-    study: Drawn
-    group: SeedGroup
-    is_compared: bool
-    is_on_front: bool = False
-
-    @property
-    def bits(self) -> float:
-        return self.group.mean("total_bits")
-
-    @property
-    def accuracy(self) -> float:
-        return self.group.mean("val_top1")
-
-    @property
-    def method(self) -> str:
-        return self.group.points[0].method
-
-
-class Line(NamedTuple):
-    """A horizontal line. accuracy: in percent."""
-
-    name: str
-    accuracy: float
-    style: str
-
-
 def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
     """Write the figure of one study; see `draw_fronts`."""
     draw_fronts([Drawn("", list(points))], path, title)
@@ -102,10 +56,10 @@ def draw_fronts(
     shown = by or ("study" if len(studies) > 1 else "method")
     colours = hues(shown, ((each.name, point) for each in studies for point in each.points))
     figure = new_figure(title, (12, 8))
-    marks = _marks(studies)
+    marks = marks_of(studies)
     if marks:
         axes = figure.add_subplot()
-        lines = _lines(studies, marks)
+        lines = reference_lines(studies, marks)
         _set_limits(axes, marks, [line.accuracy for line in lines])
         shapes = _shapes(marks)
         _draw_marks(axes, marks, shapes, colours)
@@ -116,41 +70,11 @@ def draw_fronts(
             figure.colorbar(colours.bar, ax=axes, shrink=0.5, anchor=(0, 0), pad=0.02).set_label(shown, color=INK)
         _draw_legend(axes, marks, shapes, colours, lines)
         _dress(axes)
-        figure.supxlabel(_caption(marks), x=0.02, ha="left", fontsize=11, color=MUTED)
+        figure.supxlabel(caption(marks), x=0.02, ha="left", fontsize=11, color=MUTED)
         _label_widths(axes, marks)
     else:
         write_nothing(figure, nothing)
     save(figure, path)
-
-
-def _marks(studies: Iterable[Drawn]) -> list[Mark]:
-    """Return the configurations of studies, those on the front of all together last, smallest first."""
-    marks = []
-    for each in studies:
-        groups = seed_groups(each.points)
-        most = max((group.n for group in groups), default=0)
-        marks += [Mark(each, group, group.n == most) for group in groups]
-    compared = [mark for mark in marks if mark.is_compared]
-    chosen = on_front(mark.group for mark in compared)
-    others = [mark for mark, is_on in zip(compared, chosen, strict=True) if not is_on]
-    front = [Mark(m.study, m.group, True, True) for m, is_on in zip(compared, chosen, strict=True) if is_on]
-    return [*(m for m in marks if not m.is_compared), *others, *sorted(front, key=lambda mark: mark.bits)]
-
-
-def _front(marks: Iterable[Mark]) -> list[Mark]:
-    return [mark for mark in marks if mark.is_on_front]
-
-
-def _lines(studies: Sequence[Drawn], marks: Iterable[Mark]) -> list[Line]:
-    """Return the lines of the best teacher and the best float student."""
-    lines = []
-    teachers = {each.name: each.teacher for each in studies if each.teacher is not None}
-    if teachers:
-        name = max(teachers, key=lambda name: teachers[name])
-        of = f" of {shorten(name, 12)}" if len(set(teachers.values())) > 1 else ""
-        lines.append(Line(f"teacher{of}", teachers[name], "--"))
-    floats = [mark.accuracy for mark in marks if mark.is_compared and mark.group.bits == FLOAT_BITS]
-    return [*lines, Line("best float student", max(floats), ":")] if floats else lines
 
 
 def accuracy_limits(front: Sequence[SeedGroup], lowest_point: float) -> tuple[float, float]:
@@ -175,9 +99,9 @@ def _set_limits(axes: "Axes", marks: Sequence[Mark], heights: Iterable[float]) -
     margin = max((largest / smallest) ** 0.06, 1.5 if largest == smallest else 1.08)
     axes.set_xscale("log")
     axes.set_xlim(smallest / margin, largest * margin)
-    low, high = accuracy_limits([mark.group for mark in _front(marks)], min(mark.accuracy for mark in marks))
+    low, high = accuracy_limits([mark.group for mark in front_of(marks)], min(mark.accuracy for mark in marks))
     room = high - low
-    ends = [interval.high for mark in _front(marks) if (interval := mark.study.interval(mark.group))]
+    ends = [interval.high for mark in front_of(marks) if (interval := mark.study.interval(mark.group))]
     above = [point.val_top1 for mark in marks for point in mark.group.points]  # a seed above its mean
     lines = [height for height in heights if height < high + room]
     axes.set_ylim(low, max([high, *(min(top + 0.06 * room, 103.0) for top in (*ends, max(above), *lines))]))
@@ -229,7 +153,7 @@ def _draw_front(axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], col
             colours.colours.get(name, MUTED),
             1.0,
         )
-    front = _front(marks)
+    front = front_of(marks)
     _step(axes, front, INK, 1.6)
     shown = [mark for mark in front if mark.accuracy >= axes.get_ylim()[0]]
     bars = [(mark, interval) for mark in shown if (interval := mark.study.interval(mark.group))]
@@ -256,7 +180,7 @@ def _step(axes: "Axes", marks: Iterable[Mark], shade: str, width: float) -> None
 def _label_widths(axes: "Axes", marks: Sequence[Mark]) -> None:
     """Label the front from its best end down, then the best mark of other widths, where no label is in the way."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # a Figure; this settles the layout
-    front, lowest = _front(marks), axes.get_ylim()[0]
+    front, lowest = front_of(marks), axes.get_ylim()[0]
     best: dict[tuple[str, object], Mark] = {}
     for mark in sorted(marks, key=lambda mark: mark.accuracy):
         best[mark.group.points[0].student, mark.group.bits] = mark
@@ -305,7 +229,7 @@ def _draw_legend(
     if len(set(shapes.values())) > 1 and colours.column != "method":
         entries += [blank, *((method, symbol(MUTED, shape)) for method, shape in shapes.items())]
     entries += [blank, ("front of the means", symbol(INK, line="-", linewidth=1.6))]
-    if any(each.study.interval(each.group) for each in _front(marks)):
+    if any(each.study.interval(each.group) for each in front_of(marks)):
         entries.append(("95 % interval", symbol(MUTED, line="-", linewidth=5, alpha=PALE)))
     entries.append(("test accuracy", symbol(INK, "x", markeredgewidth=1.8)))
     if any(each.group.n > 1 for each in marks):
@@ -320,17 +244,6 @@ def _draw_legend(
         where = " (above)" if accuracy > high else " (below)" if accuracy < low else ""
         entries.append((f"{name}: {accuracy:.2f} %{where}", symbol(MUTED, line=style, linewidth=1.4)))
     draw_legend(axes, [(shorten(text, 36), each) for text, each in entries], loc="upper left", bbox_to_anchor=(1.01, 1))
-
-
-def _caption(marks: Sequence[Mark]) -> str:
-    """Return what the marks and the line are, so that no dot above the line is unexplained."""
-    seeds = sorted({mark.group.n for mark in marks if mark.is_compared})
-    over = f"a mean over {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
-    what = f"A mark is a configuration at one width, {over if seeds[-1] > 1 else 'of one seed'}."
-    line = "The line joins those that no other one beats in both accuracy and size."
-    above = ["single seeds"] * (seeds[-1] > 1) + ["marks with missing seeds"] * any(not m.is_compared for m in marks)
-    can = f" {' and '.join(above).capitalize()} can be above it: their luck is not averaged." if above else ""
-    return "\n".join(textwrap.wrap(f"{what} {line}{can}", 150))
 
 
 def _dress(axes: "Axes") -> None:

@@ -9,9 +9,10 @@ from PIL import Image
 from kdq.bits import BIT_WIDTHS
 from kdq.errors import UserError
 from study.results.compare import Interval
-from study.results.figure import Drawn, accuracy_limits, draw_front, draw_fronts
+from study.results.figure import accuracy_limits, draw_front, draw_fronts
 from study.results.front import seed_groups, with_front
 from study.results.hues import COLUMNS, hues
+from study.results.marks import Drawn
 from study.results.point import Point
 from study.results.style import CATEGORIES, MUTED
 
