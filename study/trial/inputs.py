@@ -84,7 +84,9 @@ def prepare_models(
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
         check_layers(plan, load_teacher(teacher_ref, data), data)
-        val, test = evaluate_teacher(teacher_ref, reference, data, store, log)
+        val, test = evaluate_teacher(
+            teacher_ref, reference, data, store, log, is_trained_here=isinstance(teacher, Trained)
+        )
         metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
     peer = prepare_peer(plan.workload, reference, data, store, log) if plan.needs_peer else None
     return Inputs(str(store.root), reference, teacher_ref, peer, plugins.loaded()), metrics
@@ -200,7 +202,7 @@ def _train(
 
 
 def evaluate_teacher(
-    teacher: ModelRef, reference: DataRef, data: Dataset, store: StageStore, log: Log
+    teacher: ModelRef, reference: DataRef, data: Dataset, store: StageStore, log: Log, *, is_trained_here: bool = False
 ) -> tuple[float, float]:
     """Return the teacher's validation and test accuracy in percent; raise UserError if it is close to chance."""
     fingerprint = reference.fingerprint
@@ -208,10 +210,14 @@ def evaluate_teacher(
     val, test = found["val_top1"], found["test_top1"]
     log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
+        trained = "it has not learned this data set; train it longer (teacher_train.epochs), or give another --teacher"
+        given = (
+            "its weights, label order or normalisation do not match this data set; "
+            "try --set teacher_normalization=imagenet (or dataset), or another --teacher"
+        )
         raise UserError(
             f"the teacher reaches {val:.2f} % on {data.name}, where guessing gives {100 / data.classes:.2f} %: "
-            f"its weights, label order or normalisation do not match this data set; "
-            f"try --set teacher_normalization=imagenet (or dataset), or another --teacher"
+            f"{trained if is_trained_here else given}"
         )
     return val, test
 

@@ -151,8 +151,10 @@ def test_a_random_one_stops_the_study(prepared: Prepared, tmp_path: Path) -> Non
     said: list[str] = []
     teacher = prepare(prepared, save(tmp_path, {i: f"LABEL_{i}" for i in range(10)}), said)
     assert said == ["teacher: its 10 labels have no names; assuming the order of the data set"]
-    with pytest.raises(UserError, match=r"on digits, where guessing gives 10\.00 %"):
+    with pytest.raises(UserError, match=r"on digits, where guessing gives 10\.00 %: its weights, label order"):
         evaluate_teacher(teacher, reference, data, store, quiet)
+    with pytest.raises(UserError, match=r"on digits, where guessing gives 10\.00 %: it has not learned .* longer"):
+        evaluate_teacher(teacher, reference, data, store, quiet, is_trained_here=True)
 
 
 def test_it_cannot_itself_be_quantized(tmp_path: Path) -> None:
