@@ -84,3 +84,7 @@ def transformers_vit(classes: int, channels: int) -> nn.Module:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     images = {"image_size": 32, "patch_size": 8, "num_channels": channels}
     return Logits(ViTForImageClassification(ViTConfig(**sizes, **images, num_labels=classes)))
+
+
+def as_text(classes: int, channels: int) -> str:
+    return "no network"
