@@ -18,7 +18,7 @@ from kdq.errors import UserError, first_line
 from kdq.export.integers import Integers, integers
 from kdq.models.classifier import Classifier
 from kdq.models.graph import layer as layer_of
-from kdq.models.prepare import PREFIX
+from kdq.models.prepare import PREFIX, Layer
 from kdq.pack.bitstream import pack_codes
 from kdq.pack.file import Packed
 from kdq.quantize.activations import NAME, InputRange
@@ -151,7 +151,7 @@ class _OnnxInputs(nn.Module):
         return rounded
 
 
-def _as_onnx(layer: nn.Conv2d | nn.Linear, found: InputRange) -> None:
+def _as_onnx(layer: Layer, found: InputRange) -> None:
     """Let a layer round its inputs as ONNX does; if they have fewer than 8 bits, add its bias outside.
 
     onnxruntime would round a bias inside to multiples of the product of both scales, which is coarse at few bits.
@@ -159,7 +159,7 @@ def _as_onnx(layer: nn.Conv2d | nn.Linear, found: InputRange) -> None:
     setattr(layer, NAME, _OnnxInputs(found))
     if found.bits < 8:
         assert layer.bias is not None
-        shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
+        shape = (-1, *[1] * (layer.weight.dim() - 2))
         layer.register_buffer("added", layer.bias.detach().view(shape))
         layer.bias = None
         layer.register_forward_hook(_add)

@@ -118,17 +118,3 @@ class Encoder(nn.Module):
         for layer in self.layers:
             src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
         return src if self.norm is None else self.norm(src)
-
-
-def opened(module: nn.Module) -> nn.Module | None:
-    """Return what computes the same in layers that can be quantized, or None if the module is no such attention.
-
-    A subclass may compute something else and stays closed, as does attention with extra keys and values.
-    """
-    if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
-        return Attention(module)
-    if type(module) is nn.TransformerEncoderLayer:
-        return EncoderLayer(module)
-    if type(module) is nn.TransformerEncoder and {nn.TransformerEncoderLayer} == set(map(type, module.layers)):
-        return Encoder(module)
-    return None

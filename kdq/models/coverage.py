@@ -2,7 +2,7 @@
 
 What a model has learned is in its parameters and in the buffers of its state. Each of these must be
 
-- the weight or bias of a layer (nn.Conv2d, nn.Linear) that the network calls; these weights are quantized; or
+- the weight or bias of a layer (nn.Conv1d, nn.Conv2d, nn.Linear) that the network calls; the former is quantized; or
 - the weight, bias or statistics of a normalisation, or slopes of nn.PReLU; or
 - added to activations or concatenated with them, as are biases, position embeddings and class tokens; or
 - multiplied with them channel by channel, with one axis longer than 1 at most, as are layer scales; or
@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
+from kdq.models.exported import operation
 from kdq.models.graph import Network
 from kdq.models.prepare import PREFIX, is_layer, tensor_name
 
@@ -33,14 +34,18 @@ RESHAPE = {
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "repeat", "repeat_interleave"),
     *("permute", "transpose", "t", "movedim", "contiguous", "clone", "detach", "to", "float", "type_as", "expand_as"),
     *("view_as", "reshape_as", "chunk", "split", "unbind", "interpolate"),
+    *("slice", "select", "_unsafe_view", "lift_fresh_copy", "alias"),
 }
 """Operations whose result holds values of their first operand alone."""
 
-SHAPES = {"size", "dim", "numel", "stride"}
+SHAPES = {"size", "dim", "numel", "stride", "sym_size"}
 VIEWS = {"T", "mT", "H", "mH", "data"}
 """Attributes of a tensor that hold its values; others, such as its shape, do not."""
 
-ADVICE = "only nn.Conv2d, nn.Linear and attention of torch.nn are quantized; replace it, or leave the model at 32 bits"
+ADVICE = (
+    "only nn.Conv1d, nn.Conv2d, nn.Linear and attention of torch.nn are quantized; replace it, or leave the model at "
+    "32 bits"
+)
 
 Learned = dict[fx.Node, tuple[str, ...]]
 """The values that are made of a model's state alone, and the names of the tensors they are made of."""
@@ -87,13 +92,13 @@ def _stays_learned(node: fx.Node, learned: Learned, state: Mapping[str, Tensor])
 
     Raises UserError if it combines them with activations as only layers may.
     """
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+    name = operation(node)
     operands = node.all_input_nodes
-    if _is_size(node):
+    if _is_constant(node, learned):
         return False
-    if all(operand in learned for operand in operands):
+    if all(operand in learned or _is_constant(operand, learned) for operand in operands):
         return True
-    if name in RESHAPE or (name == "getitem" and all(operand in learned or _is_size(operand) for operand in operands)):
+    if name in RESHAPE:
         return operands[0] in learned
     origin = _origin(operands, learned)
     shapes = [state[key].shape for key in origin]
@@ -106,13 +111,15 @@ def _stays_learned(node: fx.Node, learned: Learned, state: Mapping[str, Tensor])
     )
 
 
-def _is_size(node: fx.Node) -> bool:
-    """Return whether a value is made of shapes and the like alone."""
-    if node.op == "call_method":
-        return node.target in SHAPES
+def _is_constant(node: fx.Node, learned: Learned) -> bool:
+    """Return whether a value is made of shapes and the like, and of tensors that are not learned, alone."""
+    if node.op == "call_method" or operation(node) == "sym_size":
+        return operation(node) in SHAPES
     if node.target is getattr:
         return node.args[1] not in VIEWS
-    return node.op == "call_function" and all(map(_is_size, node.all_input_nodes))
+    if node.op == "get_attr":
+        return node not in learned
+    return node.op == "call_function" and all(_is_constant(operand, learned) for operand in node.all_input_nodes)
 
 
 def _origin(operands: Iterable[fx.Node], learned: Learned) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A classifier as a graph of operations: its layers, foldable batch norms and residual additions."""
 
+import dataclasses
 import operator
 import threading
 from collections.abc import Callable, Mapping
@@ -11,9 +12,10 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdq.errors import UserError, first_line
-from kdq.models.attention import opened
 from kdq.models.classifier import Classifier
+from kdq.models.exported import export_graph, operation
 from kdq.models.modules import replace
+from kdq.models.opening import is_closed, opened
 from kdq.models.prepare import PREFIX, Layer, is_layer, prepare
 
 _TRACING = threading.Lock()
@@ -25,23 +27,48 @@ So while one thread traces, no other may run a model either: trace before the th
 IN_PLACE = {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.imatmul}
 
 
+ADDITIONS = {operator.add, torch.add, torch.ops.aten.add.Tensor, "add", "add_"}
+
+
 class _Tracer(fx.Tracer):
     """torch.fx's tracer, to which a layer of a subclass that only builds differently is a layer too."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_layer(m) or super().is_leaf_module(m, module_qualified_name)
+        return is_layer(m) or is_closed(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: Classifier) -> fx.Graph:
-    """Return the operations of a model in evaluation mode. Raises UserError if its code branches on tensors."""
+    """Return the operations of a model in evaluation mode, by torch.fx, or by torch.export if its code has branches.
+
+    The latter needs the size of the model's images, `signature.image_size`. Raises UserError if neither can trace it,
+    as where the code depends on the values of tensors.
+    """
     try:
-        with _TRACING:
-            graph = _Tracer().trace(model)
+        return _symbolic(model)
     except Exception as error:
+        return _exported(model, error)
+
+
+def _exported(model: Classifier, cause: Exception) -> fx.Graph:
+    """Return the graph of torch.export. cause: why torch.fx has none."""
+    size = model.signature.image_size
+    if size is None:
         raise UserError(
-            f"architecture {model.arch!r} cannot be traced by torch.fx ({first_line(error)}): "
-            "its forward must not depend on the values of tensors; rewrite the branch"
+            f"architecture {model.arch!r} cannot be traced by torch.fx ({first_line(cause)}), and torch.export needs "
+            "the size of its images: give Signature(class_names, image_size, channel_order)"
+        ) from cause
+    try:
+        return export_graph(model, size)
+    except Exception as error:  # torch.export raises almost any exception
+        raise UserError(
+            f"architecture {model.arch!r} cannot be traced by torch.fx ({first_line(cause)}), nor by torch.export "
+            f"({first_line(error)}): its forward must not depend on the values of tensors; rewrite the branch"
         ) from error
+
+
+def _symbolic(model: Classifier) -> fx.Graph:
+    with _TRACING:
+        graph = _Tracer().trace(model)
     for node in graph.nodes:
         if node.op == "call_module" and not node.args and "input" in node.kwargs:
             node.args, node.kwargs = (node.kwargs["input"],), {k: v for k, v in node.kwargs.items() if k != "input"}
@@ -54,13 +81,14 @@ def _module(model: nn.Module, node: object) -> nn.Module | None:
     return None
 
 
-def fold(model: nn.Module) -> Classifier:
+def fold(model: nn.Module, size: tuple[int, int] | None = None) -> Classifier:
     """Return a plain copy (see `prepare`) with attention opened and batch norms folded into the layers before them.
 
     A batch norm folds, and becomes nn.Identity, if it is the only reader of a layer's output; the others stay.
     Every layer gets a bias, which quantization needs to preserve the mean of its outputs. Attention and encoders of
-    torch.nn get layers for their projections (see `attention`). Raises UserError for what `prepare` and `trace` refuse,
-    and for a batch norm without running statistics.
+    torch.nn get layers for their projections (see `attention`). size: height and width of the images, of which a model
+    that torch.export must trace becomes one, if its own are unknown. Raises UserError for what `prepare` and `trace`
+    refuse, and for a batch norm without running statistics.
     """
     plain = prepare(model)
     for name, module in plain.named_modules():
@@ -69,7 +97,7 @@ def fold(model: nn.Module) -> Classifier:
                 f"layer {name.removeprefix(PREFIX)}: has no running statistics (track_running_stats=False), so an "
                 "image's outputs depend on its batch; train it with running statistics"
             )
-    graph = _open_attention(plain)
+    graph = _open_attention(plain, size)
     for module in plain.modules():
         if is_layer(module) and module.bias is None:
             module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
@@ -85,14 +113,25 @@ def fold(model: nn.Module) -> Classifier:
     return plain
 
 
-def _open_attention(model: Classifier) -> fx.Graph:
-    """Open all attention that the model calls, encoders from the outside inwards; return the resulting graph."""
+def _open_attention(model: Classifier, size: tuple[int, int] | None) -> fx.Graph:
+    """Open all attention that the model calls, encoders from the outside inwards; return the resulting graph.
+
+    Where torch.fx cannot say what the model calls, open all that it has.
+    """
     while True:
-        graph = trace(model)
-        called = dict.fromkeys(module for node in graph.nodes if (module := _module(model, node)) is not None)
+        graph, error = None, None
+        try:
+            graph = _symbolic(model)
+            called = dict.fromkeys(module for node in graph.nodes if (module := _module(model, node)) is not None)
+        except Exception as caught:
+            error, called = caught, dict.fromkeys(model.modules())
         found = [(module, new) for module in called if (new := opened(module)) is not None]
-        if not found:
+        if not found and graph is not None:
             return graph
+        if not found and error is not None:
+            if model.signature.image_size is None:
+                model.signature = dataclasses.replace(model.signature, image_size=size)
+            return _exported(model, error)
         for module, new in found:
             replace(model, module, new.eval().requires_grad_(False))
 
@@ -182,7 +221,7 @@ def _shortcuts_first(graph: fx.Graph) -> list[fx.Node]:
 def _partner(node: fx.Node, position: Mapping[fx.Node, int]) -> fx.Node | None:
     """Return the other operand of the addition that is the only reader of `node`, if it is computed before it."""
     users = list(node.users)
-    if len(users) != 1 or users[0].target not in (operator.add, torch.add, "add", "add_") or users[0].kwargs:
+    if len(users) != 1 or users[0].target not in ADDITIONS or users[0].kwargs:
         return None
     others = [operand for operand in users[0].args if operand is not node]
     if len(others) == 1 and isinstance(others[0], fx.Node) and position[others[0]] < position[node]:
@@ -212,7 +251,7 @@ def _in_place(node: fx.Node, model: Classifier) -> bool:
     """Return whether an operation may modify its operand."""
     if node.op == "call_module":
         return bool(getattr(_module(model, node), "inplace", False))
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = operation(node)
     named = name.endswith("_") and not name.endswith("__")
     return named or bool(node.kwargs.get("inplace")) or node.target in IN_PLACE
 

@@ -13,8 +13,8 @@ from kdq.errors import UserError, first_line
 from kdq.models.classifier import Classifier
 from kdq.models.modules import replace
 
-QUANTIZABLE = (nn.Conv2d, nn.Linear)
-Layer = nn.Conv2d | nn.Linear
+QUANTIZABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 PREFIX = "net."
 """The prefix that a Classifier adds to the names of its network's modules."""
 
@@ -22,12 +22,13 @@ PLAIN = {Tensor, nn.Parameter}
 
 
 def is_layer(module: nn.Module) -> TypeGuard[Layer]:
-    """Return whether a module computes just what nn.Conv2d or nn.Linear do; a subclass may compute something else."""
+    """Return whether a module computes just what nn.Conv1d, nn.Conv2d or nn.Linear do, which a subclass may not."""
     if "forward" in vars(module):
         return False
-    if isinstance(module, nn.Conv2d):
-        kind = type(module)
-        return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+    for convolution in (nn.Conv1d, nn.Conv2d):
+        if isinstance(module, convolution):
+            kind = type(module)
+            return kind.forward is convolution.forward and kind._conv_forward is convolution._conv_forward
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 

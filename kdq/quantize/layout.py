@@ -10,14 +10,16 @@ from kdq.models.prepare import Layer
 def patches(inputs: Tensor, layer: Layer) -> Tensor:
     """Return the rows that multiply the layer's weights: [groups, samples, d], d in the order of `matrix`.
 
-    For a convolution, a sample is one position of one image. Supports any stride, padding, dilation and groups.
+    For a convolution, a sample is one position of one image; one of sequences [N, C, L] is that of images 1 pixel high.
+    Supports any stride, padding, dilation and groups.
     """
     if isinstance(layer, nn.Linear):
         return inputs.reshape(1, -1, layer.in_features)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    x = x.unsqueeze(2) if isinstance(layer, nn.Conv1d) else x
     x = x.contiguous(memory_format=torch.channels_last)
-    (kh, kw), (sh, sw), (dh, dw) = layer.kernel_size, layer.stride, layer.dilation
+    (kh, kw), (sh, sw), (dh, dw) = ((1, *sizes)[-2:] for sizes in (layer.kernel_size, layer.stride, layer.dilation))
     n, channels, height, width = x.shape
     rows, columns = (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
     size = (layer.groups, n, rows, columns, kh, kw, channels // layer.groups)
@@ -31,19 +33,21 @@ def matrix(weight: Tensor, layer: Layer) -> Tensor:
     if isinstance(layer, nn.Linear):
         return weight.unsqueeze(0)
     m = layer.out_channels // layer.groups
-    return weight.permute(0, 2, 3, 1).reshape(layer.groups, m, -1)
+    return weight.movedim(1, -1).reshape(layer.groups, m, -1)
 
 
 def unmatrix(matrix: Tensor, layer: Layer) -> Tensor:
     """Invert `matrix`."""
     if isinstance(layer, nn.Linear):
         return matrix.squeeze(0).contiguous()
-    return matrix.reshape(layer.out_channels, *layer.kernel_size, -1).permute(0, 3, 1, 2).contiguous()
+    weight = matrix.reshape(layer.out_channels, *layer.kernel_size, -1).movedim(-1, 1)
+    # To PyTorch a 1x1 kernel is contiguous in any order, but convolutions choose their algorithm by its strides.
+    return weight.clone(memory_format=torch.contiguous_format)
 
 
 def outputs(values: Tensor, layer: Layer) -> Tensor:
     """Return outputs of the layer as [groups, samples, m], samples in the order of `patches`."""
     if isinstance(layer, nn.Linear):
         return values.reshape(1, -1, layer.out_features)
-    rows = values.permute(0, 2, 3, 1).reshape(-1, layer.groups, layer.out_channels // layer.groups)
+    rows = values.movedim(1, -1).reshape(-1, layer.groups, layer.out_channels // layer.groups)
     return rows.transpose(0, 1)

@@ -53,12 +53,13 @@ def quantize(model: nn.Module, calibration_images: Tensor, config: QuantizeConfi
     model: a Classifier, bare or in a wrapper such as DataParallel, of any floating-point dtype; the copy is float32.
     calibration_images: uint8, or floating-point in [0, 1], [N, C, H, W]; a tensor or a NumPy array.
 
-    Quantized are the weights of nn.Conv2d and nn.Linear, and of the projections of nn.MultiheadAttention, alone or in
-    nn.TransformerEncoder, which become layers of their own (`q_proj`, `k_proj`, `v_proj`, `out_proj`). Normalisations,
-    biases, and parameters that are only added to activations or scale their channels stay in float. A model with any
-    other parameters is refused: nothing else stays in float in silence (the rule is that of `kdq.models.coverage`). A
-    layer that is called more than once is quantized on the inputs of its first call; layers that share a weight get one
-    each. With 32 bits everything stays in float, and any model is accepted that can be traced.
+    Quantized are the weights of nn.Conv1d, nn.Conv2d and nn.Linear, and of the projections of nn.MultiheadAttention,
+    alone or in nn.TransformerEncoder, which become layers of their own (`q_proj`, `k_proj`, `v_proj`, `out_proj`).
+    Normalisations, biases, and parameters that are only added to activations or scale their channels stay in float. A
+    model with any other parameters is refused: nothing else stays in float in silence (the rule is that of
+    `kdq.models.coverage`). A layer that is called more than once is quantized on the inputs of its first call; layers
+    that share a weight get one each. With 32 bits everything stays in float, and any model is accepted that can be
+    traced, by torch.fx or, for images of one size, by torch.export.
 
     Raises UserError for such a model, for images that are none, for widths that do not fit the model, and, naming layer
     and tensor, for NaN and infinite values.
@@ -77,7 +78,7 @@ def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequenc
     for config in configs:
         if not isinstance(config, QuantizeConfig):
             raise UserError(f"config = {config!r}: must be a QuantizeConfig, such as QuantizeConfig(bits=4)")
-    folded = fold(model)
+    folded = fold(model, _size(calibration_images))
     images = check_images(calibration_images, channels=folded.mean.shape[1], what="calibration images")
     plan = network(folded)
     original = prepare(model)
@@ -189,6 +190,12 @@ class _Job:
 
     def _generator(self, site: Site) -> torch.Generator:
         return torch.Generator().manual_seed(int(digest(f"{self.config.seed}/{_name(site)}")[:15], 16))
+
+
+def _size(images: object) -> tuple[int, int] | None:
+    """Return height and width of images, None if they are none."""
+    shape = tuple(getattr(images, "shape", ()))
+    return (shape[2], shape[3]) if len(shape) == 4 else None
 
 
 def _name(site: Site) -> str:

@@ -105,8 +105,10 @@ def check_stream(network: Network, model: Classifier, original: nn.Module, image
 
 def _check_layer(name: str, layer: Layer, inputs: Tensor) -> None:
     where = f"layer {name.removeprefix(PREFIX)}"
-    if isinstance(layer, nn.Conv2d) and inputs.dim() != 4:
-        raise UserError(f"{where}: its inputs are {list(inputs.shape)}; must be batches [N, C, H, W]")
+    axes = {nn.Conv1d: "[N, C, L]", nn.Conv2d: "[N, C, H, W]"}
+    for kind, wanted in axes.items():
+        if isinstance(layer, kind) and inputs.dim() != layer.weight.dim():
+            raise UserError(f"{where}: its inputs are {list(inputs.shape)}; must be batches {wanted}")
     hooked = layer._forward_hooks or layer._forward_pre_hooks
     if hooked and not torch.equal(layer(inputs), layer.forward(inputs)):
         raise UserError(f"{where}: has hooks that change its inputs or outputs; remove them, or give the float model")

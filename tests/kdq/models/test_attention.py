@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdq.models.attention import Attention, Encoder, EncoderLayer, opened
+from kdq.models.attention import Attention, Encoder, EncoderLayer
+from kdq.models.opening import opened
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

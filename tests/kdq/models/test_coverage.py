@@ -177,6 +177,16 @@ COVERED = {
         lambda: model(lambda net, x: net.fc(x), fc=parametrizations.weight_norm(nn.Linear(8, 8))), ("fc",)
     ),
     "called twice": Covered(lambda: model(lambda net, x: net.fc(net.fc(x)), fc=nn.Linear(8, 8)), ("fc",)),
+    "1-d convolution": Covered(
+        lambda: model(
+            lambda net, x: net.c(x.mT).mT,
+            c=nn.Conv1d(8, 8, 3, padding=2, dilation=2, groups=2, padding_mode="circular"),
+        ),
+        ("c",),
+    ),
+    "looked up by constants": Covered(
+        lambda: model(lambda net, x: x + net.table[torch.arange(16) // 2], table=parameter(8, 8)), floats=("table",)
+    ),
     "squeeze, excite": Covered(
         lambda: model(lambda net, x: x * net.fc(x.mean(1, keepdim=True)).sigmoid(), fc=nn.Linear(8, 8)), ("fc",)
     ),
@@ -202,13 +212,9 @@ def test_all_weights_are_quantized_but_for_what_the_rule_leaves_in_float(name: s
     assert (eight - truth).norm() < 0.1 * truth.norm()
 
 
-LEFT = "would stay in float; only nn.Conv2d, nn.Linear and attention of torch.nn are quantized"
+LEFT = "would stay in float; only nn.Conv1d, nn.Conv2d, nn.Linear and attention of torch.nn are quantized"
 
 REFUSED: dict[str, tuple[Callable[[], Classifier], str]] = {
-    "1-d convolution": (
-        lambda: model(lambda net, x: net.c(x.mT).mT, c=nn.Conv1d(8, 8, 1)),
-        f"layer c: the weights of Conv1d {LEFT}",
-    ),
     "3-d convolution": (
         lambda: model(lambda net, x: as_tokens(net.c(as_map(x).unsqueeze(2)).squeeze(2)), c=nn.Conv3d(8, 8, 1)),
         "layer c: the weights of Conv3d would",

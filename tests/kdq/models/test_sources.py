@@ -1,0 +1,154 @@
+"""Architectures of libraries and of files: strings, options, pins, and what they contribute to stages."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from kdq.distill.teachers import Checkpoint, Trained, parse_spec
+from kdq.errors import UserError
+from kdq.models.checkpoint import load_fitting, save
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.evaluate import logits
+from kdq.models.sources import identity, is_sourced, pinned, split_weights, with_code, without_path
+from kdq.pack.file import load, pack
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import quantize
+
+RGB, GREY = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)), Normalization((0.5,), (0.2,))
+NETS = Path(__file__).with_name("user_nets.py")
+SMALL = "torchvision:mobilenet_v2?width_mult=0.25&stem=small"
+
+
+def made(arch: str, normalization: Normalization = RGB, classes: int = 5) -> Classifier:
+    return build(arch, classes=classes, normalization=normalization, seed=0).eval()
+
+
+@pytest.fixture
+def nets(tmp_path: Path) -> Path:
+    """A user's file of its own."""
+    return Path(shutil.copy(NETS, tmp_path / "nets.py"))
+
+
+class TestStrings:
+    def test_a_seed_gives_the_same_weights(self) -> None:
+        one, other = made(SMALL).state_dict(), made(SMALL).state_dict()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+    def test_a_small_stem_is_that_of_our_resnets(self) -> None:
+        theirs, ours = made("torchvision:resnet18?stem=small"), made("resnet18")
+        shapes = [[(key, value.shape) for key, value in model.state_dict().items()] for model in (theirs, ours)]
+        assert shapes[0] == shapes[1]
+        assert isinstance(theirs.net.maxpool, torch.nn.Identity)
+
+    @pytest.mark.parametrize(("arch", "side"), [(SMALL, 4), (SMALL.replace("&stem=small", ""), 2)])
+    def test_a_small_stem_halves_the_downsampling(self, arch: str, side: int) -> None:
+        features = made(arch).net.get_submodule("features")
+        assert features(torch.rand(1, 3, 64, 64)).shape[-1] == side
+
+    def test_images_of_one_channel(self) -> None:
+        assert logits(made("torchvision:mobilenet_v3_small", GREY), torch.rand(2, 1, 16, 16)).shape == (2, 5)
+
+    @pytest.mark.parametrize(
+        ("arch", "message"),
+        {
+            "torchvision:mobilnet_v2": "unknown model of torchvision 'mobilnet_v2': did you mean 'mobilenet_v2'",
+            "torchvision:": "unknown architecture 'torchvision:'",
+            "torchvison:resnet18": "did you mean 'torchvision:NAME'",
+            "torchvision:resnet18?stem=tiny": "unknown stem of .* 'tiny': known: imagenet, small",
+            "torchvision:resnet18?width_mult=1": "cannot be built .*width_mult",
+            "torchvision:resnet18?stem": "option 'stem'; write each once",
+            "torchvision:resnet18?a=1&a=2": "option 'a=2'; write each once",
+            "torchvision:resnet18?weights=missing.pt": "missing.pt: No such file",
+            "torchvision:vit_b_16?stem=small": "one position embedding a patch.*give the size of the images",
+            "python:missing.py:net": "there is no file missing.py",
+            "python:nets:net": "must be python:FILE.py:FUNCTION",
+            f"python:{NETS}:nothing": "has no function nothing",
+            f"python:{NETS}:as_text": "returns a str; must return an nn.Module",
+            f"python:{NETS}:branching?depth=2": "cannot be built .*depth",
+            f"python:{NETS}:branching?stem=small": "stem is for models of libraries",
+        }.items(),
+    )
+    def test_what_is_wrong_is_named(self, arch: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            made(arch)
+
+    def test_a_file_that_fails_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "bad.py").write_text("import nothing_of_that_name\n")
+        with pytest.raises(UserError, match=r"bad\.py fails: ModuleNotFoundError"):
+            made(f"python:{tmp_path / 'bad.py'}:net")
+
+    def test_our_own_names_stay_as_they_are(self) -> None:
+        assert not is_sourced("resnet20")
+        assert pinned("resnet20") == identity("resnet20") == without_path("resnet20") == "resnet20"
+
+
+class TestFiles:
+    def test_the_identity_is_content_and_options_not_the_path(self, nets: Path, tmp_path: Path) -> None:
+        arch = f"python:{nets}:branching?width=8"
+        before = identity(arch)
+        assert before == identity(pinned(arch)) != identity(f"python:{nets}:branching")
+        moved = nets.rename(tmp_path / "moved.py")
+        assert identity(f"python:{moved}:branching?width=8") == before
+        moved.write_text(moved.read_text() + "# changed\n")
+        assert identity(f"python:{moved}:branching?width=8") != before
+
+    def test_a_pinned_file_may_not_change(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(nets.parent)
+        arch = pinned("python:nets.py:branching")
+        assert arch.startswith(f"python:{nets.absolute()}:branching#")
+        assert pinned(arch) == arch
+        made(arch)
+        nets.write_text(nets.read_text() + "# changed\n")
+        with pytest.raises(UserError, match=r"nets.py has changed.*begin a new study"):
+            made(arch)
+
+    def test_a_packed_model_runs_only_the_file_that_is_named(self, nets: Path, tmp_path: Path) -> None:
+        model, images = made(pinned(f"python:{nets}:branching?width=8")), torch.rand(3, 3, 32, 32)
+        quantized, file = quantize(model, images, QuantizeConfig(4)), tmp_path / "model.safetensors"
+        pack(quantized, file)
+        with safe_open(file, framework="pt") as opened:
+            assert str(tmp_path) not in str(opened.metadata())
+        with pytest.raises(UserError, match=r"branching\(\) of a user's file, 'nets.py'.*--code FILE"):
+            load(file)
+        moved = Path(shutil.copy(nets, tmp_path / "elsewhere.py"))
+        assert torch.equal(logits(load(file, code=moved), images), logits(quantized.model, images))
+        moved.write_text(moved.read_text() + "# changed\n")
+        with pytest.raises(UserError, match="has changed"):
+            load(file, code=moved)
+
+    def test_a_library_needs_no_file(self) -> None:
+        assert with_code(SMALL, None) == SMALL
+        with pytest.raises(UserError, match="needs no file; leave it out"):
+            with_code(SMALL, "nets.py")
+
+
+class TestWeights:
+    def test_a_student_starts_from_weights_of_other_classes(self, tmp_path: Path) -> None:
+        trained, student = made(SMALL, classes=7), build(SMALL, classes=5, normalization=RGB, seed=1)
+        save(trained, tmp_path / "weights.safetensors")
+        head = student.net.state_dict()["classifier.1.weight"].clone()
+        load_fitting(student, tmp_path / "weights.safetensors")
+        for key, value in student.net.state_dict().items():
+            expected = head if key == "classifier.1.weight" else trained.net.state_dict()[key]
+            assert key == "classifier.1.bias" or torch.equal(value, expected)
+
+    def test_they_are_part_of_the_identity(self, tmp_path: Path) -> None:
+        arch = f"{SMALL}&weights={tmp_path / 'weights.pt'}"
+        found = []
+        for content in ("one", "two"):
+            (tmp_path / "weights.pt").write_text(content)
+            found.append(identity(arch))
+        assert found[0] != found[1]
+        assert split_weights(arch) == (SMALL, str(tmp_path / "weights.pt"))
+
+    def test_a_teacher_needs_them(self, tmp_path: Path) -> None:
+        (tmp_path / "weights.pt").touch()
+        assert parse_spec(f"{SMALL}&weights={tmp_path / 'weights.pt'}#ema") == Checkpoint(
+            SMALL, tmp_path / "weights.pt", key="ema"
+        )
+        assert parse_spec(f"train:{SMALL}") == Trained(SMALL)
+        with pytest.raises(UserError, match="add the option weights=FILE, or use train:torchvision"):
+            parse_spec(SMALL)

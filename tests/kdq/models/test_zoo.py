@@ -1,0 +1,98 @@
+"""Networks of libraries and of users: every convolution and linear layer in codes, packed, loaded, exported.
+
+A new member of ZOO is tested by all of it. Random weights prove the mechanics, which do not depend on them.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kdq.export.model import export
+from kdq.models.classifier import Classifier, Normalization, Signature, build
+from kdq.models.evaluate import logits
+from kdq.pack.file import load, pack, payload_bytes
+from kdq.pack.size import total_bits
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import quantize_many
+
+NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+CLASSES = 5
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+CODE = Path(__file__).with_name("user_nets.py")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network by its architecture, and the side of its images; package: that it needs, beside those of kdq."""
+
+    arch: str
+    size: int = 32
+    package: str | None = None
+
+    @property
+    def code(self) -> Path | None:
+        return CODE if self.arch.startswith("python:") else None
+
+    def build(self) -> Classifier:
+        if self.package:
+            pytest.importorskip(self.package)
+        model = build(self.arch, classes=CLASSES, normalization=NORMALIZATION, seed=0).eval()
+        model.signature = Signature(tuple("abcde"), (self.size, self.size), "RGB")
+        return model
+
+    def images(self, count: int = 4) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (count, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
+
+
+def narrow(function: str) -> Member:
+    return Member(f"python:{CODE}:{function}")
+
+
+ZOO = {
+    "a user's": narrow("branching"),
+    "ViT": narrow("vit"),
+    "ViT of transformers": narrow("transformers_vit"),
+    "Swin": narrow("swin"),
+    "Swin V2": narrow("swin?version=2"),
+    "ConvNeXt": narrow("convnext"),
+    "EfficientNet": narrow("efficientnet"),
+    "MobileNetV2": Member("torchvision:mobilenet_v2?width_mult=0.25"),
+    "MobileNetV3": Member("torchvision:mobilenet_v3_small?stem=small"),
+}
+WHOLE = {
+    "RegNet": Member("torchvision:regnet_y_400mf"),
+    "EfficientNet-B0": Member("torchvision:efficientnet_b0"),
+    "ConvNeXt-Tiny": Member("torchvision:convnext_tiny"),
+    "VGG-16-BN": Member("torchvision:vgg16_bn?stem=small"),
+    "DenseNet-121": Member("torchvision:densenet121"),
+    "ViT-B/16": Member("torchvision:vit_b_16?image_size=32"),
+    "Swin-T": Member("torchvision:swin_t"),
+    "MobileViT": Member("timm:mobilevit_xxs", package="timm"),
+}
+"""Networks as large as they are published; minutes of work, done where KDQ_WHOLE_NETWORKS is set."""
+
+MEMBERS = {**ZOO, **(WHOLE if os.environ.get("KDQ_WHOLE_NETWORKS") else {})}
+
+
+def every_layer(model: Classifier) -> set[str]:
+    return {name for name, module in model.net.named_modules() if isinstance(module, LAYERS)}
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_network_quantizes_packs_loads_and_exports(name: str, tmp_path: Path) -> None:
+    member, method = MEMBERS[name], "rtn" if name in WHOLE else "least_squares"
+    given, images = member.build(), member.images()
+    for made in quantize_many(given, images, [QuantizeConfig(bits, method) for bits in (4, 8)]):
+        assert set(made.layers) == every_layer(made.model)
+        file = tmp_path / "packed.safetensors"
+        pack(made, file)
+        assert 8 * payload_bytes(file) == total_bits(made)
+        torch.testing.assert_close(logits(load(file, member.code), images), logits(made.model, images), rtol=0, atol=0)
+    exported = export(file, "torch", tmp_path / "exported.pt2", images, code=member.code)
+    assert exported.check.agreement == 1

@@ -1,0 +1,90 @@
+"""Networks as a user writes them: one that torch.fx cannot trace, and narrow ones of libraries' own classes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Branching(nn.Module):
+    """Code with branches, over a convolution, one of sequences, attention, and a layer called twice."""
+
+    def __init__(self, classes: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 4, stride=4, padding=1, padding_mode="reflect", bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.mix = nn.Conv1d(width, width, 3, padding=1, groups=2)
+        self.attend = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.twice = nn.Linear(width, width)
+        self.position = nn.Parameter(torch.zeros(1, 1, width))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(images)))
+        if x.shape[-1] > 4:
+            x = F.avg_pool2d(x, 2)
+        tokens = (x.flatten(2) + self.mix(x.flatten(2))).transpose(1, 2) + self.position
+        tokens = tokens + self.attend(tokens, tokens, tokens, need_weights=False)[0]
+        logits: Tensor = self.head(self.twice(F.silu(self.twice(tokens))).mean(1))
+        return logits
+
+
+def branching(classes: int, channels: int, width: int = 16) -> nn.Module:
+    return Branching(classes, channels, width)
+
+
+def vit(classes: int, channels: int, **options: int) -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    sizes = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    net: nn.Module = VisionTransformer(**{**sizes, **options}, num_classes=classes)
+    return net
+
+
+def swin(classes: int, channels: int, version: int = 1) -> nn.Module:
+    from torchvision.models import swin_transformer as library
+
+    blocks = {1: library.SwinTransformerBlock, 2: library.SwinTransformerBlockV2}
+    merging = {1: library.PatchMerging, 2: library.PatchMergingV2}
+    sizes = {"patch_size": [2, 2], "embed_dim": 8, "depths": [2, 1], "num_heads": [1, 2], "window_size": [4, 4]}
+    parts = {"block": blocks[version], "downsample_layer": merging[version]}
+    net: nn.Module = library.SwinTransformer(**sizes, **parts, num_classes=classes)
+    return net
+
+
+def convnext(classes: int, channels: int) -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    net: nn.Module = ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 2)], num_classes=classes)
+    return net
+
+
+def efficientnet(classes: int, channels: int) -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    blocks = [MBConvConfig(2, 3, 1, 8, 8, 2), MBConvConfig(4, 5, 2, 8, 16, 1)]
+    net: nn.Module = EfficientNet(blocks, dropout=0.1, num_classes=classes, last_channel=32)
+    return net
+
+
+class Logits(nn.Module):
+    """A model of the transformers library that takes and returns tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=images).logits
+        return logits
+
+
+def transformers_vit(classes: int, channels: int) -> nn.Module:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    images = {"image_size": 32, "patch_size": 8, "num_channels": channels}
+    return Logits(ViTForImageClassification(ViTConfig(**sizes, **images, num_labels=classes)))
+
+
+def as_text(classes: int, channels: int) -> str:
+    return "no network"
