@@ -56,6 +56,7 @@ def shown(name: str, value: object, formats: Mapping[str, str]) -> str:
 _USUAL = {
     **dict.fromkeys(("alpha", "beta", "temperature", "mixup_alpha"), "g"),
     **dict.fromkeys(("total_bits", "packed_bytes"), ",.0f"),
+    **dict.fromkeys(("val_nll", "test_nll"), ".3f"),
 }
 
 

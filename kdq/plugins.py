@@ -149,10 +149,16 @@ def require(wanted: Mapping[str, str], whose: str) -> None:
             raise MissingPlugin(f"{whose} uses another version of the plugin {name}: give that one by --plugin FILE")
 
 
+def unload(name: str) -> None:
+    """Remove what the plugin of this name has added, if it is loaded."""
+    if plugin := _plugins.pop(name, None):
+        _forget(plugin)
+
+
 def _load(plugin: Plugin, path: str) -> Plugin:
     if (known := _plugins.get(plugin.name)) and known.sha256 == plugin.sha256:
         return known
-    _unload(plugin.name)
+    unload(plugin.name)
     assert plugin.content is not None
     module = ModuleType(f"kdq_plugin_{plugin.sha256[:16]}")
     module.__file__ = path
@@ -189,11 +195,6 @@ def _line(error: Exception) -> str:
             found = trace.tb_lineno
         trace = trace.tb_next
     return f" (line {found})" if found else ""
-
-
-def _unload(name: str) -> None:
-    if plugin := _plugins.pop(name, None):
-        _forget(plugin)
 
 
 def _forget(plugin: Plugin) -> None:

@@ -79,11 +79,6 @@ def top1(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int | Non
     return accuracy(logits(model, images, batch_size), labels)
 
 
-def correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the model predicts each image's class, bool [N]. images: as in `logits`; labels: int64 [N]."""
-    return _correct(logits(model, images), labels)
-
-
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Return the top-1 accuracy in percent of logits [N, classes] against labels int64 [N].
 

@@ -21,7 +21,7 @@ from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
 
-POINT_VERSION = 4
+POINT_VERSION = 5
 PACKED_FILE = "model.safetensors"
 MEASUREMENT_FILE = "measurement.json"
 LAYERS_FILE = "layers.json"
@@ -49,7 +49,7 @@ class PointSpec:
 
 
 def measured(folder: Path) -> dict[str, Json]:
-    """What the point in `folder` measured: total_bits, avg_bits, packed_bytes, val_top1, test_top1, …"""
+    """What the point in `folder` measured: total_bits, avg_bits, packed_bytes, val_top1, test_top1, val_nll, …"""
     measurement: dict[str, Json] = read_json(folder / MEASUREMENT_FILE)
     return measurement
 
@@ -93,7 +93,7 @@ def _write(
     pack(quantized, folder / PACKED_FILE, data().signature)
     started = time.perf_counter()
     found = known() or evaluate(quantized.model, data())
-    found.write(folder)
+    found.write(folder, data().class_names)
     measurement = {
         "total_bits": total_bits(quantized),
         "avg_bits": avg_bits(quantized),

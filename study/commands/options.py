@@ -24,7 +24,6 @@ class RunOptions:
 
     space: str
     workload: str = "digits"
-    plugin: tuple[Path, ...] = ()
     data_dir: Path | None = None
     dataset: str | None = None
     name: str | None = None
@@ -46,6 +45,7 @@ class RunOptions:
     retry_failed: bool = False
     extend: bool = False
     dry_run: bool = False
+    plugin: tuple[Path, ...] = ()
 
     def arguments(self) -> list[str]:
         """Return the shortest command-line arguments with the same meaning, without a tracking server's password."""
@@ -81,10 +81,10 @@ class PruneOptions:
     """The options of --prune. yes: remove without confirmation; dry_run: only list."""
 
     prune: str
-    plugin: tuple[Path, ...] = ()
     storage_path: str | None = None
     yes: bool = False
     dry_run: bool = False
+    plugin: tuple[Path, ...] = ()
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments."""

@@ -17,6 +17,7 @@ from study.units import size
 TENSOR = 512  # a tensor in a file
 STAGE = 4096  # a stage's description and measurement
 LAYER = 512  # a layer in `layers.json`
+IMAGE, CLASS = 5, 80  # an image that a point was evaluated on; a class in `metrics.json`
 PROBE = 4096
 EPOCH = 512  # an epoch in a student's history
 STORE, RUN, CURVES = 4_000_000, 20_000, 5_000  # MLflow's database: empty, a run, the curves of an epoch
@@ -53,7 +54,7 @@ def bound(plan: Plan, slots: int, *, downloads: bool) -> dict[str, int]:
         parts["checkpoints"] = live(plan, slots) * checkpoint(student, plan)
         parts["probes"] = students * _probed(plan) * PROBE
     quantized = [one for one in (student, teacher if TEACHER in plan.methods else None) if one]
-    each = max(_points(one, widths) for one in quantized for widths in plan.space.bits)
+    each = max(_points(one, widths, _evaluation(plan)) for one in quantized for widths in plan.space.bits)
     return parts | {"points, as stages and in MLflow": plan.trial_count * each, "MLflow and journal": _records(plan)}
 
 
@@ -110,9 +111,15 @@ def _probed(plan: Plan) -> int:
     return plan.workload.train.epochs if plan.space.scheduler.kind.needs_epochs else 0
 
 
-def _points(network: Classifier, widths: Sequence[int]) -> int:
-    """Return the bytes of a trial's points: packed file and layers, in the stage and again in MLflow."""
-    return sum(2 * packed(network, bits) + STAGE for bits in {FLOAT_BITS, *widths})
+def _points(network: Classifier, widths: Sequence[int], evaluation: int) -> int:
+    """Return the bytes of a trial's points: packed file, layers and metrics, in the stage and again in MLflow."""
+    return sum(2 * packed(network, bits) + evaluation + STAGE for bits in {FLOAT_BITS, *widths})
+
+
+def _evaluation(plan: Plan) -> int:
+    """Return the bytes of what a model predicts: each image's class, whether it is correct, accuracies by class."""
+    shape = DATASETS[plan.workload.dataset].shape
+    return (plan.workload.val_images + shape.test) * IMAGE + 2 * shape.classes * CLASS
 
 
 def packed(network: Classifier, bits: int) -> int:

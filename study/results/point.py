@@ -12,6 +12,12 @@ from study.units import exact
 
 PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "options", "student")
 
+PERCENTAGES = tuple(f"{part}_{name}" for name in ("top5", "balanced", "ece", "agreement") for part in ("val", "test"))
+METRICS = tuple(
+    f"{part}_{name}" for name in ("top5", "balanced", "nll", "ece", "agreement") for part in ("val", "test")
+)
+"""Metrics beyond top-1 accuracy, as `kdq.models.metrics` defines them; each may be missing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -19,7 +25,9 @@ class Point:
 
     Accuracies are percent, `total_bits` counts everything stored, `bits` is 1 to 8, 32 for float, or the label of a
     mixed allocation. A parameter that the method does not have is None. `options` names the parameters without a column
-    that are not at their defaults, as in `handover=1 label_smoothing=0.1`. Raises ValueError for a value outside these.
+    that are not at their defaults, as in `handover=1 label_smoothing=0.1`. The metrics after it are None where they
+    were not measured: top5 and balanced accuracy, the expected calibration error and the agreement with the teacher are
+    in percent, the negative log-likelihood in nats. Raises ValueError for a value outside these.
     """
 
     trial_id: str
@@ -38,6 +46,16 @@ class Point:
     test_top1: float
     on_front: bool = False
     options: str = ""
+    val_top5: float | None = None
+    test_top5: float | None = None
+    val_balanced: float | None = None
+    test_balanced: float | None = None
+    val_nll: float | None = None
+    test_nll: float | None = None
+    val_ece: float | None = None
+    test_ece: float | None = None
+    val_agreement: float | None = None
+    test_agreement: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("trial_id", "method", "student", "options"):
@@ -51,7 +69,10 @@ class Point:
         for name in ("val_top1", "test_top1"):
             if not 0 <= getattr(self, name) <= 100:
                 raise ValueError(f"{name} = {getattr(self, name)}: must be a percentage, 0 to 100")
-        for name in ("alpha", "beta", "temperature", "mixup_alpha"):
+        for name in PERCENTAGES:
+            if not 0 <= (getattr(self, name) or 0) <= 100:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be a percentage, 0 to 100, or None")
+        for name in ("alpha", "beta", "temperature", "mixup_alpha", "val_nll", "test_nll"):
             if not math.isfinite(getattr(self, name) or 0):
                 raise ValueError(f"{name} = {getattr(self, name)}: must be finite, or None")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError
 from study.results.front import seed_groups, with_front
-from study.results.point import COLUMNS, PARAMETERS, Point, from_row
+from study.results.point import COLUMNS, METRICS, PARAMETERS, Point, from_row
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +37,7 @@ FRONT_COLUMNS = (
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
     import pandas
 
-    optional = ("alpha", "beta", "temperature", "mixup_alpha", "val_top1_std", "test_top1_std")
+    optional = ("alpha", "beta", "temperature", "mixup_alpha", "val_top1_std", "test_top1_std", *METRICS)
     filled = [{**row, "options": row.get("options") or None} for row in rows]
     table = pandas.DataFrame(filled, columns=list(columns))
     return table.astype({name: float for name in optional if name in table})
@@ -64,6 +64,8 @@ _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("total_bits", "packed_bytes"), "{:,.0f}".format),
     "student": short_student,
     **dict.fromkeys(("avg_bits", "val_top1", "val_top1_std", "test_top1", "test_top1_std"), "{:.2f}".format),
+    **dict.fromkeys(METRICS, "{:.2f}".format),
+    **dict.fromkeys(("val_nll", "test_nll"), "{:.3f}".format),
 }
 
 
@@ -77,9 +79,9 @@ def to_csv(points: Iterable[Point]) -> str:
 
 
 def from_csv(text: str) -> list[Point]:
-    """Return the points of a CSV text. Raises UserError with the line of an error."""
+    """Return the points of a CSV text; one of an earlier version may lack METRICS. Raises UserError for an error."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    if tuple(reader.fieldnames or ()) not in (COLUMNS, COLUMNS[: -len(METRICS)]):
         raise UserError(f"header {reader.fieldnames}: a points table has the columns {', '.join(COLUMNS)}")
     points = []
     for row in reader:

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from study.results.point import METRICS
+
 KIND = "kdq.kind"
 NAME = "mlflow.runName"  # MLflow's own
 STUDY = "kdq.study"  # on every run and on the experiment: the name of the study
@@ -30,7 +32,8 @@ PROVENANCE = {
 }
 """Tags of the study -> what they are: who and what computed it."""
 
-POINT_METRICS = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
+POINT_METRICS = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits", *METRICS)
+"""Metrics of a point; those of METRICS only where they were measured."""
 
 
 class RunKind(StrEnum):

@@ -208,7 +208,7 @@ class Tracker:
     def log_point(
         self, point: Point, name: str, params: Mapping[str, Any], files: Sequence[str], correct: Mapping[str, str]
     ) -> None:
-        """Log a point as a run under its trial, with its packed model and layers as files; never twice.
+        """Log a point as a run under its trial, with its packed model, layers and metrics as files; never twice.
 
         correct: "val" and "test" -> which images it classifies correctly, as texts of `kdq.correctness`.
         """
@@ -217,7 +217,8 @@ class Tracker:
         if self.is_finished(key):
             return
         now = int(time.time() * 1000)
-        metrics = [Metric(n, float(getattr(point, n)), now, 0) for n in schema.POINT_METRICS]
+        values = {name: getattr(point, name) for name in schema.POINT_METRICS}
+        metrics = [Metric(name, float(value), now, 0) for name, value in values.items() if value is not None]
         vectors = {schema.CORRECT[part]: text for part, text in correct.items() if len(text) <= schema.LONGEST_TAG}
         tags = {schema.POINT: key, schema.ON_FRONT: "false", COLOUR: method_colour(point.method), **vectors}
         run_id = self.table.open(key, RunKind.POINT, name, params, tags, parent=point.trial_id, metrics=metrics)

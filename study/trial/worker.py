@@ -18,7 +18,7 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
-from kdq.pipeline.accuracy import Evaluation, find_evaluation, read_correct
+from kdq.pipeline.accuracy import METRICS_FILE, Evaluation, find_evaluation, read_correct, read_evaluation
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
 from kdq.pipeline.probe import Probe, probe
 from kdq.pipeline.student import MODEL_FILE, Epoch, StudentSpec, distill, load_student
@@ -125,7 +125,7 @@ class _Run:
         if student and (self.store.find(student.stage()) or not self.trial.is_finished(self.store)):
             yield from self._distill(student)
         for point, folder in measure(self.store, self.trial.points, self._model, self._data, self._known):
-            files = tuple(str(folder / name) for name in (PACKED_FILE, LAYERS_FILE))
+            files = tuple(str(folder / name) for name in (PACKED_FILE, LAYERS_FILE, METRICS_FILE))
             yield PointMeasured(self._point(point.bits.column, folder), files, read_correct(folder))
 
     def _distill(self, student: StudentSpec) -> Iterator[Event]:
@@ -175,15 +175,20 @@ class _Run:
 
     def _known(self) -> Evaluation | None:
         """Return the evaluation of the teacher, if the trial quantizes that."""
-        teacher = self.inputs.teacher
-        if self.trial.student or not teacher:
-            return None
-        return find_evaluation(self.store, teacher.id, self.inputs.data.fingerprint)
+        return None if self.trial.student else self._teacher
 
     def _point(self, bits: Bits, folder: Path) -> Point:
         trial = self.trial
         own = {"trial_id": trial.id, "method": trial.method, **trial.parameters, "seed": trial.seed, "bits": bits}
-        return from_row({**own, "student": self.inputs.arch(trial), **measured(folder), "on_front": False})
+        teacher = self._teacher
+        agreement = read_evaluation(folder).agreement(teacher) if teacher else {}
+        return from_row({**own, "student": self.inputs.arch(trial), **measured(folder), **agreement, "on_front": False})
+
+    @property
+    def _teacher(self) -> Evaluation | None:
+        """The evaluation of the teacher, None in a study without one."""
+        teacher = self.inputs.teacher
+        return find_evaluation(self.store, teacher.id, self.inputs.data.fingerprint) if teacher else None
 
 
 @cache

@@ -2,12 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from analysis import __main__ as analysis
+from kdq import plugins
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
 from kdq.pack.file import payload_bytes
@@ -37,9 +39,21 @@ def test_there_are_commands() -> None:
     assert min(len(STUDIES), len(ANALYSES), len(BENCHMARKS)) > 5
 
 
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The example of docs/plugins.md lies in the current folder; what is loaded of it is removed."""
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "mse.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    yield
+    plugins.unload("mse.py")
+
+
 @pytest.mark.parametrize("command", STUDIES)
+@pytest.mark.usefixtures("plugin")
 def test_a_study_is_accepted(command: str) -> None:
     options = parse(words(command, "study/run.py"))
+    plugins.load_all(options.plugin)
     if isinstance(options, RunOptions) and options.space != "FILE":
         space_changes, workload_changes = options.changes()
         load_space(options.space, space_changes)

@@ -35,7 +35,7 @@ def _unchanged() -> Iterator[None]:
     """No test leaves a plugin behind."""
     yield
     for plugin in plugins.loaded():
-        plugins._unload(plugin.name)
+        plugins.unload(plugin.name)
     assert "mine" not in METHODS
     assert "nearest" not in QUANTIZERS
 
@@ -86,7 +86,7 @@ def test_a_quantizer_identifies_points(tmp_path: Path) -> None:
 def test_a_worker_gets_the_content(tmp_path: Path) -> None:
     plugin = plugins.load(write(tmp_path, METHOD.format(name="mine")))
     (tmp_path / "mine.py").unlink()
-    plugins._unload(plugin.name)
+    plugins.unload(plugin.name)
     plugins.ensure([plugin])
     assert "mine" in METHODS
 

@@ -86,3 +86,89 @@ def test_a_check_that_fails_and_a_file_that_cannot_be_run(tmp_path: Path) -> Non
         assert broken.returncode == 2
         message = "plugin mse.py: ModuleNotFoundError: No module named 'nothing_of_this_name' (line 1)"
         assert broken.stderr == f"error: {message}\n"
+
+
+EVERY_KIND = """
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from optuna.samplers import RandomSampler
+from torch import nn
+
+from kdq.data.sources import Entry, Shape, Source, register_dataset
+from kdq.distill.methods import METHODS, register_method
+from kdq.models.resnets import register_architecture
+from kdq.quantize.algorithms import QUANTIZERS, register_quantizer
+from study.schedulers.asha import Asha
+from study.schedulers.priorities import PRIORITIES
+from study.schedulers.registry import SchedulerKind, register_scheduler
+from study.searchers.optuna_searcher import register_sampler
+
+
+def network(classes, channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes)
+    )
+
+
+def split(count, seed):
+    labels = np.arange(count) % 3
+    images = np.random.default_rng(seed).integers(0, 100, (count, 1, 8, 8)) + 70 * labels[:, None, None, None]
+    return images.astype(np.uint8), labels.astype(np.int64)
+
+
+def find(data_dir: Path | None, downloads: Path) -> Source:
+    return Source({"name": "stripes"}, ("a", "b", "c"), lambda: (split(120, 0), split(60, 1)))
+
+
+register_method("gentle", replace(METHODS["vkd"], description="vkd once more"))
+register_quantizer("nearest", QUANTIZERS["rtn"])
+register_architecture("tiny", network)
+register_dataset("stripes", Entry(Shape(1, 8, 3, train=120, test=60), find, is_embedded=True))
+register_scheduler(
+    "asha_own",
+    SchedulerKind(
+        "float",
+        "asynchronous",
+        "as asha",
+        make=lambda config: Asha(PRIORITIES["float"], config.levels, config.reduction_factor),
+    ),
+)
+register_sampler("optuna_random", lambda seed, trials: RandomSampler(seed=seed), "Optuna's random sampler")
+"""
+WORKLOAD = """
+description: three classes of noise
+dataset: stripes
+teacher: train:resnet8
+student: tiny
+train: {epochs: 4, batch_size: 20, lr: 0.05}
+val_images: 30
+calibration_images: 32
+quantizer: {method: nearest}
+"""
+SPACE = """
+description: members of a plugin alone
+params: {method: gentle, alpha: {uniform: [0.1, 0.9]}}
+bits: [4]
+searcher: optuna_random
+trials: 3
+scheduler: asha_own
+"""
+
+
+def test_every_kind_of_member_is_checked_and_planned(tmp_path: Path) -> None:
+    for name, text in {"all.py": EVERY_KIND, "w.yaml": WORKLOAD, "s.yaml": SPACE}.items():
+        (tmp_path / name).write_text(text)
+    checked = run(tmp_path, ["-m", "kdq", "check-plugin", "all.py"])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    kinds = re.findall(r"^(\w.*) (gentle|nearest|tiny|stripes|asha_own|optuna_random)$", checked.stdout, re.MULTILINE)
+    assert [kind for kind, _ in kinds] == ["method", "quantizer", "architecture", "data set", "scheduler", "searcher"]
+    options = ["--plugin", "all.py", "--space", "s.yaml", "--workload", "w.yaml"]
+    planned = run(tmp_path, [str(ROOT / "study" / "run.py"), *options, "--dry-run"])
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert "3 trials" in planned.stdout
+    assert "searcher optuna_random suggests configurations" in planned.stdout
+    missing = run(tmp_path, [str(ROOT / "study" / "run.py"), *options[2:], "--dry-run"])
+    assert missing.returncode == 2
+    assert "unknown method 'gentle'" in missing.stderr

@@ -14,10 +14,11 @@ from kdq.correctness import top1 as percent
 from kdq.data.dataset import Dataset
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.evaluate import correct, logits, top1
+from kdq.models.evaluate import logits, top1
+from kdq.models.metrics import measure_logits
 from kdq.pack.file import load, payload_bytes
 from kdq.pipeline import accuracy
-from kdq.pipeline.accuracy import evaluate, read_correct
+from kdq.pipeline.accuracy import evaluate, read_correct, read_evaluation
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, POINT_VERSION, PointSpec, measure, measured
 from kdq.quantize.config import QuantizerSpec
 from kdq.quantize.model import layer_names
@@ -74,6 +75,13 @@ def test_a_point_measures_its_own_packed_file(tmp_path: Path, model: Classifier,
         assert {f"{part}_top1": percent(vector) for part, vector in vectors.items()} == {
             name: found[name] for name in ("val_top1", "test_top1")
         }
+        wanted = measure_logits(logits(loaded, data.test_images), data.test_labels)
+        assert found["test_nll"] == pytest.approx(wanted.nll, rel=1e-6)
+        assert {name for name in found if name.startswith("val_")} == {"val_top1", "val_balanced", "val_nll", "val_ece"}
+        read = read_evaluation(folder)
+        assert read.accuracies() == {name: found[name] for name in read.accuracies()}
+        assert read.val.per_class == measure_logits(logits(loaded, data.val_images), data.val_labels).per_class
+        assert read.agreement(read) == {"val_agreement": 100.0, "test_agreement": 100.0}
         layers = json.loads((folder / LAYERS_FILE).read_text())
         total = sum(row["codes"] + row["scales"] + row["leftovers"] for row in layers["size_breakdown"])
         assert total == found["total_bits"]
@@ -85,11 +93,11 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images of each evaluation of a model."""
     counts: list[int] = []
 
-    def counted(model: Classifier, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def counted(model: Classifier, images: torch.Tensor) -> torch.Tensor:
         counts.append(len(images))
-        return correct(model, images, labels)
+        return logits(model, images)
 
-    monkeypatch.setattr(accuracy, "correct", counted)
+    monkeypatch.setattr(accuracy, "logits", counted)
     return counts
 
 
@@ -107,6 +115,9 @@ def test_the_float_model_is_not_evaluated_again_if_its_evaluation_is_known(
     found = [measured(folder) for _, folder in with_known]
     assert evaluated == [val, test]
     for one, other in zip(found, wanted, strict=True):
+        rounded = ("val_nll", "test_nll", "val_ece", "test_ece")  # of logits of a folded model, or of the plain one
+        for name in rounded:
+            assert one.pop(name) == pytest.approx(other.pop(name), rel=1e-5)
         assert {**one, "evaluate_seconds": 0} == {**other, "evaluate_seconds": 0}
 
 

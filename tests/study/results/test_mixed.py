@@ -15,7 +15,7 @@ from kdq.quantize.model import layer_names
 from kdq.store.folder_store import StageStore
 from study.results.figure import draw_front
 from study.results.front import best, seed_groups, with_front
-from study.results.point import Point, from_row
+from study.results.point import METRICS, Point, from_row
 from study.results.tables import as_table, as_text, from_csv, front_table, to_csv, to_json
 
 NORMALIZATION = Normalization((0.5,), (0.3,))
@@ -50,6 +50,7 @@ def test_csv_and_json_bring_it_back_with_its_label(points: list[Point]) -> None:
     assert [from_row(row) for row in json.loads(to_json(points))] == points
     parameters = {"trial_id": "t", "method": "ce", "seed": "0", "student": "resnet8", "bits": MIXED.label}
     measures = {n: getattr(points[2], n) for n in ("avg_bits", "total_bits", "packed_bytes", "val_top1", "test_top1")}
+    measures |= {name: getattr(points[2], name) for name in METRICS}
     assert from_row({**parameters, **measures}) == points[2]  # as MLflow has it
 
 

@@ -14,7 +14,7 @@ from kdq.bits import BIT_WIDTHS
 from kdq.errors import UserError
 from study.results.front import best, front_hypervolume, missing_seeds, seed_groups, with_front
 from study.results.pareto import front
-from study.results.point import COLUMNS, Point, from_row
+from study.results.point import COLUMNS, METRICS, Point, from_row
 from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, front_table, short_student, to_csv, to_json
 
 POINT = Point("t1", "dkd", 1.0, 8.0, 4.0, None, 0, "resnet20", 3, 3.2, 900_000, 112_500, 85.0, 84.0)
@@ -40,6 +40,11 @@ any_point = st.builds(
     test_top1=st.floats(0, 100),
     on_front=st.booleans(),
     options=text,
+    val_top5=st.none() | st.floats(0, 100),
+    test_balanced=st.none() | st.floats(0, 100),
+    val_nll=st.none() | st.floats(0, 1e6),
+    test_ece=st.none() | st.floats(0, 100),
+    val_agreement=st.none() | st.floats(0, 100),
 )
 # Few distinct values, so that configurations have several seeds and sizes tie.
 study_point = st.builds(
@@ -57,7 +62,8 @@ studies = st.lists(study_point, max_size=25)
 def test_the_columns_are_those_that_were_promised():
     promised = (
         "trial_id, method, alpha, beta, temperature, mixup_alpha, seed, student, bits, avg_bits, total_bits, "
-        "packed_bytes, val_top1, test_top1, on_front, options"
+        "packed_bytes, val_top1, test_top1, on_front, options, val_top5, test_top5, val_balanced, test_balanced, "
+        "val_nll, test_nll, val_ece, test_ece, val_agreement, test_agreement"
     )
     assert to_csv([]) == promised.replace(" ", "") + "\n"
 
@@ -68,7 +74,15 @@ def test_no_options_are_missing_in_a_table():
 
 def test_one_line_of_csv():
     line = to_csv([POINT]).splitlines()[1]
-    assert line == "t1,dkd,1.0,8.0,4.0,,0,resnet20,3,3.2,900000,112500,85.0,84.0,False,"
+    assert line == "t1,dkd,1.0,8.0,4.0,,0,resnet20,3,3.2,900000,112500,85.0,84.0,False,,,,,,,,,,,"
+
+
+def test_a_table_of_an_earlier_version_has_no_metrics():
+    header, line = to_csv([POINT]).splitlines()
+    before = ",".join(header.split(",")[: -len(METRICS)]) + "\n" + line[: -len(METRICS)] + "\n"
+    assert before.startswith("trial_id,")
+    assert before.splitlines()[0].endswith(",options")
+    assert from_csv(before) == [POINT]
 
 
 @given(st.lists(any_point, max_size=4))
@@ -140,7 +154,7 @@ def test_impossible_values_raise(column, value):
             to_csv([POINT]).replace(",3,3.2", ",mixed-XY,3.2"),
             "bits = mixed-XY: must be 1 to 8, 32 for",
         ),
-        (to_csv([POINT]).replace(",84.0,False,", ""), "line 2: test_top1 = None"),
+        (to_csv([POINT]).partition(",84.0,")[0] + "\n", "line 2: test_top1 = None"),
         (to_csv([POINT]).replace("False", "perhaps"), "on_front = 'perhaps': must be True or False"),
     ],
 )
