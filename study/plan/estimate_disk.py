@@ -118,8 +118,8 @@ def _points(network: Classifier, widths: Sequence[int], evaluation: int) -> int:
 
 def _evaluation(plan: Plan) -> int:
     """Return the bytes of what a model predicts: each image's class, whether it is correct, accuracies by class."""
-    shape = DATASETS[plan.workload.dataset].shape
-    return (plan.workload.val_images + shape.test) * IMAGE + 2 * shape.classes * CLASS
+    shape = plan.shape
+    return (plan.val_images + shape.test) * IMAGE + 2 * shape.classes * CLASS
 
 
 def packed(network: Classifier, bits: int) -> int:
