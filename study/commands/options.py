@@ -25,6 +25,7 @@ class RunOptions:
     space: str
     workload: str = "digits"
     data_dir: Path | None = None
+    dataset: str | None = None
     name: str | None = None
     epochs: int | None = None
     trials: int | None = None
@@ -58,6 +59,7 @@ class RunOptions:
 
         space = {"bits": self.bits, "trials": self.trials, "searcher": self.searcher, "scheduler": self.scheduler}
         workload = {
+            "dataset": self.dataset,
             "train.epochs": self.epochs,
             "teacher": self.teacher,
             "student": self.student,
@@ -148,7 +150,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=_path,
         metavar="DIR",
-        help="folder with CIFAR as Hub-layout parquet, and checkpoints/",
+        help="folder with CIFAR as Hub-layout parquet, checkpoints/, and below which --dataset's DIR is",
     )
     add(
         "--name",
@@ -195,6 +197,7 @@ def _add_settings(add: Callable[..., object]) -> None:
         help="repeat every configuration with each seed (default: 0)",
     )
     add("--bits", type=_integers, metavar="2,3,4,8", help="bit widths at which every student is quantized")
+    add("--dataset", metavar="SPEC", help="digits, cifar10, cifar100, folder:DIR, parquet:DIR or torchvision:NAME")
     add("--teacher", metavar="SPEC", help="ARCH:PATH[#KEY], hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
     add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
