@@ -32,6 +32,7 @@ STEM, WEIGHTS = "stem", "weights"
 """The options that are no keyword arguments."""
 
 NEAREST = 5
+SHOWN = 8  # digits of a SHA-256
 PIN = re.compile(r"(.*)#([0-9a-f]{64})", re.DOTALL)
 
 
@@ -177,6 +178,18 @@ def without_path(text: str) -> str:
     if not is_sourced(text) or (found := _split(text)).source != "python":
         return text
     return str(found.of_file(Path(found.file.name)))
+
+
+def short_name(text: str) -> str:
+    """Return the architecture as tables show it: without folders, and with the first digits of a file's SHA-256."""
+    if not is_sourced(text):
+        return text
+    found = _split(text)
+    if found.weights is not None:
+        found = replace(found, weights=Path(found.weights).name)
+    if found.source == "python":
+        found = replace(found.of_file(Path(found.file.name)), sha256=(found.sha256 or "")[:SHOWN])
+    return str(found)
 
 
 def with_code(text: str, code: Path | str | None) -> str:

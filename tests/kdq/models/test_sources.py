@@ -12,7 +12,7 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import load_fitting, save
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
-from kdq.models.sources import identity, is_sourced, pinned, split_weights, with_code, without_path
+from kdq.models.sources import identity, is_sourced, pinned, short_name, split_weights, with_code, without_path
 from kdq.pack.file import load, pack
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize
@@ -100,6 +100,7 @@ class TestFiles:
         arch = pinned("python:nets.py:branching")
         assert arch.startswith(f"python:{nets.absolute()}:branching#")
         assert pinned(arch) == arch
+        assert short_name(arch) == f"python:nets.py:branching#{arch[-64:][:8]}"
         made(arch)
         nets.write_text(nets.read_text() + "# changed\n")
         with pytest.raises(UserError, match=r"nets.py has changed.*begin a new study"):
