@@ -10,8 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.results.tables import short_student
-
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 Row = Mapping[str, Any]
 
@@ -49,7 +47,7 @@ def shown(name: str, value: object, formats: Mapping[str, str]) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return short_student(str(value)) if name == "student" else str(value)
+        return str(value)
     return f"{value:{formats.get(name) or _USUAL.get(name) or ('d' if isinstance(value, int) else '.2f')}}"
 
 

@@ -3,6 +3,7 @@
     resnet20
     torchvision:mobilenet_v3_small?stem=small
     timm:mobilevit_xxs?img_size=64
+    transformers:vit?hidden_size=192&num_attention_heads=3&image_size=32&patch_size=4
     python:nets.py:small_vit?depth=6
     torchvision:resnet18?weights=resnet18.safetensors
 
@@ -12,26 +13,28 @@ that builds the network. A Python file is run only because its user named it; `p
 so that what a study began with is what all of it uses.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from torch import nn
 
 from kdq.errors import UserError, first_line, quoted, unknown
-from kdq.models import user_code
+from kdq.models import transformers_nets, user_code
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.stems import STEMS, adapt_stem
-from kdq.store.stage import Json
+from kdq.store.stage import Json, digest
 
 STEM, WEIGHTS = "stem", "weights"
 """The options that are no keyword arguments."""
 
 NEAREST = 5
+SHOWN = 8  # digits of a SHA-256
 PIN = re.compile(r"(.*)#([0-9a-f]{64})", re.DOTALL)
 
 
@@ -145,13 +148,21 @@ def weights_file(text: str) -> tuple[Path, str | None]:
 
 
 def pinned(text: str) -> str:
-    """Return the architecture with absolute paths, and with the SHA-256 of its Python file's content, if it has one."""
+    """Return the architecture so that it means the same wherever and whenever it is built.
+
+    Paths are absolute, a Python file has the SHA-256 of its content, and a model of transformers the settings of its
+    configuration as options of its type.
+    """
     if not is_sourced(text):
         return text
     found = parse_architecture(text)
     if found.weights is not None:
         path, key = weights_file(found.weights)
         found = replace(found, weights=f"{path}#{key}" if key else str(path))
+    if found.source == "transformers":
+        kind, settings = transformers_nets.resolve(found.name)
+        own = {**{key: _literal(value) for key, value in settings.items()}, **dict(found.options)}
+        found = replace(found, name=kind, options=tuple(own.items()))
     if found.source == "python" and found.sha256 is None:
         file = found.file.expanduser().absolute()
         found = replace(found.of_file(file), sha256=user_code.hash_of(file, text))
@@ -167,7 +178,7 @@ def identity(text: str) -> Json:
         path, key = weights_file(found.weights)
         return {"arch": identity(split_weights(text)[0]), WEIGHTS: user_code.hash_of(path, text), "key": key}
     if found.source != "python":
-        return text
+        return pinned(text)
     sha256 = found.sha256 or user_code.hash_of(found.file, text)
     return {"function": found.function, "options": dict(found.options), "sha256": sha256}
 
@@ -177,6 +188,20 @@ def without_path(text: str) -> str:
     if not is_sourced(text) or (found := _split(text)).source != "python":
         return text
     return str(found.of_file(Path(found.file.name)))
+
+
+def short_name(text: str) -> str:
+    """Return the architecture as tables show it: without folders, and with the first digits of a file's SHA-256."""
+    if not is_sourced(text):
+        return text
+    found = _split(text)
+    if found.weights is not None:
+        found = replace(found, weights=Path(found.weights).name)
+    if found.source == "transformers" and found.options:
+        return f"{found.source}:{found.name}#{digest(dict(found.options))[:SHOWN]}"
+    if found.source == "python":
+        found = replace(found.of_file(Path(found.file.name)), sha256=(found.sha256 or "")[:SHOWN])
+    return str(found)
 
 
 def with_code(text: str, code: Path | str | None) -> str:
@@ -218,13 +243,16 @@ def _split(text: str) -> Architecture:
 
 
 def _value(text: str) -> Any:
-    """Return an option's value: a number, true, false, or else the text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text, text)
+    """Return an option's value: JSON, such as a number, true or a list, or else the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _literal(value: Any) -> str:
+    """Invert `_value` and `unquote`."""
+    return quote(json.dumps(value, separators=(",", ":")), safe='[]{}",:.')
 
 
 def _check_torchvision(found: Architecture) -> None:
@@ -290,9 +318,21 @@ def _build_python(found: Architecture, classes: int, channels: int) -> nn.Module
     return net
 
 
+def _check_transformers(found: Architecture) -> None:
+    if STEM in dict(found.options):
+        raise UserError(f"architecture {str(found)!r}: has no stem to adapt; give image_size and patch_size")
+    transformers_nets.check_name(found.name)
+
+
+def _build_transformers(found: Architecture, classes: int, channels: int) -> nn.Module:
+    kind, settings = transformers_nets.resolve(found.name)
+    return transformers_nets.build(kind, {**settings, **found.keywords}, classes, channels)
+
+
 SOURCES = {
     "torchvision": Source(_check_torchvision, _build_torchvision),
     "timm": Source(_check_timm, _build_timm),
+    "transformers": Source(_check_transformers, _build_transformers),
     "python": Source(_check_python, _build_python),
 }
 """Prefix of an architecture -> its source."""

@@ -34,6 +34,7 @@ from kdq.models.classifier import (
     check_architecture,
 )
 from kdq.models.graph import fold
+from kdq.models.huggingface import Pretrained
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import is_intact, write_sealed
@@ -62,6 +63,11 @@ def pack(quantized: Quantized, path: Path | str, signature: Signature | None = N
     """
     model = quantized.model
     check_architecture(model.arch)
+    if isinstance(model.net, Pretrained):
+        raise UserError(
+            f"{model.arch}: a pretrained teacher of transformers cannot be packed, since `load` could not build its "
+            "preprocessing; load its weights into a network of python:FILE.py:FUNCTION"
+        )
     signature = signature or model.signature
     _check_signature(signature, model.classes, len(model.normalization.mean))
     tensors = leftovers(quantized)

@@ -212,7 +212,7 @@ def _add_settings(add: Callable[..., object]) -> None:
     add("--bits", type=_integers, metavar="2,3,4,8", help="bit widths at which every student is quantized")
     add("--dataset", metavar="SPEC", help="digits, cifar10, cifar100, folder:DIR, parquet:DIR or torchvision:NAME")
     add("--teacher", metavar="SPEC", help="ARCH:PATH[#KEY], hub:REPO, transformers:REPO_OR_FOLDER or train:ARCH")
-    add("--student", metavar="ARCH", help="such as resnet20 or resnet18")
+    add("--student", metavar="ARCH", help="such as resnet20, torchvision:mobilenet_v3_small or python:FILE.py:FUNCTION")
     add("--train-images", type=_count, metavar="N", help="train on this many images, stratified by class")
     add(
         "--set",

@@ -161,7 +161,7 @@ def _taught(plan: Plan) -> list[Configuration]:
 def teacher_arch(workload: Workload) -> str:
     """Return the architecture that a teacher's specification names; ResNet-50 for a repository without one."""
     named = workload.teacher.removeprefix("train:")
-    if is_sourced(named):
+    if is_sourced(named) and not workload.teacher.startswith("transformers:"):
         return split_weights(named)[0]
     words = workload.teacher.replace("train:", "").replace("_", ":").replace("/", ":").split(":")
     return next((word for word in words if word in ARCHITECTURES), "resnet50")

@@ -16,6 +16,7 @@ from kdq.data.sources import DATA_VERSION, find_shape
 from kdq.distill.methods import METHODS
 from kdq.distill.teachers import is_trained_here
 from kdq.errors import UserError
+from kdq.models.sources import short_name
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.stage import Json, canonical, digest
@@ -200,7 +201,7 @@ class Plan:
             "workload": self.workload_name,
             "dataset": workload.dataset,
             "teacher": workload.teacher,
-            "student": workload.student,
+            "student": short_name(workload.student),
             "searcher": self.space.searcher,
             "scheduler": self.space.scheduler.name,
             "train_images": workload.train_images or "all",

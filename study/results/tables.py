@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -51,18 +50,9 @@ def as_text(table: "pandas.DataFrame") -> str:
     return shown.to_string(index=False, na_rep="", formatters=[_FORMATS.get(str(name), str) for name in shown])
 
 
-PINNED = re.compile(r"(#[0-9a-f]{8})[0-9a-f]{56}")
-
-
-def short_student(student: str) -> str:
-    """Return a student's name with eight digits of its source's SHA-256, if it has one, instead of all."""
-    return PINNED.sub(r"\1", student)
-
-
 _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("alpha", "beta", "temperature", "mixup_alpha"), "{:g}".format),
     **dict.fromkeys(("total_bits", "packed_bytes"), "{:,.0f}".format),
-    "student": short_student,
     **dict.fromkeys(("avg_bits", "val_top1", "val_top1_std", "test_top1", "test_top1_std"), "{:.2f}".format),
     **dict.fromkeys(METRICS, "{:.2f}".format),
     **dict.fromkeys(("val_nll", "test_nll"), "{:.3f}".format),

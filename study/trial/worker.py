@@ -18,6 +18,7 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
 from kdq.models.classifier import Classifier
 from kdq.models.huggingface import load_pretrained
+from kdq.models.sources import short_name
 from kdq.pipeline.accuracy import METRICS_FILE, Evaluation, find_evaluation, read_correct, read_evaluation
 from kdq.pipeline.point import LAYERS_FILE, PACKED_FILE, measure, measured
 from kdq.pipeline.probe import Probe, probe
@@ -82,11 +83,11 @@ class Inputs:
         return InputIds(self.data.fingerprint, teacher, peer)
 
     def arch(self, trial: Trial) -> str:
-        """Return the architecture that a trial quantizes."""
+        """Return the name of the architecture that a trial quantizes."""
         if trial.student:
-            return trial.student.arch
+            return short_name(trial.student.arch)
         assert self.teacher
-        return self.teacher.arch
+        return short_name(self.teacher.arch)
 
 
 def run_trial(trial: Trial, inputs: Inputs, device: str, log: Path, probing: Probing) -> Generator[Event]:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import ViTConfig
 
 from kdq.distill.teachers import Checkpoint, Trained, parse_spec
 from kdq.errors import UserError
 from kdq.models.checkpoint import load_fitting, save
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
-from kdq.models.sources import identity, is_sourced, pinned, split_weights, with_code, without_path
+from kdq.models.sources import identity, is_sourced, pinned, short_name, split_weights, with_code, without_path
 from kdq.pack.file import load, pack
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize
@@ -100,6 +101,7 @@ class TestFiles:
         arch = pinned("python:nets.py:branching")
         assert arch.startswith(f"python:{nets.absolute()}:branching#")
         assert pinned(arch) == arch
+        assert short_name(arch) == f"python:nets.py:branching#{arch[-64:][:8]}"
         made(arch)
         nets.write_text(nets.read_text() + "# changed\n")
         with pytest.raises(UserError, match=r"nets.py has changed.*begin a new study"):
@@ -123,6 +125,51 @@ class TestFiles:
         assert with_code(SMALL, None) == SMALL
         with pytest.raises(UserError, match="needs no file; leave it out"):
             with_code(SMALL, "nets.py")
+
+
+class TestTransformers:
+    SIZES = "hidden_size=16&num_hidden_layers=1&num_attention_heads=2&intermediate_size=16&image_size=16&patch_size=8"
+
+    def test_a_folder_is_its_configuration(self, tmp_path: Path) -> None:
+        sizes = {key: int(value) for key, _, value in (part.partition("=") for part in self.SIZES.split("&"))}
+        ViTConfig(**sizes, id2label={0: "cat", 1: "a & b = c"}).save_pretrained(tmp_path)
+        arch = pinned(f"transformers:{tmp_path}")
+        one, other = made(arch).state_dict(), made(f"transformers:vit?{self.SIZES}").state_dict()
+        assert [(key, value.shape) for key, value in one.items()] == [
+            (key, value.shape) for key, value in other.items()
+        ]
+        (tmp_path / "config.json").unlink()
+        assert pinned(arch) == arch
+        assert str(tmp_path) not in arch
+        assert all(torch.equal(value, one[key]) for key, value in made(arch).state_dict().items())
+        assert short_name(arch).startswith("transformers:vit#")
+
+    def test_options_change_a_setting_of_a_folder(self, tmp_path: Path) -> None:
+        ViTConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=3).save_pretrained(tmp_path)
+        net = made(pinned(f"transformers:{tmp_path}?num_hidden_layers=1&image_size=16&patch_size=4"), GREY).net
+        assert net.model.config.num_hidden_layers == 1
+        assert logits(net, torch.rand(2, 1, 16, 16)).shape == (2, 5)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        {
+            "vitt": "unknown type of image classifier .*did you mean 'vit'",
+            "bert?hidden_size=8": "unknown type of image classifier",
+            "vit?stem=small": "has no stem to adapt",
+            "vit?hidden_size=7": "cannot be built",
+        }.items(),
+    )
+    def test_what_is_wrong_is_named(self, name: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            made(f"transformers:{name}")
+
+    def test_a_folder_of_another_kind_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"has no config\.json"):
+            made(f"transformers:{tmp_path}")
+        for text in ("[]", "{}", "no JSON", '{"model_type": "bert"}'):
+            (tmp_path / "config.json").write_text(text)
+            with pytest.raises(UserError, match=r"no configuration of a model|unknown type"):
+                made(f"transformers:{tmp_path}")
 
 
 class TestWeights:

@@ -50,6 +50,9 @@ class Member:
         return torch.randint(0, 256, (count, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
 
 
+SIZES = "hidden_size=16&num_attention_heads=2&image_size=32"
+
+
 def narrow(function: str) -> Member:
     return Member(f"python:{CODE}:{function}")
 
@@ -57,7 +60,8 @@ def narrow(function: str) -> Member:
 ZOO = {
     "a user's": narrow("branching"),
     "ViT": narrow("vit"),
-    "ViT of transformers": narrow("transformers_vit"),
+    "ViT of transformers": Member(f"transformers:vit?{SIZES}&num_hidden_layers=2&intermediate_size=32&patch_size=8"),
+    "ResNet of transformers": Member("transformers:resnet?embedding_size=8&hidden_sizes=[8,16]&depths=[1,1]"),
     "Swin": narrow("swin"),
     "Swin V2": narrow("swin?version=2"),
     "ConvNeXt": narrow("convnext"),

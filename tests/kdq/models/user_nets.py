@@ -66,25 +66,5 @@ def efficientnet(classes: int, channels: int) -> nn.Module:
     return net
 
 
-class Logits(nn.Module):
-    """A model of the transformers library that takes and returns tensors."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(pixel_values=images).logits
-        return logits
-
-
-def transformers_vit(classes: int, channels: int) -> nn.Module:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    images = {"image_size": 32, "patch_size": 8, "num_channels": channels}
-    return Logits(ViTForImageClassification(ViTConfig(**sizes, **images, num_labels=classes)))
-
-
 def as_text(classes: int, channels: int) -> str:
     return "no network"

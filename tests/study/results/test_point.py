@@ -15,7 +15,7 @@ from kdq.errors import UserError
 from study.results.front import best, front_hypervolume, missing_seeds, seed_groups, with_front
 from study.results.pareto import front
 from study.results.point import COLUMNS, METRICS, Point, from_row
-from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, front_table, short_student, to_csv, to_json
+from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, front_table, to_csv, to_json
 
 POINT = Point("t1", "dkd", 1.0, 8.0, 4.0, None, 0, "resnet20", 3, 3.2, 900_000, 112_500, 85.0, 84.0)
 
@@ -318,9 +318,3 @@ def test_points_import_neither_torch_nor_pandas():
         f"import sys, study.results.point, study.results.figure, study.tracking.uri; print({heavy} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
-
-
-def test_tables_shorten_the_content_hash_of_a_student() -> None:
-    digest = "0123456789abcdef" * 4
-    assert short_student(f"python:net.py:tiny#{digest}") == "python:net.py:tiny#01234567"
-    assert short_student("resnet20") == "resnet20"

@@ -175,3 +175,17 @@ def test_a_full_disk_is_reported(trained: Classifier, tmp_path: Path, monkeypatc
     monkeypatch.setattr("kdq.data.sources._write", full)
     with pytest.raises(UserError, match=r"^dry run: \[Errno 28\] No space left on device; .* set TMPDIR"):
         check_inputs(plan("methods", teacher="train"), None, tmp_path)
+
+
+def test_a_student_that_cannot_process_the_images_is_refused(kept: Path) -> None:
+    with pytest.raises(UserError, match=r"'torchvision:vgg11' cannot process images of 1x8x8 .*stem=small"):
+        check_inputs(plan("dkd_grid", student="torchvision:vgg11", teacher="train:resnet8"), None, kept)
+
+
+def test_a_student_that_returns_no_logits_is_refused(kept: Path, tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n\n\ndef net(classes, channels):\n    return nn.Conv2d(channels, classes, 1)\n"
+    )
+    with pytest.raises(UserError, match=r"returns \[2, 10, 8, 8\] for 2 images of 1x8x8; must be logits \[2, 10\]"):
+        check_inputs(plan("dkd_grid", student=f"python:{file}:net", teacher="train:resnet8"), None, kept)
