@@ -1,12 +1,13 @@
 """Encoded images of a user's own files: what a folder or a table holds, before a pixel is decoded."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
-from os import cpu_count
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -43,12 +44,25 @@ class Block:
 class EncodedSplit:
     """The images of a split, in a fixed order.
 
-    places: where each is, for messages; labels: int64 [N]; blocks: function that yields all images, block by block.
+    places: where each is, for messages; labels: int64 [N]; blocks: function that yields all images, block by block;
+    files: that hold them.
     """
 
     places: Sequence[str]
     labels: NDArray[np.int64]
     blocks: Callable[[], Iterator[Block]]
+    files: Sequence[str]
+
+    def stamp(self) -> str | None:
+        """Return a SHA-256 of the files' paths, sizes and times of change; None if one cannot be looked at."""
+        digest = sha256()
+        try:
+            for file in self.files:
+                found = os.stat(file)  # noqa: PTH116  (a Path a file takes twice as long)
+                digest.update(f"{os.path.abspath(file)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())  # noqa: PTH100
+        except OSError:
+            return None
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +90,16 @@ class Survey:
 
 def survey(split: EncodedSplit) -> Survey:
     """Read every image of a split once, on all cores, without decoding its pixels."""
-    rows = [row for rows in on_all_cores(_headers, split.blocks()) for row in rows]
+    return _survey(row for rows in on_all_cores(_headers, split.blocks()) for row in rows)
+
+
+def sample(split: EncodedSplit, count: int) -> Survey:
+    """Read the first images of a split only."""
+    with quiet():
+        return _survey(islice((row for block in split.blocks() for row in _headers(block)), count))
+
+
+def _survey(rows: Iterable[tuple[bytes, tuple[int, int], bool]]) -> Survey:
     keys, sizes, grey = zip(*rows, strict=True)
     return Survey(np.array(keys, dtype="S32"), np.array(sizes, dtype=np.int64), np.array(grey, dtype=bool))
 
@@ -101,7 +124,7 @@ def on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
     Threads suffice, since Pillow decodes and resizes without Python's lock.
     """
-    workers = cpu_count() or 1
+    workers = os.cpu_count() or 1
     pending: deque[Future[R]] = deque()
     with quiet(), ThreadPoolExecutor(workers) as pool:
         for item in items:

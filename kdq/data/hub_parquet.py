@@ -189,7 +189,7 @@ def _split(root: Path, files: Sequence[Path], columns: Columns, labels: Sequence
         for file, own in zip(files, labels, strict=True)
         for row in range(len(own))
     ]
-    return EncodedSplit(places, np.concatenate(labels), partial(_blocks, files, columns))
+    return EncodedSplit(places, np.concatenate(labels), partial(_blocks, files, columns), list(map(str, files)))
 
 
 def _blocks(files: Sequence[Path], columns: Columns) -> Iterator[Block]:

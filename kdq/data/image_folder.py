@@ -97,7 +97,7 @@ def _split(root: Path, files: Sequence[Sequence[str]], labels: Sequence[int]) ->
     """files: of each class folder; labels: of the class folders."""
     paths = [path for own in files for path in own]
     numbers = np.repeat(np.array(labels, dtype=np.int64), [len(own) for own in files])
-    return EncodedSplit([os.path.relpath(path, root) for path in paths], numbers, partial(of_files, paths))
+    return EncodedSplit([os.path.relpath(path, root) for path in paths], numbers, partial(of_files, paths), paths)
 
 
 def of_files(paths: Sequence[str]) -> Iterator[Block]:

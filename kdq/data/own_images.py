@@ -1,10 +1,8 @@
 """Images of the user's own as a source: `folder:DIR` or `parquet:DIR`, found, surveyed, and decoded into a stage."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +10,16 @@ import numpy as np
 from kdq.data import hub_parquet, image_folder
 from kdq.data.arrange import TEST_SHARE, Arrangement, arrange
 from kdq.data.decode import Geometry, write_stage
-from kdq.data.encoded import TEST, TRAIN, VAL, Bytes, EncodedSplit, OwnImages, Survey, listed, survey
-from kdq.data.image_files import is_grey, opened, quiet
+from kdq.data.encoded import TEST, TRAIN, VAL, OwnImages, Survey, listed, sample, survey
 from kdq.data.source import Shape
 from kdq.data.spec import DROP, DataSpec
-from kdq.errors import UserError
-from kdq.store.stage import Json
+from kdq.errors import UserError, first_line
+from kdq.store.damage import damaged
+from kdq.store.folder_store import StageStore
+from kdq.store.stage import Json, Stage
 
 OWN_VERSION = 1
+SURVEY_VERSION = 1
 LARGEST_DEFAULT = 256
 """Pixels: a common size of the images that is not above it is theirs by default."""
 SAMPLE = 64  # images from which a shape is estimated
@@ -36,10 +36,21 @@ class OwnSource:
     arrangement: Arrangement
     geometry: Geometry
     drop: bool
+    surveys: Mapping[str, Survey]
+    survey_stage: Stage | None
 
-    def write(self, folder: Path) -> None:
-        """Decode the images into the folder of a stage."""
+    def fill(self, stage: Stage, store: StageStore) -> Path:
+        """Return the folder of the stage, decoding the images if it is missing; keep what their headers said."""
+        if self.survey_stage:
+            store.make(self.survey_stage, self._write_surveys)
+        return store.make(stage, self._write)
+
+    def _write(self, folder: Path) -> None:
         write_stage(folder, self.own, self.arrangement, self.geometry, drop=self.drop)
+
+    def _write_surveys(self, folder: Path) -> None:
+        for name, each in self.surveys.items():
+            np.savez(folder / f"{name}.npz", keys=each.keys, sizes=each.sizes, grey=each.grey)
 
 
 def find_images(spec: DataSpec, data_dir: Path | None) -> OwnImages:
@@ -53,13 +64,16 @@ def find_images(spec: DataSpec, data_dir: Path | None) -> OwnImages:
     return hub_parquet.find_images(spec.dataset, folder, spec.image_column, spec.label_column)
 
 
-def find_own(spec: DataSpec, own: OwnImages) -> OwnSource:
+def find_own(spec: DataSpec, own: OwnImages, store: StageStore) -> OwnSource:
     """Return the source of images that were found, after reading every file once.
 
+    If the store has what their headers said, and the files have not changed since by size and time, they are not read.
     Its identity is the content of the files and their classes, not their names. Raises UserError for a size that must
     be given.
     """
-    surveys = {name: survey(split) for name, split in own.splits.items()}
+    stage = _survey_stage(own)
+    kept = store.find(stage) if stage else None
+    surveys = {name: _read_survey(kept, name) if kept else survey(split) for name, split in own.splits.items()}
     arrangement = arrange(own, surveys)
     order = "L" if all(each.grey[each.sizes[:, 0] > 0].all() for each in surveys.values()) else "RGB"
     sizes = np.concatenate([each.sizes[each.sizes[:, 0] > 0] for each in surveys.values()])
@@ -74,7 +88,23 @@ def find_own(spec: DataSpec, own: OwnImages) -> OwnSource:
         "unreadable": spec.unreadable or "refuse",
     }
     found = (_on_sizes(own, sizes, geometry), *own.found, *arrangement.found)
-    return OwnSource(identity, own.class_names, found, own, arrangement, geometry, spec.unreadable == DROP)
+    return OwnSource(
+        identity, own.class_names, found, own, arrangement, geometry, spec.unreadable == DROP, surveys, stage
+    )
+
+
+def _survey_stage(own: OwnImages) -> Stage | None:
+    """Return the stage of what the headers say of files as they are now; None if one of them cannot be looked at."""
+    stamps = {name: split.stamp() for name, split in own.splits.items()}
+    return None if None in stamps.values() else Stage("survey", SURVEY_VERSION, stamps)
+
+
+def _read_survey(folder: Path, name: str) -> Survey:
+    try:
+        with np.load(folder / f"{name}.npz") as arrays:
+            return Survey(arrays["keys"], arrays["sizes"], arrays["grey"])
+    except Exception as error:  # NumPy raises almost any exception for damaged bytes
+        raise damaged(folder, f"{name}.npz: {type(error).__name__}: {first_line(error)}") from error
 
 
 def estimate(spec: DataSpec, data_dir: Path | None) -> Shape:
@@ -86,28 +116,11 @@ def estimate(spec: DataSpec, data_dir: Path | None) -> Shape:
     elif TEST not in counts:
         counts[TEST] = max(1, round(TEST_SHARE * counts[TRAIN]))
         counts[TRAIN] -= counts[TEST]
-    headers = list(islice(_headers(own.splits[TRAIN]), SAMPLE))
-    sizes = np.array([size for size, _ in headers], dtype=np.int64).reshape(-1, 2)
-    channels = 1 if headers and all(grey for _, grey in headers) else 3
-    return Shape(channels, _size(spec, sizes), len(own.class_names), counts[TRAIN], counts[TEST], counts.get(VAL, 0))
-
-
-def _headers(split: EncodedSplit) -> Iterator[tuple[tuple[int, int], bool]]:
-    """Yield size and greyness of the readable images."""
-    for block in split.blocks():
-        with quiet():
-            found = [header for encoded in block.read() if (header := _header(encoded))]
-        yield from found
-
-
-def _header(encoded: Bytes) -> tuple[tuple[int, int], bool] | None:
-    try:
-        if isinstance(encoded, UserError):
-            return None
-        with opened(BytesIO(encoded)) as image:
-            return image.size, is_grey(image)
-    except UserError:
-        return None
+    first = sample(own.splits[TRAIN], SAMPLE)
+    readable = first.sizes[:, 0] > 0
+    channels = 1 if first.grey[readable].all() else 3
+    size = _size(spec, first.sizes[readable])
+    return Shape(channels, size, len(own.class_names), counts[TRAIN], counts[TEST], counts.get(VAL, 0))
 
 
 def _size(spec: DataSpec, sizes: np.ndarray) -> int:

@@ -217,25 +217,26 @@ def load_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) 
 def find_source(name: str | DataSpec, data_dir: Path | None, store: StageStore) -> tuple[Source | OwnSource, Stage]:
     """Return where a data set comes from, and the stage that holds it, or would. Raises UserError as `load_source`."""
     spec = DataSpec(name) if isinstance(name, str) else name
-    source = _find(spec, data_dir, store.root.parent / "downloads")
+    source = _find(spec, data_dir, store)
     inputs = {"source": source.identity, **plugins.identity(("data set", spec.dataset))}
     return source, Stage("data", DATA_VERSION, inputs)
 
 
-def _find(spec: DataSpec, data_dir: Path | None, downloads: Path) -> Source | OwnSource:
+def _find(spec: DataSpec, data_dir: Path | None, store: StageStore) -> Source | OwnSource:
+    downloads = store.root.parent / "downloads"
     if not spec.kind:
         return _entry(spec.dataset).find(data_dir, downloads)
     if spec.kind != "torchvision":
-        return find_own(spec, find_images(spec, data_dir))
+        return find_own(spec, find_images(spec, data_dir), store)
     if known(spec.place).size is None:
-        return find_own(spec, find_photographs(spec.place, data_dir, downloads))
+        return find_own(spec, find_photographs(spec.place, data_dir, downloads), store)
     return find_arrays(spec.place, data_dir, downloads)
 
 
 def fill(source: Source | OwnSource, stage: Stage, store: StageStore) -> Path:
     """Return the folder of the stage of a source, decoding its images if it is missing."""
     if isinstance(source, OwnSource):
-        return store.make(stage, source.write)
+        return source.fill(stage, store)
     return store.make(stage, lambda folder: _write(folder, source))
 
 

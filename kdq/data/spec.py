@@ -35,13 +35,13 @@ class DataSpec:
         given = [field.name for field in fields(self)[1:] if getattr(self, field.name) is not None]
         columns = [name for name in given if name.endswith("_column")]
         if given and not self.kind:
-            raise UserError(f"{given[0]}: the images of {self.dataset!r} are known; leave it out")
+            raise UserError(f"{given[0]}: the images of {self.dataset!r} are known; leave it out (null)")
         if columns and self.kind != "parquet":
             raise UserError(f"{columns[0]}: only parquet files have columns; leave it out, or give parquet:DIR")
         if self.kind and not self.place:
             raise UserError(f"dataset = {self.dataset!r}: must name a folder, as in folder:DIR, or a data set")
         if given and self.kind == "torchvision" and known(self.place).size:
-            raise UserError(f"{given[0]}: the images of {self.dataset!r} are known; leave it out")
+            raise UserError(f"{given[0]}: the images of {self.dataset!r} are known; leave it out (null)")
         if self.image_size is not None and not 1 <= self.image_size <= LARGEST_SIDE:
             raise UserError(f"image_size = {self.image_size}: must be from 1 to {LARGEST_SIDE} pixels")
         if self.resize is not None and self.resize not in RESIZES:

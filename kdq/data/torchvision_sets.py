@@ -171,7 +171,7 @@ def find_photographs(name: str, data_dir: Path | None, downloads: Path) -> OwnIm
     for target, split in zip((TRAIN, VAL, TEST) if len(splits) == 3 else (TRAIN, TEST), splits, strict=True):
         made = _made(name, data_dir or downloads, download=data_dir is None, split=split)
         files, labels = _listed(made)
-        found[target] = EncodedSplit([Path(file).name for file in files], labels, partial(of_files, files))
+        found[target] = EncodedSplit([Path(file).name for file in files], labels, partial(of_files, files), files)
     return OwnImages(f"torchvision:{name}", _class_names(name, made), found)
 
 

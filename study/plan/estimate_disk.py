@@ -16,6 +16,7 @@ from study.units import size
 # Overhead in bytes, each rounded up from a measurement.
 TENSOR = 512  # a tensor in a file
 STAGE = 4096  # a stage's description and measurement
+HEADER = 64  # what is kept of the header of an image of the user's own
 LAYER = 512  # a layer in `layers.json`
 IMAGE, CLASS = 5, 80  # an image that a point was evaluated on; a class in `metrics.json`
 PROBE = 4096
@@ -44,7 +45,7 @@ def bound(plan: Plan, slots: int, *, downloads: bool) -> dict[str, int]:
     teacher = model(teacher_arch(workload), shape) if plan.needs_teacher else None
     student = model(workload.student, shape) if plan.needs_distilling else None
     students = plan.trial_count if plan.is_adaptive else plan.students
-    parts = {"data": _data(shape) * (3 if downloads else 1)}
+    parts = {"data": _data(shape) * (3 if downloads else 1) + (_survey(shape) if plan.own_shape else 0)}
     if teacher:
         parts["teacher"] = _given(teacher, plan, workload.teacher)
         parts["its logits"] = _logits(plan, shape, slots)
@@ -84,6 +85,10 @@ def live(plan: Plan, slots: int) -> int:
 
 def _data(shape: Shape) -> int:
     return (shape.train + shape.val + shape.test) * (shape.channels * shape.size**2 + 8) + STAGE
+
+
+def _survey(shape: Shape) -> int:
+    return (shape.train + shape.val + shape.test) * HEADER + 3 * STAGE
 
 
 def _given(network: Classifier, plan: Plan, spec: str) -> int:

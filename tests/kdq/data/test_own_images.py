@@ -17,6 +17,7 @@ from kdq.data import dataset as dataset_module
 from kdq.data.arrange import TEST_SHARE, by_content
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
+from kdq.data.encoded import EncodedSplit, Survey, survey
 from kdq.data.image_files import read_image, resized
 from kdq.data.sources import fill, find_shape, find_source, load_source
 from kdq.data.spec import DataSpec
@@ -366,7 +367,7 @@ class TestStage:
         root = write_classes(tmp_path / "x", [100, 100])
         stages = []
         for cores in (1, 5):
-            monkeypatch.setattr("kdq.data.encoded.cpu_count", lambda cores=cores: cores)
+            monkeypatch.setattr("kdq.data.encoded.os.cpu_count", lambda cores=cores: cores)
             store = StageStore(tmp_path / f"stages{cores}")
             path = store.path(load_source(DataSpec(f"folder:{root}", image_size=SIZE), None, store))
             stages.append({file.name: file.read_bytes() for file in path.iterdir()})
@@ -381,6 +382,31 @@ class TestStage:
         start, step = data.val_images.data_ptr(), data.val_images[0].numel()
         assert data.train_images.data_ptr() == start + 20 * step
         assert data.train_images[torch.tensor([3, 1])].shape == (2, 3, SIZE, SIZE)
+
+    def test_files_are_read_again_only_if_they_changed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = write_classes(tmp_path / "x", [10, 10])
+        first = opened(root)
+        read = []
+
+        def watched(split: EncodedSplit) -> Survey:
+            read.append(split)
+            return survey(split)
+
+        monkeypatch.setattr("kdq.data.own_images.survey", watched)
+        assert opened(root).fingerprint == first.fingerprint
+        assert read == []
+        pixels = photo(1, 99, (12, 8))
+        pixels.save(root / "moth" / "3.png")
+        os.utime(root / "moth" / "3.png", ns=(1, 2))
+        assert opened(root).fingerprint != first.fingerprint
+        assert len(read) == 1
+        for path in (tmp_path / "stages" / "survey").glob("*/train.npz"):
+            path.write_bytes(b"damaged")
+        with pytest.raises(UserError, match=r"damaged stage \(train\.npz: "):
+            opened(root)
+        shutil.rmtree(tmp_path / "stages" / "survey")
+        assert opened(root).fingerprint != first.fingerprint
+        assert len(read) == 2
 
     def test_the_settings_are_part_of_its_identity(self, tmp_path: Path) -> None:
         root = write_classes(tmp_path / "x", [5, 5])
