@@ -65,20 +65,6 @@ def load(spec: Checkpoint, *, classes: int, normalization: Normalization) -> Cla
     return model.eval()
 
 
-def load_fitting(model: Classifier, path: Path, key: str | None = None) -> None:
-    """Load weights into a network; its first and last layer stay as they are where the file's have another shape.
-
-    Such are the weights of ImageNet's 1,000 classes. Raises UserError for a file that is damaged or does not fit
-    otherwise.
-    """
-    own = model.net.state_dict()
-    names = [name for name, _ in model.net.named_parameters()]
-    ends = tuple(f"{name.rpartition('.')[0]}." for name in (names[0], names[-1]))
-    weights = find_weights(read(path), Network(model.arch, own, free=ends), path, key)
-    fitting = {name: value for name, value in weights.items() if value.shape == own[name].shape}
-    model.net.load_state_dict(fitting, strict=False)
-
-
 def save(model: Classifier, path: Path) -> None:
     """Save the weights as safetensors that `ARCH:PATH` reads, with the normalisation as metadata.
 

@@ -9,26 +9,23 @@ a wrong number is refused before it takes memory or time.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 
 from kdq.errors import UserError, printable
 from kdq.models.checkpoint_file import check_kind
 from kdq.models.classifier import Classifier
+from kdq.models.modules import at_most_modules
 from kdq.models.preprocessing import Preprocessing, preprocessing_of, resize
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 LARGEST_JSON = 10_000_000  # bytes: the labels of ImageNet-21k take 2 MB
 MOST_VALUES = 100_000  # in JSON: those labels are 44,000
 LARGEST_NUMBER = 1_000_000
-MODULES_A_TENSOR = 20
-"""Modules that a model may have for each tensor of its weights; the library's have about two."""
 
 
 class Pretrained(nn.Module):
@@ -207,7 +204,7 @@ def _check_extent(folder: Path, config: Any) -> None:
     from transformers import AutoModelForImageClassification
 
     tensors, values = _extent(folder)
-    with torch.device("meta"), _at_most_modules(1000 + MODULES_A_TENSOR * tensors):
+    with torch.device("meta"), at_most_modules(tensors, CONFIG):
         described = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     if (wanted := sum(parameter.numel() for parameter in described.parameters())) > values:
         raise ValueError(f"{CONFIG} describes a model of {wanted:,} weights, its safetensors hold {values:,}")
@@ -221,24 +218,6 @@ def _extent(folder: Path) -> tuple[int, int]:
             for key in weights.keys():  # noqa: SIM118
                 tensors, values = tensors + 1, values + torch.Size(weights.get_slice(key).get_shape()).numel()
     return tensors, values
-
-
-@contextmanager
-def _at_most_modules(count: int) -> Iterator[None]:
-    """Raise ValueError as soon as a model is being built of more than `count` modules."""
-    built = 0
-
-    def note(*_: object) -> None:
-        nonlocal built
-        built += 1
-        if built > count:
-            raise ValueError(f"{CONFIG} describes a model of more layers than its safetensors hold weights for")
-
-    handle = register_module_module_registration_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _check_weights(folder: Path, model: Any, info: dict[str, Any]) -> None:

@@ -26,12 +26,17 @@ from torch import nn
 
 from kdq.errors import UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
+from kdq.models.checkpoint_file import read
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.stems import STEMS, adapt_stem
+from kdq.models.weights import Network, find_weights
 from kdq.store.stage import Json, digest
 
 STEM, WEIGHTS = "stem", "weights"
 """The options that are no keyword arguments."""
+
+FILES = {"checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+"""Keyword arguments of timm.create_model by which it reads files; those of a packed file are not to be trusted."""
 
 NEAREST = 5
 SHOWN = 8  # digits of a SHA-256
@@ -113,12 +118,20 @@ def is_sourced(text: str) -> bool:
 def build_network(text: str, classes: int, channels: int) -> nn.Module:
     """Build the network of an architecture, newly initialised, for so many classes and channels of its images.
 
-    Its `weights` are not loaded. Raises UserError for an unknown architecture, for options that it does not take, and
-    for a user's code that fails.
+    With the option `weights`, it has these, but for its first and last layer where the file's have another shape, as
+    those of ImageNet's 1,000 classes have. Raises UserError for an unknown architecture, for options that it does not
+    take, for a user's code that fails, and for weights that are damaged or do not fit otherwise.
     """
     found = parse_architecture(text)
     if not found.source:
         return ARCHITECTURES[found.name](classes, channels)
+    net = _new(found, text, classes, channels)
+    if found.weights is not None:
+        _load_fitting(net, text, *weights_file(found.weights))
+    return net
+
+
+def _new(found: Architecture, text: str, classes: int, channels: int) -> nn.Module:
     try:
         net = SOURCES[found.source].build(found, classes, channels)
     except UserError:
@@ -130,6 +143,15 @@ def build_network(text: str, classes: int, channels: int) -> nn.Module:
     if not isinstance(net, nn.Module):
         raise UserError(f"architecture {text!r}: its function returns a {type(net).__name__}; must return an nn.Module")
     return net
+
+
+def _load_fitting(net: nn.Module, arch: str, path: Path, key: str | None) -> None:
+    own, names = net.state_dict(), [name for name, _ in net.named_parameters()]
+    ends = tuple(f"{name.rpartition('.')[0]}." for name in (names[0], names[-1]))
+    weights = find_weights(read(path), Network(arch, own, free=ends), path, key)
+    net.load_state_dict(
+        {name: value for name, value in weights.items() if value.shape == own[name].shape}, strict=False
+    )
 
 
 def split_weights(text: str) -> tuple[str, str | None]:
@@ -184,10 +206,11 @@ def identity(text: str) -> Json:
 
 
 def without_path(text: str) -> str:
-    """Return the architecture with the name of its Python file alone, as a packed file has it."""
-    if not is_sourced(text) or (found := _split(text)).source != "python":
+    """Return the architecture with the name of its Python file alone and without weights, as a packed file has it."""
+    if not is_sourced(text):
         return text
-    return str(found.of_file(Path(found.file.name)))
+    found = replace(_split(text), weights=None)
+    return str(found.of_file(Path(found.file.name)) if found.source == "python" else found)
 
 
 def short_name(text: str) -> str:
@@ -287,6 +310,8 @@ def _timm() -> Any:
 
 def _check_timm(found: Architecture) -> None:
     timm = _timm()
+    if files := FILES & dict(found.options).keys():
+        raise UserError(f"architecture {str(found)!r}: {min(files)} is not allowed; use {WEIGHTS}=FILE")
     if not timm.is_model(found.name):  # of more than a thousand
         near = get_close_matches(found.name, timm.list_models(), n=NEAREST, cutoff=0.0)
         raise UserError(

@@ -35,10 +35,11 @@ from kdq.models.classifier import (
 )
 from kdq.models.graph import fold
 from kdq.models.huggingface import Pretrained
+from kdq.models.modules import at_most_modules
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import is_intact, write_sealed
-from kdq.models.sources import is_sourced, with_code, without_path
+from kdq.models.sources import build_network, is_sourced, with_code, without_path
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes
 from kdq.quantize.activations import InputRange, attach, check_activation_bits
@@ -144,7 +145,10 @@ def unpack(path: Path | str, code: Path | str | None = None) -> Packed:
             raise ValueError("its SHA-256 is not the one that it was packed with")
         normalization, signature = _images(header)
     try:
-        model = build(with_code(header["arch"], code), classes=header["classes"], normalization=normalization, seed=0)
+        arch = with_code(header["arch"], code)
+        if code is None:
+            _check_extent(arch, header, tensors)
+        model = build(arch, classes=header["classes"], normalization=normalization, seed=0)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     with _reading(path):
@@ -203,6 +207,19 @@ def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]
     signature = Signature(tuple(names), None if size is None else tuple(size), header["channel_order"])
     _check_signature(signature, classes, len(header["mean"]))
     return normalization, signature
+
+
+def _check_extent(arch: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError if the header describes a network of more weights than the file has bits, before it takes memory.
+
+    The code of a file that its user has named may build what it likes.
+    """
+    with torch.device("meta"), at_most_modules(len(tensors), "its header"):
+        network = build_network(arch, header["classes"], len(header["mean"]))
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    bits = 8 * sum(tensor.nbytes for tensor in tensors.values())
+    if weights > bits:
+        raise UserError(f"describes {arch} of {weights:,} weights, and holds {bits:,} bits; pack the model again")
 
 
 def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:

@@ -18,9 +18,9 @@ from kdq.distill.peers import peer_seed
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teacher_logits import TeacherLogits
 from kdq.distill.trainer import Trainer
-from kdq.models.checkpoint import Checkpoint, load, load_fitting, save
+from kdq.models.checkpoint import Checkpoint, load, save
 from kdq.models.classifier import Classifier, build
-from kdq.models.sources import identity, split_weights, weights_file
+from kdq.models.sources import identity, split_weights
 from kdq.store.damage import read_json
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Json, Stage
@@ -149,11 +149,7 @@ def _trainer(
     spec: StudentSpec, data: Dataset, teacher: TeacherLogits | None, peer: Callable[[], Classifier] | None
 ) -> Trainer:
     def initial(seed: int) -> Classifier:
-        arch, weights = split_weights(spec.arch)
-        model = build(arch, classes=data.classes, normalization=data.normalization, seed=seed)
-        if weights is not None:
-            load_fitting(model, *weights_file(weights))
-        return model
+        return build(spec.arch, classes=data.classes, normalization=data.normalization, seed=seed)
 
     device = data.device
     student, other = initial(spec.seed).to(device), None

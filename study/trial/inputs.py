@@ -21,7 +21,7 @@ from kdq.models.evaluate import logits
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.images import as_float
 from kdq.models.resnets import ARCHITECTURES
-from kdq.models.sources import is_sourced, split_weights
+from kdq.models.sources import is_sourced
 from kdq.pipeline.accuracy import evaluate_once
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
 from kdq.store.folder_store import StageStore
@@ -132,7 +132,7 @@ def check_student(arch: str, data: Dataset) -> None:
     """Raise UserError unless a student of a library or of a user's file gives logits for the data's images."""
     if not is_sourced(arch):
         return
-    student = build(split_weights(arch)[0], classes=data.classes, normalization=data.normalization, seed=0)
+    student = build(arch, classes=data.classes, normalization=data.normalization, seed=0)
     sample = data.train_images[:2].cpu()
     shape = "x".join(map(str, sample.shape[1:]))
     try:

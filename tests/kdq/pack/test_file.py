@@ -402,3 +402,27 @@ def _largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    {
+        "torchvision:mobilenet_v2?width_mult=1000": r"of [\d,]+ weights, and holds [\d,]+ bits",
+        "transformers:vit?num_hidden_layers=1000000000": "more layers than its safetensors hold weights for",
+        "torchvision:nothing": "unknown model of torchvision",
+        "python:nets.py:net": "a user's file, 'nets.py', which is run only if you name it",
+        "resnet21": "damaged, or not a packed model",
+    }.items(),
+)
+def test_an_architecture_that_the_file_cannot_hold_is_not_built(
+    made: list[Quantized], arch: str, message: str, tmp_path: Path
+) -> None:
+    quantized, path = made[-1], tmp_path / "model.safetensors"
+    pack(quantized, path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["kdq"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    del header["sha256"]
+    write_sealed(path, "kdq", {**header, "arch": arch}, tensors)
+    with pytest.raises(UserError, match=message):
+        load(path)
