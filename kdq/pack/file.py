@@ -165,7 +165,7 @@ def _empty(header: Mapping[str, Any]) -> Classifier:
     """Build the network that the header describes, batch norms folded as `quantize` folds them."""
     arch, classes = header["arch"], header["classes"]
     if arch not in ARCHITECTURES or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
-        raise ValueError(f"architecture {arch!r} with {classes!r} classes")
+        raise ValueError(f"architecture {arch!r} with {classes!r} classes; that of a plugin needs --plugin FILE")
     normalization = Normalization(tuple(map(float, header["mean"])), tuple(map(float, header["std"])))
     model = build(arch, classes=classes, normalization=normalization, seed=0)
     model.signature = _signature(header, model.signature)
