@@ -197,7 +197,7 @@ def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]
     arch, classes = header["arch"], header["classes"]
     is_known = isinstance(arch, str) and (arch in ARCHITECTURES or is_sourced(arch))
     if not is_known or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
-        raise ValueError(f"architecture {arch!r} with {classes!r} classes")
+        raise ValueError(f"architecture {arch!r} with {classes!r} classes; that of a plugin needs --plugin FILE")
     normalization = Normalization(tuple(map(float, header["mean"])), tuple(map(float, header["std"])))
     if header["format"] == 3:
         return normalization, None

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from analysis.record import Row
 from kdq.correctness import encode
 from kdq.store.stage import digest
-from study.results.point import Point
+from study.results.point import METRICS, Point
 
 SEEDS = (0, 1)
 MEASURES = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
@@ -44,6 +44,9 @@ def grid_points():
             packed_bytes=bits * 31_250,
             val_top1=80.0 + bits - alpha + seed,
             test_top1=79.0 + bits - alpha,
+            val_top5=97.0 + bits / 8,
+            val_nll=0.5 + 1 / bits,
+            test_agreement=90.0 + bits,
         )
         for alpha in (1.0, 2.0)
         for seed in SEEDS
@@ -133,7 +136,7 @@ class Writer:
         """A point's run, with its packed file. images: whether it has which images are classified correctly."""
         row = {name: value for name, value in asdict(point).items() if value is not None}
         del row["on_front"]
-        metrics = {name: float(row.pop(name)) for name in MEASURES}
+        metrics = {name: float(row.pop(name)) for name in (*MEASURES, *METRICS) if name in row}
         tags = {"kdq.trial_id": point.trial_id, "kdq.point_id": f"{point.trial_id}/{point.bits}"}
         tags |= {f"kdq.{part}_correct": text for part, text in correct_texts(point).items() if images}
         run_id = self.run("point", tags, parent, status, row, metrics)
