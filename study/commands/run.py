@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 DIGITS = (
     "workload digits: 1,797 real 8x8 images, included, for a first study in minutes. "
     "The paper's setting: --workload cifar10 or cifar100 (on a GPU), cifar10_small or cifar100_small (on a CPU), with "
-    "--data-dir DIR."
+    "--data-dir DIR. Your own images: --workload images --dataset folder:DIR."
 )
 
 
