@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdq.errors import UserError, first_line, unknown
+from kdq.models.architecture import WEIGHTS
 from kdq.models.checkpoint import (
     REMEDY,
     Checkpoint,
@@ -20,8 +21,9 @@ from kdq.models.checkpoint import (
     _normalization,
 )
 from kdq.models.classifier import Normalization, check_architecture
+from kdq.models.libraries import SOURCES
 from kdq.models.resnets import ARCHITECTURES
-from kdq.models.sources import SOURCES, WEIGHTS, identity, pinned, split_weights, weights_file
+from kdq.models.sources import identity, pinned, split_weights, weights_file
 from kdq.store.files import content_hash
 from kdq.store.stage import Json
 

@@ -13,86 +13,24 @@ that builds the network. A Python file is run only because its user named it; `p
 so that what a study began with is what all of it uses.
 """
 
-import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, unquote
 
 from torch import nn
 
 from kdq.errors import UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
+from kdq.models.architecture import WEIGHTS, Architecture, literal
 from kdq.models.checkpoint_file import read
+from kdq.models.libraries import SOURCES
 from kdq.models.resnets import ARCHITECTURES
-from kdq.models.stems import STEMS, adapt_stem
+from kdq.models.stems import STEMS
 from kdq.models.weights import Network, find_weights
 from kdq.store.stage import Json, digest
 
-STEM, WEIGHTS = "stem", "weights"
-"""The options that are no keyword arguments."""
-
-FILES = {"checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
-"""Keyword arguments of timm.create_model by which it reads files; those of a packed file are not to be trusted."""
-
-NEAREST = 5
 SHOWN = 8  # digits of a SHA-256
 PIN = re.compile(r"(.*)#([0-9a-f]{64})", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """A parsed architecture.
-
-    source: a name in SOURCES, "" for our own; options: as they are written, without `weights`; sha256: of the file of a
-    pinned `python:` architecture.
-    """
-
-    source: str
-    name: str
-    options: tuple[tuple[str, str], ...] = ()
-    weights: str | None = None
-    sha256: str | None = None
-
-    def __str__(self) -> str:
-        options = [*self.options, *([] if self.weights is None else [(WEIGHTS, self.weights)])]
-        query = "&".join(f"{key}={value}" for key, value in options)
-        pin = f"#{self.sha256}" if self.sha256 else ""
-        return f"{self.source}{':' if self.source else ''}{self.name}{'?' if query else ''}{query}{pin}"
-
-    @property
-    def stem(self) -> str:
-        return dict(self.options).get(STEM, STEMS[0])
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """The keyword arguments of the function that builds the network."""
-        return {key: _value(unquote(value)) for key, value in self.options if key != STEM}
-
-    @property
-    def file(self) -> Path:
-        """The file of a `python:` architecture."""
-        return Path(self.name.rpartition(":")[0])
-
-    @property
-    def function(self) -> str:
-        return self.name.rpartition(":")[2]
-
-    def of_file(self, file: Path) -> "Architecture":
-        """Return the same function of another file."""
-        return replace(self, name=f"{file}:{self.function}")
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where networks come from. check: raises UserError for a name that it lacks; build: (architecture, classes,
-    channels) -> the network, newly initialised."""
-
-    check: Callable[[Architecture], None]
-    build: Callable[[Architecture, int, int], nn.Module]
 
 
 def parse_architecture(text: str) -> Architecture:
@@ -183,7 +121,7 @@ def pinned(text: str) -> str:
         found = replace(found, weights=f"{path}#{key}" if key else str(path))
     if found.source == "transformers":
         kind, settings = transformers_nets.resolve(found.name)
-        own = {**{key: _literal(value) for key, value in settings.items()}, **dict(found.options)}
+        own = {**{key: literal(value) for key, value in settings.items()}, **dict(found.options)}
         found = replace(found, name=kind, options=tuple(own.items()))
     if found.source == "python" and found.sha256 is None:
         file = found.file.expanduser().absolute()
@@ -263,101 +201,3 @@ def _split(text: str) -> Architecture:
         options[key] = value
     weights = options.pop(WEIGHTS, None)
     return Architecture(source, name, tuple(options.items()), weights, sha256)
-
-
-def _value(text: str) -> Any:
-    """Return an option's value: JSON, such as a number, true or a list, or else the text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _literal(value: Any) -> str:
-    """Invert `_value` and `unquote`."""
-    return quote(json.dumps(value, separators=(",", ":")), safe='[]{}",:.')
-
-
-def _check_torchvision(found: Architecture) -> None:
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if found.name not in known:
-        raise unknown("model of torchvision", found.name, known)
-
-
-def _build_torchvision(found: Architecture, classes: int, channels: int) -> nn.Module:
-    from torchvision import models
-
-    net: nn.Module = models.get_model(found.name, weights=None, num_classes=classes, **found.keywords)
-    stem = found.stem
-    if isinstance(net, models.VGG) and stem == "small":  # no stem that downsamples, but a classifier of 7x7 maps
-        net.avgpool = nn.AdaptiveAvgPool2d(1)
-        hidden = net.classifier[0]
-        net.classifier[0] = nn.Linear(hidden.in_features // 49, hidden.out_features)
-        stem = STEMS[0]
-    adapt_stem(net, str(found), channels=channels, stem=stem)
-    return net
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"timm:NAME needs timm ({first_line(error)}); install with: pip install 'kdq[timm]'") from error
-    return timm
-
-
-def _check_timm(found: Architecture) -> None:
-    timm = _timm()
-    if files := FILES & dict(found.options).keys():
-        raise UserError(f"architecture {str(found)!r}: {min(files)} is not allowed; use {WEIGHTS}=FILE")
-    if not timm.is_model(found.name):  # of more than a thousand
-        near = get_close_matches(found.name, timm.list_models(), n=NEAREST, cutoff=0.0)
-        raise UserError(
-            f"unknown model of timm {quoted(found.name)}: near are {', '.join(near)}; see timm.list_models()"
-        )
-
-
-def _build_timm(found: Architecture, classes: int, channels: int) -> nn.Module:
-    options = {"num_classes": classes, "in_chans": channels, **found.keywords}
-    net: nn.Module = _timm().create_model(found.name, pretrained=False, **options)
-    adapt_stem(net, str(found), channels=channels, stem=found.stem)
-    return net
-
-
-def _check_python(found: Architecture) -> None:
-    if not found.function.isidentifier() or found.file.suffix != ".py":
-        raise UserError(f"architecture {str(found)!r}: must be python:FILE.py:FUNCTION")
-    if STEM in dict(found.options):
-        raise UserError(
-            f"architecture {str(found)!r}: stem is for models of libraries; build the stem in {found.function}"
-        )
-    if not found.file.is_file():
-        raise UserError(f"architecture {str(found)!r}: there is no file {found.file}; name one that exists")
-
-
-def _build_python(found: Architecture, classes: int, channels: int) -> nn.Module:
-    build = user_code.function_in(found.file, found.function, str(found), found.sha256)
-    net: nn.Module = build(classes, channels, **found.keywords)
-    return net
-
-
-def _check_transformers(found: Architecture) -> None:
-    if STEM in dict(found.options):
-        raise UserError(f"architecture {str(found)!r}: has no stem to adapt; give image_size and patch_size")
-    transformers_nets.check_name(found.name)
-
-
-def _build_transformers(found: Architecture, classes: int, channels: int) -> nn.Module:
-    kind, settings = transformers_nets.resolve(found.name)
-    return transformers_nets.build(kind, {**settings, **found.keywords}, classes, channels)
-
-
-SOURCES = {
-    "torchvision": Source(_check_torchvision, _build_torchvision),
-    "timm": Source(_check_timm, _build_timm),
-    "transformers": Source(_check_transformers, _build_transformers),
-    "python": Source(_check_python, _build_python),
-}
-"""Prefix of an architecture -> its source."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from kdq.store.files import content_hash
 def hash_of(file: Path, arch: str) -> str:
     """Return the SHA-256 of a file's content. Raises UserError if it is missing or unreadable."""
     try:
-        return content_hash(file)
+        known = file.stat()
+        return _hash(file, known.st_size, known.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{arch}: {file}: {error.strerror or error}; name a file that exists") from error
+
+
+@cache
+def _hash(file: Path, size: int, changed: int) -> str:
+    """Return the SHA-256 of a file that was so large, and changed then: stages ask for it again and again."""
+    return content_hash(file)
 
 
 def function_in(file: Path, name: str, arch: str, sha256: str | None) -> Callable[..., Any]:

@@ -182,12 +182,14 @@ class _Study:
 
     def _page(self, inputs: "Inputs") -> "StudyPage":
         """Return what MLflow's page of the study shows."""
+        from kdq.models.sources import short_name
         from study.tracking.study_page import StudyPage
 
         plan, workload, data = self.plan, self.plan.workload, inputs.data
         question = (
             f"Space `{plan.space_name}`: {plan.space.description or 'without a description'}. Workload "
-            f"`{plan.workload_name}`: {workload.dataset}, teacher {workload.teacher}, student {workload.student}. "
+            f"`{plan.workload_name}`: {workload.dataset}, teacher {workload.teacher}, "
+            f"student {short_name(workload.student)}. "
             f"Seeds {', '.join(map(str, plan.seeds))}; each trial distills a student, then quantizes it."
         )
         names = plan.varying, plan.common

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from kdq import plugins
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
@@ -17,7 +20,6 @@ from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_c
 from kdq.errors import UserError, first_line
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.evaluate import logits
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.images import as_float
 from kdq.models.resnets import ARCHITECTURES
@@ -136,15 +138,17 @@ def check_student(arch: str, data: Dataset) -> None:
     sample = data.train_images[:2].cpu()
     shape = "x".join(map(str, sample.shape[1:]))
     try:
-        found = logits(student, sample)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = student.train()(as_float(sample))
     except Exception as error:  # images that are too small for it, and whatever a user's code raises
         raise UserError(
             f"student {arch!r} cannot process images of {shape} ({first_line(error)}); adapt it by an option, such as "
             "stem=small or image_size=32, or choose another"
         ) from error
-    if found.shape != (len(sample), data.classes):
+    if not isinstance(found, Tensor) or found.shape != (len(sample), data.classes):
+        what = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise UserError(
-            f"student {arch!r} returns {list(found.shape)} for {len(sample)} images of {shape}; must be logits "
+            f"student {arch!r} returns {what} in training for {len(sample)} images of {shape}; must be logits "
             f"[{len(sample)}, {data.classes}]"
         )
 

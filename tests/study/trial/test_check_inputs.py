@@ -187,5 +187,7 @@ def test_a_student_that_returns_no_logits_is_refused(kept: Path, tmp_path: Path)
     file.write_text(
         "from torch import nn\n\n\ndef net(classes, channels):\n    return nn.Conv2d(channels, classes, 1)\n"
     )
-    with pytest.raises(UserError, match=r"returns \[2, 10, 8, 8\] for 2 images of 1x8x8; must be logits \[2, 10\]"):
+    with pytest.raises(
+        UserError, match=r"returns \[2, 10, 8, 8\] in training for 2 images of 1x8x8; must be logits \[2, 10\]"
+    ):
         check_inputs(plan("dkd_grid", student=f"python:{file}:net", teacher="train:resnet8"), None, kept)
