@@ -26,9 +26,10 @@ from kdq.bits import FLOAT_BITS, Allocation
 from kdq.data.augment import AugmentConfig, Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import load_source
+from kdq.distill.features import FeatureLayers
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.recipe import OPTIMIZERS, TrainConfig
-from kdq.distill.teacher_logits import TeacherLogitsCache, forward_teacher
+from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
 from kdq.distill.trainer import Trainer
 from kdq.models.checkpoint import save
 from kdq.models.classifier import Classifier, Normalization, build
@@ -147,9 +148,14 @@ def cached(store: StageStore, data: Dataset, method: MethodConfig, precision: st
 
 def trained(store: StageStore, data: Dataset, method: MethodConfig, train: TrainConfig) -> list[dict[str, float]]:
     peer = classifier(5).to(data.device) if method.method.needs_peer else None
-    teacher = cached(store, data, method, train.precision) if method.method.needs_teacher else None
+    teacher: TeacherLogits | None = None
+    layers = FeatureLayers(("conv1", "conv2"), ("conv1", "conv2")) if method.compares_features else None
+    if layers:
+        teacher = forward_teacher(classifier(9).to(data.device), train.precision)
+    elif method.method.needs_teacher:
+        teacher = cached(store, data, method, train.precision)
     student = classifier(0).to(data.device)
-    trainer = Trainer(train, method, student, teacher, data, stream_seed=0, peer=peer)
+    trainer = Trainer(train, method, student, teacher, data, stream_seed=0, peer=peer, layers=layers)
     return [trainer.run_epoch() for _ in range(train.epochs)]
 
 

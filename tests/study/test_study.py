@@ -100,8 +100,11 @@ def test_the_study_run_has_its_front_and_the_points_their_models(finished: Finis
     assert {"front.csv", "front.json", "front.png", "points.csv"} <= names
     for point in of_kind(found, "point"):
         sizes = {item.path: item.file_size for item in client.list_artifacts(point.info.run_id)}
-        assert sizes.keys() == {"model.safetensors", "layers.json"}
+        assert sizes.keys() == {"model.safetensors", "layers.json", "metrics.json"}
         assert sizes["model.safetensors"] == point.data.metrics["packed_bytes"]
+        assert {f"{part}_{name}" for part in ("val", "test") for name in ("top5", "balanced", "nll", "ece")} <= {
+            *point.data.metrics
+        }
 
 
 def test_points_as_csv(finished: Finished) -> None:
