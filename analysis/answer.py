@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
-from analysis.results import Results, size_first
+from analysis.results import Results, no_points, size_first
 from analysis.stored import Trial
 from kdq.errors import UserError
 from study.results.compare import Interval, simultaneous
@@ -83,6 +83,8 @@ class Answer:
 
 def answer(results: Results, budget: Budget) -> Answer:
     """Return the answer of a study. Raises UserError if no configuration is within the budget or reaches the target."""
+    if not results.groups:
+        raise UserError(f"study {results.name}: {no_points([results])}")
     if budget.target is not None:
         return _smallest(results, budget.target)
     assert budget.limit is not None
@@ -113,12 +115,10 @@ def _rivals(results: Results, best: SeedGroup, groups: Iterable[SeedGroup]) -> t
 def _smallest(results: Results, target: float) -> Answer:
     reaching = [group for group in results.ranked if group.mean("val_top1") >= target]
     if not reaching:
-        which = (
-            f"the best has {results.ranked[0].mean('val_top1'):.2f} %"
-            if results.ranked
-            else "there are no points at all"
+        highest = results.ranked[0].mean("val_top1")
+        raise UserError(
+            f"no configuration has a mean validation accuracy of at least {target:g} %: the best has {highest:.2f} %"
         )
-        raise UserError(f"no configuration has a mean validation accuracy of at least {target:g} %: {which}")
     smallest = sorted(reaching, key=lambda group: largest(group, "total_bits"))  # of equal ones the order remains
     sure = (group for group in smallest if (own := results.accuracy(group)) and own.low >= target)
     return Answer(smallest[0], *_own(results, smallest[0]), (), next(sure, None))

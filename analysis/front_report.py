@@ -1,12 +1,11 @@
 """The Pareto front of studies as a table, with their hypervolumes."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from analysis.formats import Report, records
-from analysis.results import Results
+from analysis.results import Results, no_points
 from analysis.volumes import scale
 from study.results.front import SeedGroup, missing_seeds, on_front
 from study.results.tables import FRONT_COLUMNS
@@ -41,13 +40,6 @@ def report(studies: Sequence[Results], figure: Path | None = None) -> Report:
     }
     notes += [f"figure {figure}"] if figure else []
     return Report((*several, *FRONT_COLUMNS), rows, notes, document, no_points(studies))
-
-
-def no_points(studies: Sequence[Results]) -> str:
-    """Return why a front is empty: how the trials of its studies ended."""
-    ends = Counter(trial.status.replace("_", " ") for each in studies for trial in each.trials)
-    counted = ", ".join(f"{count} {status}" for status, count in ends.items())
-    return f"no points; trials: {counted}" if ends else "no points: no trial has started"
 
 
 def _size(pair: tuple[str, SeedGroup]) -> float:

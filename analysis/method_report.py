@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.formats import Report
 from analysis.method_table import COLUMNS, Cell, best_of_columns, cells, check_axes, heading, order, paper_cells
-from analysis.results import Results
+from analysis.results import Results, no_points
 
 
 def report(studies: Sequence[Results], rows: str, columns: str, measure: str, paper_of: str | None) -> Report:
@@ -29,7 +29,7 @@ def report(studies: Sequence[Results], rows: str, columns: str, measure: str, pa
         f"accuracy in each cell"
     ]
     notes += [f"paper: test accuracy on {paper_of}, selected on the test set, one run each"] if paper else []
-    return Report(COLUMNS, data, notes if data else (), display=display, bold=bold, empty="no points")
+    return Report(COLUMNS, data, notes if data else (), display=display, bold=bold, empty=no_points(studies))
 
 
 def _field(cell: Cell, name: str, best: set[tuple[Any, Any]]) -> Any:

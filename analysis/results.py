@@ -158,6 +158,13 @@ def read(store: Store, names: Sequence[str]) -> list[Results]:
     return [Results(store, known.get(name) or store.study(name)) for name in names]
 
 
+def no_points(studies: Sequence[Results]) -> str:
+    """Return why studies have no points: how their trials ended."""
+    ends = Counter(trial.status.replace("_", " ") for each in studies for trial in each.trials)
+    counted = ", ".join(f"{count} {status}" for status, count in ends.items())
+    return f"no points; trials: {counted}" if ends else "no points: no trial has started"
+
+
 def label(group: SeedGroup) -> str:
     """Return a configuration's settings, such as `method=dkd alpha=0.5 student=resnet20`."""
     return " ".join(group.settings)

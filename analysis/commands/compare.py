@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> "Report":
     from analysis.comparison import common_scale, compare
     from analysis.formats import Report
+    from analysis.results import no_points
     from kdq.bits import bits_name
 
     a, b = _sides(options)
@@ -39,7 +40,9 @@ def run(options: argparse.Namespace) -> "Report":
     if rows and not a.results.study.has_images_of(b.results.study):
         notes.append("no intervals: the studies do not have the same validation images")
     head = f"A: {a.name}\nB: {b.name}\nvalidation accuracy in percent of the best configuration at each width"
-    return Report(COLUMNS, rows, notes, display=display, head=head, empty="no width in common")
+    pointless = [f"{each.name}: {no_points([each.results])}" for each in (a, b) if not each.groups]
+    empty = "\n".join(pointless) or "no width in common"
+    return Report(COLUMNS, rows, notes, display=display, head=head, empty=empty)
 
 
 def _sides(options: argparse.Namespace) -> "tuple[Side, Side]":

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> "Report":
     from analysis.effect import dots, effects
     from analysis.figures.effect import draw_effect
     from analysis.formats import Report
-    from analysis.front_report import no_points
+    from analysis.results import no_points
 
     studies, name = read_studies(options), options.parameter
     several = ("study",) if len(studies) > 1 else ()

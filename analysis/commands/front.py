@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> "Report":
-    from analysis.front_report import no_points, report
+    from analysis.front_report import report
+    from analysis.results import no_points
     from study.results.figure import draw_fronts
     from study.results.marks import Drawn
 

@@ -28,8 +28,8 @@ def run(options: argparse.Namespace) -> "Report":
 
     from analysis.figures.heatmap import draw_heatmap
     from analysis.formats import Report
-    from analysis.front_report import no_points
     from analysis.heatmap import heatmap
+    from analysis.results import no_points
     from analysis.volumes import scale
     from kdq.bits import bits_name
 

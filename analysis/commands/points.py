@@ -20,6 +20,7 @@ def run(options: argparse.Namespace) -> "Report":
     from dataclasses import asdict
 
     from analysis.formats import Report
+    from analysis.results import no_points
     from study.results.point import COLUMNS
 
     studies = read_studies(options)
@@ -29,4 +30,4 @@ def run(options: argparse.Namespace) -> "Report":
         for each in studies
         for point in each.points
     ]
-    return Report((*several, *COLUMNS), rows, empty="no points")
+    return Report((*several, *COLUMNS), rows, empty=no_points(studies))

@@ -235,9 +235,9 @@ def nothing_fits(points: Iterable[Point], limit: float, column: str = "total_bit
     """Return the error that no `comparable` configuration is within a limit."""
     points = list(points)
     sizes = [largest(group, column) for group in comparable(points)]
-    smallest = f"the smallest has {min(sizes)}" if sizes else "there are no points at all"
+    smallest = f"the smallest has {min(sizes):,}" if sizes else "there are no points at all"
     which = ", ".join(filter(None, [smallest, missing_seeds(points)]))
-    return UserError(f"no configuration has at most {limit:.10g} {column.replace('_', ' ')}: {which}")
+    return UserError(f"no configuration has at most {limit:,.10g} {column.replace('_', ' ')}: {which}")
 
 
 def largest(group: SeedGroup, column: str) -> int:

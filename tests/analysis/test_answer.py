@@ -104,7 +104,7 @@ def test_a_budget_in_bytes_is_that_of_the_file():
     points = measured(2, range(9)), measured(3, range(5))
     assert answer(results(*points), Budget(max_bytes=62_800)).best.bits == 2
     assert answer(results(*points), Budget(max_bytes=94_050)).best.bits == 3
-    with pytest.raises(UserError, match="no configuration has at most 62000 packed bytes: the smallest has 62800"):
+    with pytest.raises(UserError, match="no configuration has at most 62,000 packed bytes: the smallest has 62,800"):
         answer(results(*points), Budget(max_bytes=62_000))
 
 

@@ -139,14 +139,19 @@ def test_a_study_without_points(run, tmp_path):
     assert run("points", "--study", "fresh", "--format", "csv") == ",".join(COLUMNS) + "\n"
     assert json.loads(run("points", "--study", "fresh", "--format", "json")) == []
     assert "no points" in run("front", "--study", "fresh", "--figure", str(tmp_path / "front.png"))
-    assert "no points at all" in run("best", "--study", "fresh", "--max-bits", "1e6", status=2)
+    for budget in (("--max-bits", "1e6"), ("--max-bytes", "1e6"), ("--target-accuracy", "1")):
+        error = run("best", "--study", "fresh", *budget, status=2)
+        assert error == "error: study fresh: no points: no trial has started\n"
+    for command in ("points", "table"):
+        assert run(command, "--study", "fresh") == "no points: no trial has started\n"
+    assert run("compare", "grid", "fresh").endswith("\nfresh: no points: no trial has started\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["points", "--study", "grit"], "did you mean 'grid'"),
-        (["best", "--study", "grid", "--max-bits", "1000"], "the smallest has 500000"),
+        (["best", "--study", "grid", "--max-bits", "1000"], "the smallest has 500,000"),
         (
             ["points", "--study", "grid", "--output", f"{__file__}/points.csv"],
             "cannot write",

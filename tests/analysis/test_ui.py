@@ -47,3 +47,20 @@ def test_ctrl_c_is_how_it_ends(logged, monkeypatch):
 
     monkeypatch.setattr(subprocess, "call", call)
     assert main(["--tracking-uri", logged.uri]) == 0
+
+
+def test_the_links_of_a_server_lead_to_it_and_none_is_started(logged, server, mlflow_server, tmp_path, capsys):
+    with mlflow_server(tmp_path, logged.uri) as address:
+        assert main(["--tracking-uri", address]) == 0
+    links = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith(" ")]
+    assert len(links) == 12
+    assert all(link.startswith(f"{address}/#/experiments/") for link in links)
+    assert server.command is None
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x"])
+def test_a_port_that_there_is_not_is_refused(logged, server, port, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--port={port}", "--tracking-uri", logged.uri])
+    assert "must be a port from 1 to 65535" in capsys.readouterr().err
+    assert server.command is None

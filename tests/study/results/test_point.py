@@ -255,7 +255,7 @@ def test_best_that_finds_nothing_counts_what_it_did_not_compare():
     whole = [replace(POINT, seed=seed, trial_id=f"t{seed}") for seed in (0, 1)]
     tiny = replace(POINT, bits=1, total_bits=1)
     with pytest.raises(
-        UserError, match=rf"the smallest has {POINT.total_bits}, not compared: 1 with fewer than 2 seeds"
+        UserError, match=rf"the smallest has {POINT.total_bits:,}, not compared: 1 with fewer than 2 seeds"
     ):
         best([*whole, tiny], 10)
 
@@ -267,7 +267,7 @@ def test_best_equals_the_definition(points, max_bits):
     fitting = [group for group in whole if group.points[0].total_bits <= max_bits]
     if not fitting:
         smallest = min(group.points[0].total_bits for group in whole)
-        with pytest.raises(UserError, match=f"the smallest has {smallest}"):
+        with pytest.raises(UserError, match=f"the smallest has {smallest:,}"):
             best(points, max_bits)
         return
     chosen = best(points, max_bits)
@@ -279,7 +279,7 @@ def test_best_equals_the_definition(points, max_bits):
 
 
 def test_every_seed_must_fit_the_budget():
-    with pytest.raises(UserError, match="at most 950000 total bits"):
+    with pytest.raises(UserError, match="at most 950,000 total bits"):
         best([POINT, replace(POINT, seed=1, total_bits=960_000)], 950_000)
 
 
