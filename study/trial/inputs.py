@@ -71,11 +71,12 @@ def prepare_models(
 ) -> tuple[Inputs, dict[str, float]]:
     """Return what the trials of a plan share, and the teacher's accuracies as metrics of the study."""
     metrics: dict[str, float] = {}
-    if isinstance(teacher, Trained):
+    if isinstance(teacher, Trained) and plan.compares_features:
         check_layers(plan, trained_teacher(plan, teacher, data), data)  # before it is trained
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
-        check_layers(plan, load_teacher(teacher_ref, data), data)
+        if plan.compares_features:
+            check_layers(plan, load_teacher(teacher_ref, data), data)
         val, test = evaluate_teacher(teacher_ref, reference, data, store, log)
         metrics = {"teacher_val_top1": val, "teacher_test_top1": test}
     peer = prepare_peer(plan.workload, reference, data, store, log) if plan.needs_peer else None
@@ -195,8 +196,6 @@ def trained_teacher(plan: Plan, spec: Trained, data: Dataset) -> Classifier:
 
 def check_layers(plan: Plan, teacher: Classifier, data: Dataset) -> None:
     """Raise UserError unless the layers that methods of the plan compare exist and fit each other."""
-    if not plan.compares_features:
-        return
     student = build(plan.workload.student, classes=data.classes, normalization=data.normalization, seed=0)
     student.to(data.train_images.device)
     layers = choose_layers(plan.workload.layers, student, teacher)
