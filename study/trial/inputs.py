@@ -81,11 +81,12 @@ def prepare_models(
     metrics: dict[str, float] = {}
     if plan.needs_distilling:
         check_student(plan.workload.student, data)
-    if isinstance(teacher, Trained):
+    if isinstance(teacher, Trained) and plan.compares_features:
         check_layers(plan, trained_teacher(plan, teacher, data), data)  # before it is trained
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
-        check_layers(plan, load_teacher(teacher_ref, data), data)
+        if plan.compares_features:
+            check_layers(plan, load_teacher(teacher_ref, data), data)
         val, test = evaluate_teacher(
             teacher_ref, reference, data, store, log, is_trained_here=isinstance(teacher, Trained)
         )
@@ -234,8 +235,6 @@ def trained_teacher(plan: Plan, spec: Trained, data: Dataset) -> Classifier:
 
 def check_layers(plan: Plan, teacher: Classifier, data: Dataset) -> None:
     """Raise UserError unless the layers that methods of the plan compare exist and fit each other."""
-    if not plan.compares_features:
-        return
     student = build(plan.workload.student, classes=data.classes, normalization=data.normalization, seed=0)
     student.to(data.train_images.device)
     layers = choose_layers(plan.workload.layers, student, teacher)
