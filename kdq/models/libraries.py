@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kdq.errors import UserError, first_line, quoted, unknown
@@ -14,6 +16,9 @@ from kdq.models.stems import STEMS, adapt_stem
 
 FILES = {"checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Keyword arguments of timm.create_model by which it reads files; those of a packed file are not to be trusted."""
+
+PUBLISHED = "imagenet"
+"""The value of `weights` that stands for those of torchvision."""
 
 NEAREST = 5
 
@@ -47,6 +52,26 @@ def _build_torchvision(found: Architecture, classes: int, channels: int) -> nn.M
         stem = STEMS[0]
     adapt_stem(net, str(found), channels=channels, stem=stem)
     return net
+
+
+def published(found: Architecture) -> Path:
+    """Return the file of torchvision's ImageNet weights in torch's cache, downloaded if it is missing.
+
+    Raises UserError if they are unavailable, or if the model has none.
+    """
+    from torchvision import models
+
+    if found.source != "torchvision":
+        raise UserError(f"{found.source}:{found.name}: weights={PUBLISHED} are torchvision's; give weights=FILE")
+    url = str(models.get_model_weights(found.name).DEFAULT.url)
+    try:
+        torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:  # no network; a truncated file
+        raise UserError(
+            f"{found.source}:{found.name}: {url} is unavailable ({first_line(error)}); download it on another machine "
+            "and use weights=FILE"
+        ) from error
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _timm() -> Any:

@@ -23,7 +23,7 @@ from kdq.errors import UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
 from kdq.models.architecture import WEIGHTS, Architecture, literal
 from kdq.models.checkpoint_file import read
-from kdq.models.libraries import SOURCES
+from kdq.models.libraries import PUBLISHED, SOURCES, published
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.stems import STEMS
 from kdq.models.weights import Network, find_weights
@@ -43,7 +43,7 @@ def parse_architecture(text: str) -> Architecture:
         raise unknown(f"stem of {text!r}", found.stem, STEMS)
     if found.source:
         SOURCES[found.source].check(found)
-    if found.weights is not None:
+    if found.weights is not None and found.weights != PUBLISHED:
         user_code.hash_of(weights_file(found.weights)[0], text)
     return found
 
@@ -65,7 +65,8 @@ def build_network(text: str, classes: int, channels: int) -> nn.Module:
         return ARCHITECTURES[found.name](classes, channels)
     net = _new(found, text, classes, channels)
     if found.weights is not None:
-        _load_fitting(net, text, *weights_file(found.weights))
+        file = (published(found), None) if found.weights == PUBLISHED else weights_file(found.weights)
+        _load_fitting(net, text, *file)
     return net
 
 
@@ -116,6 +117,8 @@ def pinned(text: str) -> str:
     if not is_sourced(text):
         return text
     found = parse_architecture(text)
+    if found.weights == PUBLISHED:
+        found = replace(found, weights=str(published(found)))
     if found.weights is not None:
         path, key = weights_file(found.weights)
         found = replace(found, weights=f"{path}#{key}" if key else str(path))
@@ -134,6 +137,8 @@ def identity(text: str) -> Json:
     if not is_sourced(text):
         return text
     found = _split(text)
+    if found.weights == PUBLISHED:
+        return identity(pinned(text))
     if found.weights is not None:
         path, key = weights_file(found.weights)
         return {"arch": identity(split_weights(text)[0]), WEIGHTS: user_code.hash_of(path, text), "key": key}

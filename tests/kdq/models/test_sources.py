@@ -1,10 +1,14 @@
 """Architectures of libraries and of files: strings, options, pins, and what they contribute to stages."""
 
 import shutil
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torchvision
 from safetensors import safe_open
 from transformers import ViTConfig
 
@@ -182,6 +186,23 @@ class TestWeights:
             source = fresh if key.startswith("classifier.1.") else trained
             assert torch.equal(value, source.net.state_dict()[key])
         assert without_path(student.arch) == SMALL
+
+    def test_imagenet_weights_come_from_the_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+        source = build("torchvision:squeezenet1_1", classes=1000, normalization=RGB, seed=3)
+        content = BytesIO()
+        torch.save(source.net.state_dict(), content)
+        name = f"squeezenet1_1-{sha256(content.getvalue()).hexdigest()[:8]}.pth"
+        (tmp_path / "checkpoints").mkdir()
+        (tmp_path / "checkpoints" / name).write_bytes(content.getvalue())
+        weights = SimpleNamespace(DEFAULT=SimpleNamespace(url=f"file:///none/{name}"))
+        monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: weights)
+        student = made("torchvision:squeezenet1_1?weights=imagenet").net
+        assert torch.equal(student.features[3].squeeze.weight, source.net.features[3].squeeze.weight)
+        assert student.classifier[1].out_channels == 5
+        assert pinned("torchvision:squeezenet1_1?weights=imagenet").endswith(f"?weights={tmp_path}/checkpoints/{name}")
+        with pytest.raises(UserError, match="weights=imagenet are torchvision's"):
+            pinned(f"python:{NETS}:branching?weights=imagenet")
 
     def test_they_are_part_of_the_identity(self, tmp_path: Path) -> None:
         arch = f"{SMALL}&weights={tmp_path / 'weights.pt'}"
