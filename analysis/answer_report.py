@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.answer import Answer, Budget, Missing, Rival, missing
 from analysis.formats import Report, records
-from analysis.results import Results, label
+from analysis.results import Results, by_seed, label
 from kdq.bits import bits_name
 from study.results.compare import Interval
 from study.results.front import SeedGroup, largest
@@ -78,7 +78,7 @@ _SHOWN = ("bits", "total_bits", "packed_bytes", "val_top1", "test_top1", "n")
 
 def _described(results: Results, group: SeedGroup) -> dict[str, Any]:
     """Return all that JSON has of a configuration."""
-    points = [{"trial_id": p.trial_id, "seed": p.seed, "run_id": results.runs[p]} for p in group.points]
+    points = [{"trial_id": p.trial_id, "seed": p.seed, "run_id": results.runs[p]} for p in by_seed(group)]
     files = results.store.artifacts(results.runs[group.best_point])
     return {**records([group.row()])[0], "points": points, "artifacts": files, "command": command(results, group)}
 
@@ -110,14 +110,15 @@ def _lines(results: Results, budget: Budget, found: Answer) -> list[str]:
 def _model(results: Results, group: SeedGroup, unused: str = "") -> list[str]:
     files = results.store.artifacts(results.runs[group.best_point])
     size = f"{group.mean('total_bits'):,.0f} total bits, {group.mean('packed_bytes'):,.0f} bytes packed{unused}"
+    of_seed = [f"of seed {group.best_point.seed}, the most accurate on validation:"] if group.n > 1 else []
     return [
         _line("configuration", label(group)),
         _line("width", f"{bits_name(group.bits)}, {group.mean('avg_bits'):.2f} on average"),
         _line("size", size),
         _line("validation", _mean(group, "val_top1")),
         _line("test", _mean(group, "test_top1")),
-        _line("trials", ", ".join(f"{point.trial_id} (seed {point.seed})" for point in group.points)),
-        _line("files", f"\n{'':15}".join(files) or "none logged with the point"),
+        _line("trials", ", ".join(f"{point.trial_id} (seed {point.seed})" for point in by_seed(group))),
+        _line("files", f"\n{'':15}".join([*of_seed, *files]) if files else "none logged with the point"),
         _line("command", command(results, group) or "not logged by the study"),
     ]
 

@@ -53,7 +53,7 @@ def shown(name: str, value: object, formats: Mapping[str, str]) -> str:
 
 _USUAL = {
     **dict.fromkeys(("alpha", "beta", "temperature", "mixup_alpha"), "g"),
-    **dict.fromkeys(("total_bits", "packed_bytes"), ",.0f"),
+    **dict.fromkeys(("total_bits", "packed_bytes", "exported_bytes"), ",.0f"),
     **dict.fromkeys(("val_nll", "test_nll"), ".3f"),
 }
 
@@ -166,9 +166,12 @@ _LATEX = {
     **{"±": r"$\pm$", "×": r"$\times$", "−": "$-$", "<": "$<$", ">": "$>$", "…": r"\dots{}", "→": r"$\to$"},
 }
 
+_SIGN = re.compile(r"(?<![\w.])-(?=\d)")  # of a number, which LaTeX would print as a hyphen
+
 
 def _escape_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+    signed = _SIGN.sub("−", " ".join(text.split()))
+    return "".join(_LATEX.get(letter, letter) for letter in signed)
 
 
 _RENDER: Mapping[str, Callable[[Report], str]] = {

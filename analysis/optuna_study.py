@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kdq.bits import bits_name
+from kdq.bits import bits_name, display_order
+from kdq.errors import UserError
 from study.results.point import Point
 
 if TYPE_CHECKING:
@@ -31,11 +32,16 @@ def as_optuna(points: Iterable[Point], name: str, bits: int | None = None) -> "o
 
     Its objectives are validation accuracy, maximized, and total bits, minimized, and the width is a parameter; with
     `bits`, it has only the points of this width, and the accuracy alone. Seeds are user attributes: points that differ
-    in nothing else are trials with the same parameters.
+    in nothing else are trials with the same parameters. Raises UserError for a width that no point has, unless there
+    are no points.
     """
     import optuna
 
+    points = list(points)
     shown = [point for point in points if bits is None or point.bits == bits]
+    if points and not shown:
+        known_bits = ", ".join(str(width) for width in sorted({point.bits for point in points}, key=display_order))
+        raise UserError(f"no point of study {name} has bits={bits}: use one of {known_bits}")
     values = [{**parameters(point), **({} if bits else {"bits": bits_name(point.bits)})} for point in shown]
     known = _distributions(values)
     with quiet():

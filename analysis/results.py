@@ -136,18 +136,19 @@ class Results:
 
     def _correct(self, group: SeedGroup, correct: Mapping[str, Correct]) -> list[Correct]:
         """Return which images a configuration classifies correctly, sorted by seed; nothing if some were not logged."""
-        runs = [self.runs[point] for point in _by_seed(group)]
+        runs = [self.runs[point] for point in by_seed(group)]
         vectors = [correct[run] for run in runs if run in correct]
         return vectors if len(vectors) == len(runs) and len(set(map(len, vectors))) == 1 else []
 
 
-def _by_seed(group: SeedGroup) -> list[Point]:
+def by_seed(group: SeedGroup) -> list[Point]:
+    """Return the points of a configuration, sorted by seed."""
     return sorted(group.points, key=lambda point: point.seed)
 
 
 def _students(group: SeedGroup) -> tuple[object, ...]:
     """Return what names the students of a configuration: it is the same at every width."""
-    return (*group.parameters.items(), *(point.seed for point in _by_seed(group)))
+    return (*group.parameters.items(), *(point.seed for point in by_seed(group)))
 
 
 def read(store: Store, names: Sequence[str]) -> list[Results]:

@@ -31,7 +31,19 @@ class Command(Protocol):
 
 def add_study(parser: argparse.ArgumentParser) -> None:
     """Add `--study NAME` for a command of one study."""
-    parser.add_argument("--study", required=True, metavar="NAME", help="name of the study (see the command list)")
+    help_ = "name of the study (see the command list)"
+    parser.add_argument("--study", required=True, action=Once, metavar="NAME", help=help_)
+
+
+class Once(argparse.Action):
+    """An option that is refused if it is given twice, instead of ignoring the first value."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, _: str | None = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "given twice: the command takes one")
+        setattr(namespace, self.dest, values)
 
 
 def add_studies(parser: argparse.ArgumentParser) -> None:

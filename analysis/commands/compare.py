@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from analysis.commands.command import open_options
+from analysis.commands.command import Once, open_options
 from kdq.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", metavar="A", help="name of a study, or settings such as method=dkd,alpha=1")
     add("b", metavar="B", help="what to compare it with")
-    add("--study", metavar="NAME", help="the study whose configurations are compared, where A or B are settings")
+    help_ = "the study whose configurations are compared, where A or B are settings"
+    add("--study", action=Once, metavar="NAME", help=help_)
 
 
 def run(options: argparse.Namespace) -> "Report":

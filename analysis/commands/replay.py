@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.commands.command import draw, figure, number, open_options, whole
+from analysis.commands.command import Once, draw, figure, number, open_options, whole
 from kdq.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ FORMATS: tuple[str, ...] = ("table", "csv", "json", "markdown", "latex")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--study", metavar="NAME", help="name of the study (see the command list)")
+    source.add_argument("--study", action=Once, metavar="NAME", help="name of the study (see the command list)")
     source.add_argument("--record", type=Path, metavar="FILE", help="file written by the command record")
     add = parser.add_argument
     add("--orders", type=whole, default=100, metavar="N", help="random orders of trials (default: 100)")

@@ -108,7 +108,11 @@ def _draw_growth(axes: "Axes", table: "pandas.DataFrame", counted: str, colour: 
 
 
 def _set_limits(axes: "Axes", volumes: list[float], last: int) -> None:
-    """Show the lines down to six times the median distance of their steps from the best, and no less than 5 %."""
+    """Show the lines down to six times the median distance of their steps from the best, and no less than 5 %.
+
+    Where a line is 0, its study has no configuration with all seeds yet.
+    """
+    volumes = [volume for volume in volumes if volume > 0] or volumes
     top = max(volumes)
     span = max(5.0, 6 * statistics.median(top - volume for volume in set(volumes)))
     low = max(min(volumes), top - span)

@@ -1,6 +1,7 @@
 """Answers of studies made by hand: what is best, what cannot be told from it, what is recommended."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -147,6 +148,15 @@ def test_the_text_says_why(shelf, capsys):
     ):
         assert part in text
     assert "not compared" not in text
+
+
+def test_seeds_are_in_order_and_the_files_name_theirs(shelf, capsys):
+    assert main(["best", "--study", "normal", "--max-bits", "1e9", "--tracking-uri", shelf]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    trials = next(line for line in lines if line.startswith("trials "))
+    assert re.findall(r"seed (\d+)", trials) == ["0", "1"]
+    files = next(line for line in lines if line.startswith("files "))
+    assert re.fullmatch(r"files +of seed [01], the most accurate on validation:", files)
 
 
 def test_missing_seeds_have_their_reasons(shelf, capsys):

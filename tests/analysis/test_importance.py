@@ -92,6 +92,9 @@ def test_optunas_trials_have_what_is_active():
         assert trial.params == parameters(point)
         assert ("beta" in trial.params) == (point.method == "dkd")
     assert found.trials[-1].params["handover"] == 1.0
+    with pytest.raises(UserError, match=r"no point of study made has bits=7: use one of 4$"):
+        as_optuna(points, "made", bits=7)
+    assert as_optuna([], "made", bits=7).trials == []
 
 
 def test_effects_are_means_over_all_others():

@@ -176,6 +176,15 @@ def test_a_budget_must_be_a_positive_number(budget, capsys):
     assert "must be a positive number of bits" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments", [["best", "--max-bits", "1e6"], ["export", "--max-bits", "1e6"], ["replay"], ["compare", "a=1", "a=2"]]
+)
+def test_a_command_of_one_study_refuses_two(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--study", "grid", "--study", "fresh"])
+    assert "argument --study: given twice: the command takes one" in capsys.readouterr().err
+
+
 def test_nothing_heavy_is_imported_before_parsing():
     code = (
         "import sys, analysis.__main__ as a\n"

@@ -145,3 +145,12 @@ def test_trials_stopped_at_equal_accuracies_are_all_visible(tmp_path):
     spots = re.findall(r'<use \S+ x="([\d.]+)" y="([\d.]+)"', crosses[0])
     assert len(spots) == len({x for x, _ in spots}) == 20
     assert len({y for _, y in spots}) == 1
+
+
+def test_the_axis_resolves_what_follows_the_first_complete_configuration(tmp_path):
+    rows = [
+        {"study": "a", "finished_trials": n, "hypervolume": volume} for n, volume in ((1, 0.0), (4, 99.0), (9, 100))
+    ]
+    drawn = texts(draw_hypervolume, pandas.DataFrame(rows), tmp_path / "f.svg", "growth")
+    ticks = [float(text) for text in drawn if re.fullmatch(r"\d+\.\d+", text)]
+    assert min(ticks) > 90

@@ -192,14 +192,14 @@ def test_trials_have_their_epochs_seconds_and_accuracies(run):
 
 
 def test_cells_show_alike_in_every_format():
-    rows = [{"name": "a|b_c", "total_bits": 1234567, "val_top1": 90.0, "nothing": None, "alpha": 0.5}]
+    rows = [{"name": "a|b_c-1 [-1.5]", "total_bits": 1234567, "val_top1": 90.0, "nothing": None, "alpha": 0.5}]
     report = Report(
         ("name", "total_bits", "val_top1", "nothing", "alpha"), rows, ["50 % & <i>"], bold={(0, "val_top1")}
     )
-    assert render(report, "table").splitlines()[1].split() == ["a|b_c", "1,234,567", "90.00", "*", "0.5"]
-    assert render(report, "csv") == "name,total_bits,val_top1,nothing,alpha\na|b_c,1234567,90.0,,0.5\n"
-    assert render(report, "markdown").splitlines()[2] == r"| a\|b\_c | 1,234,567 | **90.00** | 0.5 |"
-    assert r"a|b\_c & 1,234,567 & \textbf{90.00} & 0.5 \\" in render(report, "latex")
+    assert render(report, "table").splitlines()[1].split() == ["a|b_c-1", "[-1.5]", "1,234,567", "90.00", "*", "0.5"]
+    assert render(report, "csv") == "name,total_bits,val_top1,nothing,alpha\na|b_c-1 [-1.5],1234567,90.0,,0.5\n"
+    assert render(report, "markdown").splitlines()[2] == r"| a\|b\_c-1 \[-1.5\] | 1,234,567 | **90.00** | 0.5 |"
+    assert r"a|b\_c-1 [$-$1.5] & 1,234,567 & \textbf{90.00} & 0.5 \\" in render(report, "latex")
     assert json.loads(render(report, "json")) == [
-        {"name": "a|b_c", "total_bits": 1234567, "val_top1": 90.0, "alpha": 0.5}
+        {"name": "a|b_c-1 [-1.5]", "total_bits": 1234567, "val_top1": 90.0, "alpha": 0.5}
     ]
