@@ -84,7 +84,7 @@ WHOLE = {
     "DeiT of transformers": Member(f"transformers:deit?{SIZES}&num_hidden_layers=1&intermediate_size=32&patch_size=8"),
     "MobileViT": Member("timm:mobilevit_xxs", package="timm"),
 }
-"""Networks as large as they are published, and more of transformers; minutes of work, done where KDQ_WHOLE_NETWORKS is set."""
+"""Networks as large as they are published, and more of transformers: minutes of work, if KDQ_WHOLE_NETWORKS is set."""
 
 MEMBERS = {**ZOO, **(WHOLE if os.environ.get("KDQ_WHOLE_NETWORKS") else {})}
 
