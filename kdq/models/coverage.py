@@ -4,7 +4,8 @@ What a model has learned is in its parameters and in the buffers of its state. E
 
 - the weight or bias of a layer (nn.Conv1d, nn.Conv2d, nn.Linear) that the network calls; the former is quantized; or
 - the weight, bias or statistics of a normalisation, or slopes of nn.PReLU; or
-- added to activations or concatenated with them, as are biases, position embeddings and class tokens; or
+- added to activations (as masks of attention are to its scores) or concatenated with them, as are biases, position
+  embeddings and class tokens; or
 - multiplied with them channel by channel, with one axis longer than 1 at most, as are layer scales; or
 - the input of a layer, as are learned queries; or
 - one number, as is a temperature.
@@ -28,6 +29,7 @@ from kdq.models.prepare import PREFIX, is_layer, tensor_name
 FLOAT_MODULES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
 ADD = {"add", "iadd", "add_", "sub", "isub", "sub_", "subtract", "rsub", "cat", "concat", "concatenate", "stack"}
+ATTENTION = "scaled_dot_product_attention"
 NORMALIZE = {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm", "prelu"}
 SCALE = {"mul", "imul", "mul_", "multiply", "truediv", "itruediv", "div", "div_", "divide", "true_divide", "pow"}
 RESHAPE = {
@@ -100,6 +102,8 @@ def _stays_learned(node: fx.Node, learned: Learned, state: Mapping[str, Tensor])
         return True
     if name in RESHAPE:
         return operands[0] in learned
+    if name == ATTENTION and all(operand not in learned for operand in node.args[:3]):  # a mask, added to the scores
+        return False
     origin = _origin(operands, learned)
     shapes = [state[key].shape for key in origin]
     is_vector = all(shape.numel() == max(shape, default=1) for shape in shapes)

@@ -1,6 +1,6 @@
 """Modules that compute with their layers' weights themselves, opened: replaced by ones that call layers.
 
-Attention of torch.nn and of torchvision's Swin transformers, and timm's batch norm with an activation.
+Attention of torch.nn and of torchvision's Swin transformers; timm's linear layer and batch norm with an activation.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,19 @@ def _separated(source: nn.Module) -> nn.Module:
     return nn.Sequential(norm, drop, act)
 
 
+def _linear(source: nn.Module) -> nn.Module:
+    """Return timm's Linear, which computes the same in another way for TorchScript, as a linear layer."""
+    assert isinstance(source, nn.Linear)
+    layer = nn.Linear(source.in_features, source.out_features, bias=source.bias is not None, device="meta")
+    layer._parameters = source._parameters
+    return layer
+
+
 LIBRARIES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "torchvision.models.swin_transformer.ShiftedWindowAttention": WindowAttention,
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": WindowAttention,
     "timm.layers.norm_act.BatchNormAct2d": _separated,
+    "timm.layers.linear.Linear": _linear,
 }
 """Class -> function that opens it; by name, since importing a library takes seconds."""
 

@@ -72,6 +72,7 @@ def build(kind: str, settings: Mapping[str, Any], classes: int, channels: int) -
     from transformers import AutoConfig, AutoModelForImageClassification
 
     config = AutoConfig.for_model(kind, **settings, num_labels=classes, num_channels=channels)
+    config.architectures = []  # of several classifiers of a type, the first
     return Logits(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
 
 

@@ -187,6 +187,10 @@ COVERED = {
     "looked up by constants": Covered(
         lambda: model(lambda net, x: x + net.table[torch.arange(16) // 2], table=parameter(8, 8)), floats=("table",)
     ),
+    "attention's mask": Covered(
+        lambda: model(lambda net, x: F.scaled_dot_product_attention(x, x, x, attn_mask=net.at), at=parameter(16, 16)),
+        floats=("at",),
+    ),
     "squeeze, excite": Covered(
         lambda: model(lambda net, x: x * net.fc(x.mean(1, keepdim=True)).sigmoid(), fc=nn.Linear(8, 8)), ("fc",)
     ),
@@ -303,6 +307,12 @@ REFUSED: dict[str, tuple[Callable[[], Classifier], str]] = {
             NORMALIZATION,
         ),
         r"w is used by matmul\(\)",
+    ),
+    "attention's keys": (
+        lambda: model(
+            lambda net, x: F.scaled_dot_product_attention(x, net.k.expand(x.shape[0], -1, -1), x), k=parameter(16, 8)
+        ),
+        r"k is used by scaled_dot_product_attention\(\)",
     ),
     "unused layer": (
         lambda: model(lambda net, x: x, aux=nn.Linear(8, 8)),

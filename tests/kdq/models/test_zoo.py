@@ -66,6 +66,7 @@ ZOO = {
     "Swin V2": narrow("swin?version=2"),
     "ConvNeXt": narrow("convnext"),
     "EfficientNet": narrow("efficientnet"),
+    "MobileNetV3 of timm": Member("timm:mobilenetv3_small_050", package="timm"),
     "MobileNetV2": Member("torchvision:mobilenet_v2?width_mult=0.25"),
     "MobileNetV3": Member("torchvision:mobilenet_v3_small?stem=small"),
 }
@@ -77,9 +78,13 @@ WHOLE = {
     "DenseNet-121": Member("torchvision:densenet121"),
     "ViT-B/16": Member("torchvision:vit_b_16?image_size=32"),
     "Swin-T": Member("torchvision:swin_t"),
+    "Swin of transformers": Member(
+        "transformers:swin?image_size=32&patch_size=4&embed_dim=16&depths=[2,1]&num_heads=[1,2]&window_size=4"
+    ),
+    "DeiT of transformers": Member(f"transformers:deit?{SIZES}&num_hidden_layers=1&intermediate_size=32&patch_size=8"),
     "MobileViT": Member("timm:mobilevit_xxs", package="timm"),
 }
-"""Networks as large as they are published; minutes of work, done where KDQ_WHOLE_NETWORKS is set."""
+"""Networks as large as they are published, and more of transformers: minutes of work, if KDQ_WHOLE_NETWORKS is set."""
 
 MEMBERS = {**ZOO, **(WHOLE if os.environ.get("KDQ_WHOLE_NETWORKS") else {})}
 
