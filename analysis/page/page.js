@@ -45,7 +45,7 @@ const layout = (x, y, more = {}) => ({
   hoverlabel: { align: "left", bgcolor: dark ? "#1f2430" : "#fff", font: { color: INK, size: 12 } },
   legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, ...more,
   xaxis: { title: { text: x }, gridcolor: GRID, zeroline: false, ...more.xaxis },
-  yaxis: { title: { text: y }, gridcolor: GRID, zeroline: false, ...more.yaxis },
+  yaxis: { title: { text: y }, gridcolor: GRID, zeroline: false, automargin: true, ...more.yaxis },
 });
 
 function hover(cell) {
@@ -95,7 +95,7 @@ function frontLines(study, n) {
 
 // The part of the accuracies where the front and its bars are; what is far below can be reached by zooming out.
 function range() {
-  const front = measured.filter((c) => c.front), all = measured.map((c) => c.val);
+  const front = measured.filter((c) => c.front), all = measured.flatMap((c) => (c.front && c.low ? [c.val, c.low] : [c.val]));
   const high = Math.max(...all, ...front.map((c) => c.high || 0), ...D.studies.map((s) => s.teacher || 0));
   const low = Math.max(Math.min(...all), Math.min(...front.map((c) => c.low ?? c.val), Math.max(...all) - 3));
   return [low - 0.06 * (high - low + 0.1), high + 0.04 * (high - low + 0.1)];
@@ -220,7 +220,7 @@ function drawTable() {
 
 function mark(numbers, isFromTable = false) {
   marked = new Set(numbers);
-  for (const draw of [drawFront, drawParallel, drawSlice, drawGrowth, drawRungs, drawTable]) draw();
+  for (const draw of [...(measured.length ? [drawFront, drawParallel, drawSlice, drawGrowth] : []), drawRungs, drawTable]) draw();
   const row = document.querySelector("tr.marked");
   if (row && !isFromTable) row.closest(".scroll").scrollTop = row.offsetTop - 60;
 }
@@ -263,7 +263,7 @@ function pick() {
   }
   $("picked").innerHTML = list.join("");
   $("others").hidden = !found.listed.length;
-  $("others").firstElementChild.textContent = `What cannot be told from the most accurate: ${found.alike} configurations` + (found.alike > found.listed.length ? `; the smallest ${found.listed.length}` : "");
+  $("others").firstElementChild.textContent = `What cannot be told from the most accurate: ${found.alike} configuration${found.alike > 1 ? "s" : ""}` + (found.alike > found.listed.length ? `; the smallest ${found.listed.length}` : "");
   $("others").querySelector("table").innerHTML = "<thead><tr><th>bits<th>configuration<th>total bits<th>validation %<th>difference</thead>" +
     found.listed.map(([n, d]) => `<tr data-trials="${cells[n].trials}"><td>${escape(D.widths[cells[n].width])}<td>${escape(cells[n].label)}<td>${whole(cells[n].size)}<td>${number(cells[n].val)}<td>${difference(d)}`).join("");
   picked = [chosenOne || best];
@@ -276,7 +276,7 @@ function setUpPicker() {
     pick();
   };
   $("study").innerHTML = D.studies.map((study, n) => (study.budgets.length ? `<option value="${n}">${escape(study.name)}</option>` : "")).join("");
-  if ($("picker").hidden) return void drawFront();
+  if ($("picker").hidden) return void (measured.length && drawFront());
   $("study-choice").hidden = !several;
   $("study").onchange = $("kind").onchange = restart;
   $("limit").oninput = pick;
@@ -296,12 +296,15 @@ function setUp() {
   addEventListener("beforeprint", () => unfold(true));
   $("pale").hidden = !measured.some((c) => c.seeds);
   $("hollow").hidden = !measured.some((c) => c.lacks);
+  $("lines").hidden = !several;
+  document.querySelectorAll(".measured").forEach((each) => { each.hidden = !measured.length; });
   $("rungs-part").hidden = !reached.length;
   $("parameter").innerHTML = (D.settings.length ? D.settings : ["method"]).map((name) => `<option>${escape(name)}</option>`).join("");
   $("width").innerHTML = D.widths.map((bits, w) => `<option value="${w}">${escape(bits)}</option>`).join("");
   $("parameter").onchange = $("width").onchange = drawSlice;
   setUpPicker();
-  drawParallel(); drawSlice(); drawGrowth(); drawRungs(); drawImportance(); drawTable();
+  if (measured.length) { drawParallel(); drawSlice(); drawGrowth(); }
+  drawRungs(); drawImportance(); drawTable();
   for (const id of ["front", "slice", "growth", "rungs"]) $(id).on?.("plotly_click", (event) => { if (event.points[0].customdata) mark(event.points[0].customdata); });
   $("parallel").on?.("plotly_restyle", brushed);
   if (!$("table")) return;
