@@ -44,4 +44,7 @@ def run(options: argparse.Namespace) -> "Report":
         "packed_top1": exported.check.packed_top1,
         "exported_top1": exported.check.exported_top1,
     }
-    return Report(COLUMNS, [row], [f"model card: {exported.card}"])
+    notes = [f"model card: {exported.card}"]
+    if found.recommended is None:
+        notes.append("`analysis best` recommends none, and says why: this is the configuration that it names first")
+    return Report(COLUMNS, [row], notes)

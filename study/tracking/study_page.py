@@ -2,6 +2,7 @@
 
 import getpass
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,8 +110,9 @@ def _row(group: SeedGroup) -> str:
 
 
 def _onwards(study: str, command: str) -> str:
+    name = shlex.quote(study)  # the logged command has none: what it makes does not depend on it
     return (
-        f"- resume it, or see that it is complete: `{command}`\n"
-        f"- the best within a budget, and why: `python -m analysis best --study {study} --max-bits 1e6`\n"
+        f"- resume it, or see that it is complete: `{command} --name {name}`\n"
+        f"- the best within a budget, and why: `python -m analysis best --study {name} --max-bits 1e6`\n"
         f"- figures and tables: `python -m analysis --help`"
     )

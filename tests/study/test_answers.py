@@ -101,6 +101,25 @@ def test_the_recommended_model_is_exported_and_checked(
     assert chosen.command in card
 
 
+def test_an_export_of_what_is_not_recommended_says_so(
+    study: Study, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    highest = study.points()["val_top1"].max()
+    assert study.best(target_accuracy=highest).recommended is None
+    options = [
+        "--study",
+        "small",
+        "--target-accuracy",
+        str(highest),
+        "--to",
+        "torch",
+        "--file",
+        str(tmp_path / "m.pt2"),
+    ]
+    assert main(["export", *options, "--tracking-uri", uri]) == 0
+    assert "recommends none" in capsys.readouterr().out
+
+
 def test_an_export_that_cannot_be_written_is_one_message(
     uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -507,6 +507,7 @@ def test_the_page_of_a_study_has_the_answer_and_points_know_whether_they_are_on_
     note = study.data.tags["mlflow.note.content"]
     assert note.startswith("### Answer so far")
     assert "What was asked" in note
+    assert " --name answer`" in note
     assert note.count("95.00 %") == 1
     assert "80.00 %" not in note
     (dataset,) = study.inputs.dataset_inputs
