@@ -96,8 +96,13 @@ class Study:
         Exactly one of: the most total bits; the most bytes of the packed file; a mean validation accuracy in percent,
         which the smallest configuration is to reach. Raises UserError if none fits, or another number of budgets.
         """
-        if sum(limit is not None for limit in (max_bits, max_bytes, target_accuracy)) != 1:
+        limits = {"max_bits": max_bits, "max_bytes": max_bytes, "target_accuracy": target_accuracy}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        if len(given) != 1:
             raise UserError("best: give exactly one of max_bits, max_bytes and target_accuracy")
+        for name, limit in given.items():
+            if not isinstance(limit, int | float):
+                raise UserError(f"best: {name} = {limit!r}: must be a number, such as 2e6")
         budget = Budget(max_bits, max_bytes, target_accuracy)
         found = answer(self.results, budget)
         return self._best(found, report(self.results, budget, found).text)

@@ -38,6 +38,8 @@ def test_tables_of_a_study(study: Study) -> None:
 
 
 def test_its_best_is_what_the_command_prints(study: Study, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="max_bits = '2e6': must be a number"):
+        study.best(max_bits="2e6")  # type: ignore[arg-type]
     found = study.best(max_bits=1e9)
     assert main(["best", "--study", "small", "--max-bits", "1e9", "--tracking-uri", uri]) == 0
     assert capsys.readouterr().out.strip() == str(found).strip()
