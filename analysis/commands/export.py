@@ -28,8 +28,13 @@ def run(options: argparse.Namespace) -> "Report":
     from analysis.answer import answer
     from analysis.formats import Report
     from analysis.results import label
-    from analysis.take_away import export_group
+    from analysis.take_away import SUFFIXES, export_group
+    from kdq.errors import UserError
 
+    if options.output and options.output.suffix in SUFFIXES.values():
+        raise UserError(
+            f"--output {options.output}: is a file for what this command prints; the model's is --file {options.output}"
+        )
     results = read_study(options)
     found = answer(results, read_budget(options))
     group = found.recommended or found.best

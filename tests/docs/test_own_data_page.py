@@ -1,7 +1,10 @@
 """The commands of docs/own_data.md run as they are shown, but for trainings of one epoch, on a small set made here."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from functools import reduce
 from pathlib import Path
 
@@ -16,12 +19,15 @@ from tests.study.inline_study import call, inline_main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-QUICK = shlex.split(
-    "--epochs 1 --teacher train:resnet8 --student resnet8 --bits 4 --set method=dkd --set calibration_images=16 "
-    "--set quantizer.method=rtn --set 'teacher_train={epochs: 8, batch_size: 16, lr: 0.05}'"
-)
+LINES = [line for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [line for line in LINES if "study/run.py" in line]
+QUICK = shlex.split("--epochs 1 --bits 4 --set calibration_images=16 --set quantizer.method=rtn")
 """Options that make a study one of seconds."""
+SMALL = shlex.split(
+    "--teacher train:resnet8 --student resnet8 --set method=dkd "
+    "--set 'teacher_train={epochs: 8, batch_size: 16, lr: 0.05}'"
+)
+"""The same for models, where a command names none."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_commands_run(command: str, folder: Path) -> None:
     words = shlex.split(command.removeprefix("python study/run.py "))
-    result = call(inline_main, folder, *words, *QUICK)
+    result = call(inline_main, folder, *words, *QUICK, *([] if "--student" in words else SMALL))
     assert result.returncode == 0, result.stdout + result.stderr
     if "--dry-run" not in words:
         assert "Pareto front" in result.stdout
@@ -54,6 +60,23 @@ def test_its_commands_run(command: str, folder: Path) -> None:
     if "folder:flowers" in words and "--dry-run" not in words:
         assert "91 images of 3 classes (daisy, rose, tulip), of 80x60 to 80x89 pixels" in result.stdout
         assert "data: converted: 1 CMYK" in result.stdout
+
+
+def test_what_it_does_with_the_answer(folder: Path) -> None:
+    (named,) = [command for command in COMMANDS if "--name flowers" in command]
+    test_its_commands_run(named, folder)
+    analyses = [line for line in LINES if line.startswith("python -m analysis ")]
+    assert [shlex.split(line)[3] for line in analyses] == ["best", "export"]
+    for line in analyses:
+        done = subprocess.run(
+            [sys.executable, *shlex.split(line)[1:]], cwd=folder, capture_output=True, text=True, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+    assert {file.name for file in folder.glob("flowers.*")} == {"flowers.onnx", "flowers.onnx.md"}
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 def test_the_data_sets_that_it_names_are_all() -> None:

@@ -128,3 +128,10 @@ def test_an_export_that_cannot_be_written_is_one_message(
     options = ["--study", "small", "--max-bits", "1e9", "--file", str(tmp_path)]
     assert main(["export", *options, "--tracking-uri", uri]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_models_file_is_not_output(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--study", "small", "--max-bits", "1e9", "--output", str(tmp_path / "m.onnx")]
+    assert main(["export", *options, "--tracking-uri", uri]) == 2
+    assert "the model's is --file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
