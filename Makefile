@@ -20,7 +20,7 @@ ui: .venv/.installed
 	$(BIN)/python -m analysis.ui
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -33,7 +33,7 @@ types: .venv/.installed-dev
 test-latest: .venv-latest/bin/python
 	$< -m pip install --quiet --upgrade --upgrade-strategy eager $$($< -c '$(NAMES)')
 	$< -m pip install --quiet --no-deps --editable .
-	OMP_NUM_THREADS=1 $< -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $< -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 constraints:
 	echo '# The versions that the suite passes on, written by `make constraints`.' > constraints.txt
