@@ -22,8 +22,9 @@ DOCUMENT: Mapping[str, Any] = {
 }
 
 
-def space(name: str) -> Space:
-    return read_space({**DOCUMENT, "searcher": name}, "here")
+def space(name: str, **changes: Any) -> Space:
+    """Return the space with this searcher. changes: of other keys of its document."""
+    return read_space({**DOCUMENT, "searcher": name, **changes}, "here")
 
 
 def search(own: Space, seed: int = 0) -> Searcher:

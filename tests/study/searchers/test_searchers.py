@@ -5,54 +5,13 @@ from typing import Any
 import pytest
 from optuna.trial import FixedTrial, TrialState
 
-from study.plan.plan import Plan
+from study.conformance.searchers import search, space
 from study.results.status import TrialStatus
 from study.searchers.optuna_searcher import SAMPLERS, OptunaSearcher, sampler_seed
-from study.searchers.registry import make_searcher
-from study.searchers.searcher import Objectives, Searcher
+from study.searchers.searcher import Objectives
 from study.space.configuration import Configuration
 from study.space.load import read_space
 from study.space.searchers import SEARCHERS, adaptive
-from study.space.space import Space
-from study.space.workload import load_workload
-
-DOCUMENT: dict[str, Any] = {
-    "description": "nine configurations",
-    "params": {"method": "dkd", "alpha": {"grid": [0.5, 1, 2]}, "beta": {"grid": [2, 4, 8]}},
-    "bits": {"grid": [2, 4]},
-    "trials": 18,
-}
-
-
-def space(searcher: str, **changes: Any) -> Space:
-    return read_space({**DOCUMENT, "searcher": searcher, **changes}, "here")
-
-
-def search(own: Space, seed: int = 0) -> Searcher:
-    return make_searcher(Plan("here", "digits", own, load_workload("digits", {}), (seed,)))
-
-
-def reached(configuration: Configuration) -> Objectives:
-    bits = fmean(configuration.bits)
-    return 90 - abs(configuration.parameters["alpha"] - 1) - configuration.parameters["beta"] / 4 - 4 / bits, bits * 1e5
-
-
-def drain(one: Searcher) -> list[str]:
-    asked = []
-    while configuration := one.ask():
-        asked.append(configuration.identity)
-        one.tell(configuration, [TrialStatus.COMPLETED], reached(configuration))
-    return asked
-
-
-@pytest.mark.parametrize("searcher", SEARCHERS)
-def test_equal_seeds_ask_the_same_and_nothing_twice(searcher: str) -> None:
-    asked = drain(search(space(searcher)))
-    assert asked == drain(search(space(searcher)))
-    assert len(set(asked)) == len(asked)
-    everything = {c.identity for c in list(space(searcher))}
-    assert set(asked) <= everything
-    assert set(asked) == everything
 
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 5_000_000_000, 2**63 - 1])
