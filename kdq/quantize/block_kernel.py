@@ -1,7 +1,8 @@
 """The columns between two matrix products of the recursion, as one kernel on a GPU.
 
 In PyTorch each column takes some ten operations on a few thousand values, and a ResNet-18 has 31,000 columns, which
-`least_squares` solves five times: a GPU would do little but launch kernels. Needs Triton, which PyTorch's CUDA builds bring.
+`least_squares` solves five times: a GPU would do little but launch kernels. Needs
+Triton, which PyTorch's CUDA builds bring.
 """
 
 import torch
