@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.report import ROOT, circumstances, publish, summary
 from kdq.data.augment import View
 from kdq.distill.recipe import PRECISIONS, autocast
-from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher
 from kdq.models.classifier import Classifier, Normalization, build
 
 INSTRUCTIONS = {"all": "DEFAULT", "no bf16 instructions": "AVX512_CORE_VNNI", "AVX2": "AVX2"}
@@ -50,7 +50,7 @@ def training(arch: str, precision: str, view: View) -> Callable[[], object]:
 
 def forward(arch: str, precision: str, view: View) -> Callable[[], object]:
     """Return a function that runs a teacher on a view."""
-    teach = forward_teacher(model(arch), precision)
+    teach = ForwardTeacher(model(arch), precision)
     return lambda: teach(view)
 
 

@@ -24,7 +24,7 @@ from kdq.data.augment import Views
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import PRECISIONS
-from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits, TeacherLogitsCache
 from kdq.models.classifier import Classifier
 from kdq.models.evaluate import top1
 from kdq.pipeline.student import StudentSpec, distill, load_student
@@ -51,7 +51,7 @@ def train(store: StageStore, spec: StudentSpec, data: Dataset, model: Classifier
 def cache(store: StageStore, spec: StudentSpec, data: Dataset, model: Classifier) -> TeacherLogits:
     augment, fill, precision = spec.train.augment, data.normalization.mean, spec.train.precision
     views = Views(data.train_images, data.train_labels, augment, stream_seed=spec.seed, fill=fill)
-    teach = partial(forward_teacher, model, precision)
+    teach = partial(ForwardTeacher, model, precision)
     return TeacherLogitsCache(store, teach, TEACHER, data, views, precision=precision)
 
 

@@ -20,7 +20,7 @@ from kdq.data.augment import Views
 from kdq.data.dataset import Dataset
 from kdq.distill.losses import kd
 from kdq.distill.methods import MethodConfig
-from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, compress, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits, TeacherLogitsCache, compress
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier
 from kdq.store.folder_store import StageStore
@@ -40,7 +40,7 @@ def main() -> None:
         accuracy: dict[str, list[float]] = {"without": [], "with": []}
         for settings in GRID:
             for kind, source in (
-                ("without", forward_teacher(model)),
+                ("without", ForwardTeacher(model)),
                 ("with", cache(store, model, data, options.epochs)),
             ):
                 epochs = train(settings, source, data, options.epochs)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def cache(store: StageStore, model: Classifier, data: Dataset, epochs: int) -> TeacherLogitsCache:
-    return TeacherLogitsCache(store, lambda: forward_teacher(model), "resnet56", data, views(data, epochs))
+    return TeacherLogitsCache(store, lambda: ForwardTeacher(model), "resnet56", data, views(data, epochs))
 
 
 def views(data: Dataset, epochs: int) -> Views:
@@ -97,7 +97,7 @@ def precision(model: Classifier, data: Dataset, accuracy: dict[str, list[float]]
 
 
 def _answers(model: Classifier, data: Dataset) -> Iterator[torch.Tensor]:
-    answer = forward_teacher(model)
+    answer = ForwardTeacher(model)
     return (answer(view) for view in views(data, 1).epoch(0, 250))
 
 

@@ -42,7 +42,7 @@ from kdq.data.augment import Views
 from kdq.data.dataset import Dataset
 from kdq.distill.precision import choose
 from kdq.distill.recipe import PRECISIONS, make_optimizer
-from kdq.distill.teacher_logits import TeacherLogitsCache, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogitsCache
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier
 from kdq.store.folder_store import StageStore
@@ -122,7 +122,7 @@ def our_loop(
 ) -> Loop:
     """Return the training part of our epoch, with teacher logits from the cache (`fill_first`) or computed."""
     config = replace(recipe(rounds), precision=precision)
-    answer = forward_teacher(model, precision)
+    answer = ForwardTeacher(model, precision)
 
     def cache(name: str) -> TeacherLogitsCache:
         fill = data.normalization.mean
@@ -148,7 +148,7 @@ def teacher_loop(data: Dataset, model: Classifier, precision: str) -> Loop:
     """Return a loop of the teacher's forward passes on every view of an epoch, and nothing else."""
     fill = data.normalization.mean
     views = Views(data.train_images, data.train_labels, recipe(1).augment, stream_seed=0, fill=fill)
-    answer = forward_teacher(model, precision)
+    answer = ForwardTeacher(model, precision)
 
     def forward(number: int) -> int:
         for view in views.epoch(number, BATCH):

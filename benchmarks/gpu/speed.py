@@ -16,7 +16,7 @@ from benchmarks.gpu.settings import Settings
 from benchmarks.gpu.streams import as_finished
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig
-from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
 
@@ -82,7 +82,7 @@ def trainers(settings: Settings, arch: str, method: str, count: int, batch_size:
     data = random_data(settings, STEPS[settings.device] * batch_size)
     recipe, config, answer = settings.recipe(1000, batch_size), MethodConfig.parse({"method": method}), None
     if config.method.needs_teacher:
-        answer = forward_teacher(random_model(settings, settings.teacher, seed=1), recipe.precision)
+        answer = ForwardTeacher(random_model(settings, settings.teacher, seed=1), recipe.precision)
     return [
         Trainer(recipe, config, random_model(settings, arch, seed), answer, data, stream_seed=0)
         for seed in range(count)

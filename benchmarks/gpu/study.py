@@ -10,7 +10,7 @@ from benchmarks.gpu.settings import TEACHER, TEACHER_METHOD, Clock, Settings, re
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.methods import MethodConfig
-from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits, TeacherLogitsCache
 from kdq.models.checkpoint import Checkpoint, load, save
 from kdq.models.classifier import Classifier
 from kdq.pipeline.student import StudentSpec, distill, load_student
@@ -89,7 +89,7 @@ class Study:
 
     def answer(self) -> TeacherLogits:
         """The teacher, folded: to be called in the main thread, before any other runs a model."""
-        return forward_teacher(self.teacher(), self.settings.recipe(1, 1).precision)
+        return ForwardTeacher(self.teacher(), self.settings.recipe(1, 1).precision)
 
     def logits(self, method: MethodConfig, answer: TeacherLogits) -> TeacherLogits | None:
         """The teacher's logits, which rows with the same views share."""

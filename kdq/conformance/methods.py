@@ -9,7 +9,7 @@ from torch import Tensor
 from kdq.conformance.check import Check, require, require_close, small_dataset
 from kdq.distill.methods import METHODS, MethodConfig, Terms
 from kdq.distill.recipe import TrainConfig
-from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher
 from kdq.distill.trainer import Trainer
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
@@ -186,7 +186,7 @@ def _trainer(name: str) -> Trainer:
 
     config = MethodConfig.parse({"method": name})
     peer = student(7) if config.method.needs_peer else None
-    teacher = forward_teacher(student(9)) if config.method.needs_teacher else None
+    teacher = ForwardTeacher(student(9)) if config.method.needs_teacher else None
     return Trainer(RECIPE, config, student(0), teacher, small_dataset(), stream_seed=0, peer=peer)
 
 

@@ -71,11 +71,6 @@ class ForwardTeacher:
             return with_features(self.teacher, layers, view.images)
 
 
-def forward_teacher(teacher: Classifier, precision: str = "float32") -> ForwardTeacher:
-    """Return a teacher that runs on every view."""
-    return ForwardTeacher(teacher, precision)
-
-
 CACHE_VERSION = 2
 KIND = "logits"
 FILE = "logits.npy"

@@ -240,7 +240,7 @@ class _Features:
         config: TrainConfig,
     ) -> None:
         if not isinstance(teacher, ForwardTeacher):
-            raise UserError(f"method {method.name!r} compares features, which no cache has: use forward_teacher(model)")
+            raise UserError(f"method {method.name!r} compares features, which no cache has: use ForwardTeacher(model)")
         if config.compile:
             raise UserError(f"compile = True: method {method.name!r} captures features by hooks; leave it out")
         self.method, self.teacher, self.student, self.precision = method, teacher, student, config.precision

@@ -12,7 +12,7 @@ from kdq.bits import Allocation, Bits
 from kdq.data.augment import Views
 from kdq.data.dataset import Dataset, open_dataset
 from kdq.distill.peers import peer_seed, warm_start
-from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits, TeacherLogitsCache
 from kdq.distill.trainer import Diverged
 from kdq.errors import UserError
 from kdq.models.checkpoint import Checkpoint, load
@@ -156,7 +156,7 @@ class _Run:
         if not teacher or not student or not student.teacher:
             return None
         if student.method.compares_features:
-            return forward_teacher(load_teacher(teacher, self._data()), student.train.precision)
+            return ForwardTeacher(load_teacher(teacher, self._data()), student.train.precision)
         return open_cache(self.store, student, teacher, self._data())
 
     def _peer(self) -> Classifier:
@@ -227,7 +227,7 @@ def open_cache(store: StageStore, spec: StudentSpec, teacher: ModelRef, data: Da
     precision = spec.train.precision
 
     def teach() -> TeacherLogits:
-        return forward_teacher(load_teacher(teacher, data), precision)
+        return ForwardTeacher(load_teacher(teacher, data), precision)
 
     return TeacherLogitsCache(store, teach, teacher.id, data, views, precision=precision)
 

@@ -29,7 +29,7 @@ from kdq.data.sources import load_source
 from kdq.distill.features import FeatureLayers
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.recipe import OPTIMIZERS, TrainConfig
-from kdq.distill.teacher_logits import TeacherLogits, TeacherLogitsCache, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits, TeacherLogitsCache
 from kdq.distill.trainer import Trainer
 from kdq.models.checkpoint import save
 from kdq.models.classifier import Classifier, Normalization, build
@@ -142,7 +142,7 @@ def cached(store: StageStore, data: Dataset, method: MethodConfig, precision: st
         fill=NORMALIZATION.mean,
         mixup_alpha=method.teacher_mixup_alpha,
     )
-    teacher = forward_teacher(classifier(9).to(device), precision)
+    teacher = ForwardTeacher(classifier(9).to(device), precision)
     return TeacherLogitsCache(store, lambda: teacher, f"{device.type}", data, views, precision=precision)
 
 
@@ -151,7 +151,7 @@ def trained(store: StageStore, data: Dataset, method: MethodConfig, train: Train
     teacher: TeacherLogits | None = None
     layers = FeatureLayers(("conv1", "conv2"), ("conv1", "conv2")) if method.compares_features else None
     if layers:
-        teacher = forward_teacher(classifier(9).to(data.device), train.precision)
+        teacher = ForwardTeacher(classifier(9).to(data.device), train.precision)
     elif method.method.needs_teacher:
         teacher = cached(store, data, method, train.precision)
     student = classifier(0).to(data.device)

@@ -13,7 +13,7 @@ from kdq.distill.features import FeatureLayers, check_shapes, choose_layers, sta
 from kdq.distill.losses import attention_transfer, cross_entropy
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
-from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher
 from kdq.distill.trainer import Trainer, _Features
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
@@ -55,7 +55,7 @@ def test_features_are_the_layers_outputs_and_leave_no_hooks() -> None:
 
 def test_the_terms_are_cross_entropy_and_attention_of_the_stages() -> None:
     student, teacher = model(), model("resnet14", seed=1)
-    training = Trainer(CONFIG, ATTENTION, student, forward_teacher(teacher), data(), stream_seed=0)
+    training = Trainer(CONFIG, ATTENTION, student, ForwardTeacher(teacher), data(), stream_seed=0)
     view = next(training.views.epoch(0, 8))
     expected = [with_features(one, stages(one), view.images) for one in (student.train(), teacher.eval())]
     terms = training._terms(view, 0.0)
@@ -71,7 +71,7 @@ def test_the_student_comes_to_look_where_the_teacher_does() -> None:
         method = MethodConfig.parse({"method": "attention", "beta": beta})
         teacher, student = model(seed=1), model()
         config = dataclasses.replace(CONFIG, epochs=10, lr=0.01)
-        training = Trainer(config, method, student, forward_teacher(teacher), data(), stream_seed=0)
+        training = Trainer(config, method, student, ForwardTeacher(teacher), data(), stream_seed=0)
         for _ in range(10):
             training.run_epoch()
         maps = [with_features(one.eval(), ["layer3"], images(16, 3))[1][0] for one in (student, teacher)]
@@ -114,4 +114,4 @@ def test_a_cache_of_logits_and_a_compiled_student_are_refused() -> None:
         Trainer(CONFIG, ATTENTION, model(), logits, data(), stream_seed=0)
     compiled = dataclasses.replace(CONFIG, compile=True)
     with pytest.raises(UserError, match="compile = True: method 'attention' captures features by hooks"):
-        _Features(ATTENTION, forward_teacher(model(seed=1)), model(), None, compiled)
+        _Features(ATTENTION, ForwardTeacher(model(seed=1)), model(), None, compiled)

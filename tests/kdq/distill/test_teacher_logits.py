@@ -21,7 +21,7 @@ from kdq.distill import teacher_logits
 from kdq.distill.losses import kd
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
-from kdq.distill.teacher_logits import FILE, KIND, TeacherLogits, TeacherLogitsCache, compress, forward_teacher
+from kdq.distill.teacher_logits import FILE, KIND, ForwardTeacher, TeacherLogits, TeacherLogitsCache, compress
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.store.folder_store import StageStore
@@ -58,7 +58,7 @@ class Counting:
     """A teacher that counts the images it is shown."""
 
     def __init__(self) -> None:
-        self.answer = forward_teacher(model())
+        self.answer = ForwardTeacher(model())
         self.images = 0
 
     def __call__(self, view: View) -> Tensor:
@@ -92,9 +92,9 @@ def kept(root: Path) -> list[Path]:
 
 def test_it_says_what_the_teacher_says_of_these_very_views(tmp_path: Path) -> None:
     """The reference is the teacher itself, on every view of two epochs, mixed and not."""
-    direct = forward_teacher(model())
+    direct = ForwardTeacher(model())
     for alpha in (0.0, 0.5):
-        of = cached(tmp_path, forward_teacher(model()), mixup_alpha=alpha)
+        of = cached(tmp_path, ForwardTeacher(model()), mixup_alpha=alpha)
         for epoch in (0, 1):
             for view in of.views.epoch(epoch, 16):
                 expected, got = direct(view), of(view)
@@ -117,7 +117,7 @@ def test_it_is_computed_once_and_shared(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_is_not_needed_is_not_opened(tmp_path: Path) -> None:
-    answers(cached(tmp_path, forward_teacher(model())))
+    answers(cached(tmp_path, ForwardTeacher(model())))
 
     def never() -> TeacherLogits:
         raise AssertionError
@@ -159,16 +159,16 @@ class TestTraining:
     @pytest.mark.parametrize("settings", METHODS, ids=str)
     def test_the_loss_is_that_without_the_cache_to_rounding(self, settings: dict[str, object], tmp_path: Path) -> None:
         alpha = MethodConfig.parse(settings).params["mixup_alpha"]
-        without, _ = self.train(forward_teacher(model()), settings)
-        with_cache, _ = self.train(cached(tmp_path, forward_teacher(model()), mixup_alpha=alpha), settings)
+        without, _ = self.train(ForwardTeacher(model()), settings)
+        with_cache, _ = self.train(cached(tmp_path, ForwardTeacher(model()), mixup_alpha=alpha), settings)
         assert with_cache == pytest.approx(without, rel=1e-3)
 
     def test_what_the_disk_holds_changes_no_bit(self, tmp_path: Path) -> None:
         """Computed and kept, found, and computed and not kept for want of room: the same weights."""
         settings: dict[str, object] = {"method": "dkd"}
-        _, computed = self.train(cached(tmp_path, forward_teacher(model())), settings)
-        _, found = self.train(cached(tmp_path, forward_teacher(model())), settings)
-        _, unkept = self.train(cached(tmp_path / "full", forward_teacher(model()), bound=0), settings)
+        _, computed = self.train(cached(tmp_path, ForwardTeacher(model())), settings)
+        _, found = self.train(cached(tmp_path, ForwardTeacher(model())), settings)
+        _, unkept = self.train(cached(tmp_path / "full", ForwardTeacher(model()), bound=0), settings)
         assert kept(tmp_path / "full") == []
         for key in computed:
             assert torch.equal(computed[key], found[key])

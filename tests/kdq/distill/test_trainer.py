@@ -15,7 +15,7 @@ from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.sources import load_source
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.recipe import OPTIMIZERS, SCHEDULES, TrainConfig, learning_rate, make_optimizer, update_average
-from kdq.distill.teacher_logits import TeacherLogits, forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher, TeacherLogits
 from kdq.distill.trainer import Diverged, Trainer, view_terms
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
@@ -71,7 +71,7 @@ def trainer(
     config: TrainConfig = CONFIG,
     stream_seed: int = 0,
 ) -> Trainer:
-    teacher = teacher or forward_teacher(student(seed=9))
+    teacher = teacher or ForwardTeacher(student(seed=9))
     parsed = MethodConfig.parse(method)
     peer = student(seed=7) if parsed.method.needs_peer else None
     return Trainer(config, parsed, student(), teacher, DATA, stream_seed=stream_seed, peer=peer)
@@ -151,7 +151,7 @@ def test_the_global_random_state_is_neither_used_nor_touched() -> None:
 def test_a_teacher_stays_as_it_was(method: dict[str, Any]) -> None:
     teacher = student(seed=9)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    run(trainer(method, forward_teacher(teacher)), 1)
+    run(trainer(method, ForwardTeacher(teacher)), 1)
     assert not teacher.training
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
@@ -167,7 +167,7 @@ def test_a_teacher_says_what_its_model_says_to_rounding() -> None:
     view = next(trainer({"method": "ce"}).views.epoch(0, 16))
     with torch.no_grad():
         expected = model(view.images)
-    assert torch.allclose(forward_teacher(model)(view), expected, atol=1e-5)
+    assert torch.allclose(ForwardTeacher(model)(view), expected, atol=1e-5)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
 
 
@@ -175,7 +175,7 @@ def test_a_teacher_says_what_its_model_says_to_rounding() -> None:
 def test_logits_kept_by_epoch_and_image_replace_the_teacher(mixup_alpha: float) -> None:
     """What the cache does: the teacher looks at each view once, whatever batches it came in."""
     method = {"method": "dkd", "mixup_alpha": mixup_alpha}
-    live = forward_teacher(student(seed=9))
+    live = ForwardTeacher(student(seed=9))
     probe = trainer(method)
     cache = torch.zeros(2, len(DATA.train_images), 4)
     for epoch in range(2):
@@ -210,7 +210,7 @@ def test_mixing_logits_is_mixing_images_for_a_linear_teacher_only() -> None:
         return [row["train_kd"] for row in run(training, 2)]
 
     assert losses(1, linear_teacher) == pytest.approx(losses(0, linear_teacher), rel=1e-4)
-    network = forward_teacher(student(seed=9))
+    network = ForwardTeacher(student(seed=9))
     assert losses(1, network) != pytest.approx(losses(0, network), rel=1e-2)
 
 
@@ -467,7 +467,7 @@ def test_the_student_that_is_better_on_validation_goes_on(better: int) -> None:
 
 def test_bf16_is_of_the_forward_passes_alone() -> None:
     config = dataclasses.replace(CONFIG, precision="bf16", lr=1e-30)
-    training = trainer({"method": "dkd"}, forward_teacher(student(seed=9), "bf16"), config)
+    training = trainer({"method": "dkd"}, ForwardTeacher(student(seed=9), "bf16"), config)
     seen: list[torch.dtype] = []
     training.students[0].register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     (row,), (exact,) = (
@@ -572,4 +572,4 @@ def test_students_learn_real_digits(tmp_path: Path) -> None:
         assert [training.run_epoch() for _ in range(6)][-1]["val_top1"] > 90
         return model
 
-    learn("dkd", forward_teacher(learn("ce", None)))
+    learn("dkd", ForwardTeacher(learn("ce", None)))

@@ -11,7 +11,7 @@ from kdq.data.augment import AugmentConfig, Views
 from kdq.data.dataset import Dataset
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
-from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import top1
@@ -43,7 +43,7 @@ def train(model: Classifier) -> None:
 
 def teach(model: Classifier) -> None:
     views = Views(IMAGES, LABELS, AugmentConfig(), stream_seed=0, fill=(0.5,))
-    forward_teacher(model)(next(views.epoch(0, 8)))
+    ForwardTeacher(model)(next(views.epoch(0, 8)))
 
 
 def evaluate(model: Classifier) -> None:

@@ -15,7 +15,7 @@ from kdq.distill.features import FeatureLayers
 from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.peers import peer_seed
 from kdq.distill.recipe import TrainConfig
-from kdq.distill.teacher_logits import forward_teacher
+from kdq.distill.teacher_logits import ForwardTeacher
 from kdq.distill.trainer import Trainer
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.pipeline.student import Epoch, StudentSpec, distill, forget, load_student
@@ -57,7 +57,7 @@ def trained(store: StageStore, wanted: StudentSpec, stop: int = 99) -> tuple[Pat
     """The student's folder, and its epochs; KeyboardInterrupt comes when epoch `stop` is reported."""
     peer = (lambda: classifier(5)) if wanted.peer_init else None
     rows = []
-    with closing(distill(store, wanted, lambda: DATA, lambda: forward_teacher(classifier(9)), peer)) as epochs:
+    with closing(distill(store, wanted, lambda: DATA, lambda: ForwardTeacher(classifier(9)), peer)) as epochs:
         for epoch in epochs:
             rows.append(epoch)
             if epoch.number == stop:

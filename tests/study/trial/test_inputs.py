@@ -177,13 +177,13 @@ def test_its_trials_ask_it_once_about_a_view(
     """Three trials of two epochs on 300 images: 600 views, whoever asks; each reports its curve and its points."""
     store, reference, _ = prepared
     asked = []
-    real = trial_module.forward_teacher
+    real = trial_module.ForwardTeacher
 
     def counting(*arguments: Any) -> Any:
         answer = real(*arguments)
         return lambda view: asked.append(len(view.images)) or answer(view)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(trial_module, "forward_teacher", counting)
+    monkeypatch.setattr(trial_module, "ForwardTeacher", counting)
     inputs = Inputs(str(store.root), reference, prepare(prepared, fine_tuned))
     trials = make_trials(plan(), inputs)
     assert len(trials) == 3
