@@ -16,6 +16,7 @@ import torch
 
 from study.backends import ray_tune
 from study.backends.inline import run_inline
+from study.plan import estimate_time
 from study.results.point import Point
 from study.run import main
 from study.schedulers.registry import SCHEDULERS
@@ -25,6 +26,7 @@ from study.space.load import load_space
 from study.space.searchers import SEARCHERS, adaptive
 from study.space.space import Space
 from study.tracking import tracker as tracking_module
+from tests.study.inline_study import COSTS
 
 SPACES = sorted(path.stem for path in load_module.FOLDER.glob("*.yaml"))
 COMBINATIONS = [
@@ -60,6 +62,7 @@ def tracker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mock:
     double.configure_mock(runs={}, **{"document.return_value": None, "figure_path.return_value": "front.png"})
     monkeypatch.setattr(tracking_module, "open_tracker", lambda *_: double)
     monkeypatch.setattr(ray_tune, "run_on_ray", run_inline)
+    monkeypatch.setattr(estimate_time, "measure", lambda *_, **__: COSTS)
     monkeypatch.chdir(folder)
     return double
 
