@@ -1,9 +1,9 @@
 """The answer of a study: its best configuration within a budget, and why: what it cannot be told from, what is smaller.
 
-Configurations are compared with the best on the same validation images, by the intervals of `study.results.compare`.
-With K others each interval is at 1 − 0.05 / K (Bonferroni). So those whose interval has 0
-contain the truly best one with at least 95 %, although the best was chosen for its accuracy, which favours lucky ones
-(the winner's curse; as in subset selection, Gupta 1965).
+Configurations are compared with the best on the same validation images, by the intervals of `study.results.compare`; if
+a metric other than accuracy decides, by Student's intervals paired over seeds. With K others each interval is at
+1 − 0.05 / K (Bonferroni). So those whose interval has 0 contain the truly best one with at least 95 %, although the
+best was chosen for its accuracy, which favours lucky ones (the winner's curse; as in subset selection, Gupta 1965).
 """
 
 from collections.abc import Iterable
@@ -13,14 +13,15 @@ from itertools import takewhile
 from analysis.results import Results, no_points, size_first
 from analysis.stored import Trial
 from kdq.errors import UserError
-from study.results.compare import Interval, simultaneous
-from study.results.front import SeedGroup, largest, most_accurate, nothing_fits, on_front, within
+from study.results.compare import Interval, paired, simultaneous
+from study.results.front import SeedGroup, largest, most_valuable, nothing_fits, on_front, within
+from study.results.objective import TOP1, Objective
 from study.results.status import TrialStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an answer is for, one of three: the most total bits, the most bytes packed, or an accuracy in percent."""
+    """What an answer is for, one of three: the most total bits, the most bytes packed, or a value of the objective."""
 
     max_bits: float | None = None
     max_bytes: float | None = None
@@ -37,7 +38,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """A configuration, and its accuracy minus that of the best; None if its images were not logged."""
+    """A configuration, and its objective minus that of the best; None if unknown, see `Results.interval`."""
 
     group: SeedGroup
     difference: Interval | None
@@ -50,17 +51,17 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """best: the most accurate configuration within a budget, by its mean validation accuracy.
+    """best: the best configuration within a budget, by the mean of the objective.
 
-    accuracy: its own interval; images: how many; both None if its images were not logged. rivals: all others within the
-    budget, most accurate first; recommended: the smallest configuration on the front that cannot be told from the best,
+    interval: its own; images: how many it is over; each None if unknown. rivals: all others within the budget, the best
+    first; recommended: the smallest configuration on the front that cannot be told from the best,
     possibly itself; off the front, one that is no larger is at least as accurate. For a target, best is the smallest
     configuration whose mean reaches it, it has no rivals, and recommended is the smallest whose whole interval reaches
     it, None if there is none.
     """
 
     best: SeedGroup
-    accuracy: Interval | None
+    interval: Interval | None
     images: int | None
     rivals: tuple[Rival, ...]
     recommended: SeedGroup | None
@@ -77,8 +78,8 @@ class Answer:
 
     @property
     def ties(self) -> list[SeedGroup]:
-        """The configurations with exactly the accuracy of the best."""
-        return [r.group for r in self.rivals if r.group.mean("val_top1") == self.best.mean("val_top1")]
+        """The configurations with exactly the objective of the best."""
+        return [rival.group for rival in self.rivals if rival.group.score == self.best.score]
 
 
 def answer(results: Results, budget: Budget) -> Answer:
@@ -91,7 +92,7 @@ def answer(results: Results, budget: Budget) -> Answer:
     groups = within(results.ranked, budget.limit, budget.column)
     if not groups:
         raise nothing_fits(results.points, budget.limit, budget.column)
-    best = most_accurate(takewhile(lambda group: group.mean("val_top1") == groups[0].mean("val_top1"), groups))
+    best = most_valuable(takewhile(lambda group: group.score == groups[0].score, groups))
     rivals = _rivals(results, best, groups)
     interval, images = _own(results, best)
     front = {group for group, is_on in zip(groups, on_front(groups), strict=True) if is_on}
@@ -102,6 +103,8 @@ def answer(results: Results, budget: Budget) -> Answer:
 def _rivals(results: Results, best: SeedGroup, groups: Iterable[SeedGroup]) -> tuple[Rival, ...]:
     """Return the others in the same order, compared with the best."""
     others = [group for group in groups if group is not best]
+    if results.decides.name != TOP1:
+        return tuple(Rival(group, _over_seeds(group, best, simultaneous(len(others)))) for group in others)
     places, panel = results.panel_of(best)
     known = [group for group in others if group in places]
     differences: dict[SeedGroup, Interval] = {}
@@ -112,21 +115,35 @@ def _rivals(results: Results, best: SeedGroup, groups: Iterable[SeedGroup]) -> t
     return tuple(Rival(group, differences.get(group)) for group in others)
 
 
+def _over_seeds(group: SeedGroup, best: SeedGroup, level: float) -> Interval | None:
+    """Return the difference of two configurations paired over seeds; None if there is one, or they have others."""
+    own, of_best = ({point.seed: point.value for point in each.points} for each in (group, best))
+    if len(own) < 2 or own.keys() != of_best.keys():
+        return None
+    return paired([own[seed] - of_best[seed] for seed in sorted(own)], level)
+
+
 def _smallest(results: Results, target: float) -> Answer:
-    reaching = [group for group in results.ranked if group.mean("val_top1") >= target]
+    decides = results.decides
+    reaching = [group for group in results.ranked if group.score >= decides.score(target)]
     if not reaching:
-        highest = results.ranked[0].mean("val_top1")
         raise UserError(
-            f"no configuration has a mean validation accuracy of at least {target:g} %: the best has {highest:.2f} %"
+            f"no configuration has a mean validation {decides.title} of {decides.at_least} {target:g} {decides.unit}: "
+            f"the best has {decides.show(results.ranked[0].value)}"
         )
     smallest = sorted(reaching, key=lambda group: largest(group, "total_bits"))  # of equal ones the order remains
-    sure = (group for group in smallest if (own := results.accuracy(group)) and own.low >= target)
+    sure = (group for group in smallest if (own := results.interval(group)) and reaches(own, target, decides))
     return Answer(smallest[0], *_own(results, smallest[0]), (), next(sure, None))
 
 
+def reaches(interval: Interval, target: float, decides: Objective) -> bool:
+    """Return whether a whole interval is as good as a target or better."""
+    return interval.low >= target if decides.is_higher_better else interval.high <= target
+
+
 def _own(results: Results, group: SeedGroup) -> tuple[Interval | None, int | None]:
-    panel = results.panel_of(group).panel
-    return results.accuracy(group), panel.correct.shape[2] if panel else None
+    panel = results.panel_of(group).panel if results.decides.name == TOP1 else None
+    return results.interval(group), panel.correct.shape[2] if panel else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from analysis.answer import Answer, Budget, Missing, Rival, missing
+from analysis.answer import Answer, Budget, Missing, Rival, missing, reaches
 from analysis.formats import Report, records
 from analysis.results import Results, by_seed, label
 from kdq.bits import bits_name
 from study.results.compare import Interval
 from study.results.front import SeedGroup, largest
+from study.results.objective import OBJECTIVES, TOP1, Objective
 from study.results.status import TrialStatus
 
 LISTED = 8  # configurations that cannot be told from the best
@@ -28,7 +29,7 @@ def report(results: Results, budget: Budget, found: Answer) -> Report:
         **{name: value for name, value in limits.items() if value is not None},
         **_described(results, found.best),
         "images": found.images,
-        "interval": _ends(found.accuracy),
+        "interval": _ends(found.interval),
         "runner_up": _compared(found.runner_up) if found.runner_up else None,
         "compared": len(found.rivals),
         "cannot_be_told_from_best": [_compared(rival) for rival in found.alike],
@@ -65,15 +66,16 @@ def _row(found: Answer, rival: Rival) -> dict[str, Any]:
     role = " ".join(name for name, group in roles.items() if group is rival.group) or "alike"
     low, high = (rival.difference.low, rival.difference.high) if rival.difference else (None, None)
     own = rival.group.row()
-    points = None if rival.group is found.best else rival.group.mean("val_top1") - found.best.mean("val_top1")
-    return {"role": role, "configuration": label(rival.group), **{name: own[name] for name in _SHOWN}} | {
+    points = None if rival.group is found.best else rival.group.value - found.best.value
+    shown = dict.fromkeys(("bits", "total_bits", "packed_bytes", rival.group.decides.column, *_ACCURACIES, "n"))
+    return {"role": role, "configuration": label(rival.group), **{name: own[name] for name in shown}} | {
         "difference": points,
         "low": low,
         "high": high,
     }
 
 
-_SHOWN = ("bits", "total_bits", "packed_bytes", "val_top1", "test_top1", "n")
+_ACCURACIES = ("val_top1", "test_top1")
 
 
 def _described(results: Results, group: SeedGroup) -> dict[str, Any]:
@@ -96,49 +98,70 @@ def _ends(interval: Interval | None) -> dict[str, Any] | None:
 def _lines(results: Results, budget: Budget, found: Answer) -> list[str]:
     best = found.best
     if budget.target is not None:
-        title = f"smallest of {results.name} with at least {budget.target:g} % validation accuracy"
+        decides = results.decides
+        wanted = f"{decides.at_least} {budget.target:g} {decides.unit} validation {decides.title}"
+        title = f"smallest of {results.name} with {wanted}"
     else:
         unit = "bytes packed" if budget.max_bytes is not None else "total bits"
-        title = f"best of {results.name} within {budget.limit:,.0f} {unit}, chosen on validation"
-    lines = [title, *_model(results, best, _unused(budget, best))]
-    lines[4] = _line("validation", f"{_mean(best, 'val_top1')}{_own(found)}")
+        by = "" if results.decides.name == TOP1 else f" by {results.decides.title}"
+        title = f"best of {results.name} within {budget.limit:,.0f} {unit}, chosen on validation{by}"
+    lines = [title, *_model(results, best, _unused(budget, best), _own(found))]
     lines += _reach(budget, found) if budget.target is not None else _why(found, results)
     lines += _recommendation(results, budget, found)
     return lines + _left_out(results)
 
 
-def _model(results: Results, group: SeedGroup, unused: str = "") -> list[str]:
+def _model(results: Results, group: SeedGroup, unused: str = "", interval: str = "") -> list[str]:
     files = results.store.artifacts(results.runs[group.best_point])
     size = f"{group.mean('total_bits'):,.0f} total bits, {group.mean('packed_bytes'):,.0f} bytes packed{unused}"
-    of_seed = [f"of seed {group.best_point.seed}, the most accurate on validation:"] if group.n > 1 else []
+    of_seed = [f"of seed {group.best_point.seed}, the best on validation:"] if group.n > 1 else []
     return [
         _line("configuration", label(group)),
         _line("width", f"{bits_name(group.bits)}, {group.mean('avg_bits'):.2f} on average"),
         _line("size", size),
-        _line("validation", _mean(group, "val_top1")),
-        _line("test", _mean(group, "test_top1")),
+        *_measures(group, interval),
         _line("trials", ", ".join(f"{point.trial_id} (seed {point.seed})" for point in by_seed(group))),
         _line("files", f"\n{'':15}".join([*of_seed, *files]) if files else "none logged with the point"),
         _line("command", command(results, group) or "not logged by the study"),
     ]
 
 
+def _measures(group: SeedGroup, interval: str) -> list[str]:
+    """Return the objective on validation and test images, then the accuracies, if it is another metric."""
+    decides = group.decides
+    lines = [f"{_mean(group, decides.column, decides)}{interval}", _mean(group, decides.test_column, decides)]
+    if decides.name == TOP1:
+        return [_line(part, line) for part, line in zip(("validation", "test"), lines, strict=True)]
+    tops = [_mean(group, name, OBJECTIVES[TOP1]) for name in _ACCURACIES]
+    named = [f"{decides.name} {line}; accuracy {top}" for line, top in zip(lines, tops, strict=True)]
+    return [_line(part, line) for part, line in zip(("validation", "test"), named, strict=True)]
+
+
 def _line(name: str, text: str) -> str:
     return f"{name:<15}{text}"
 
 
-def _mean(group: SeedGroup, column: str) -> str:
+def _mean(group: SeedGroup, column: str, metric: Objective) -> str:
     deviation = group.deviation(column)
-    spread = "one seed" if deviation is None else f"± {deviation:.2f} over {group.n} seeds"
-    return f"{group.mean(column):.2f} % ({spread})"
+    spread = "one seed" if deviation is None else f"± {metric.number(deviation)} over {group.n} seeds"
+    return f"{metric.show(group.mean(column))} ({spread})"
 
 
 def _own(found: Answer) -> str:
-    if found.accuracy is None:
-        return "; no interval: which images are classified correctly was not logged"
-    over = "images and seeds" if found.accuracy.over_seeds else "images only, since there is one seed"
-    ends = f"{found.accuracy.low:.2f} to {found.accuracy.high:.2f} %"
+    decides = found.best.decides
+    if found.interval is None:
+        return f"; no interval: {_unknown(decides)}"
+    ends = f"{decides.number(found.interval.low)} to {decides.show(found.interval.high)}"
+    if decides.name != TOP1:
+        return f"; 95 % interval {ends} over seeds"
+    over = "images and seeds" if found.interval.over_seeds else "images only, since there is one seed"
     return f"; 95 % interval {ends} over {over}; {found.images:,} images"
+
+
+def _unknown(decides: Objective) -> str:
+    if decides.name == TOP1:
+        return "which images are classified correctly was not logged"
+    return "of this metric it is over seeds, and these are too few or differ"
 
 
 def _unused(budget: Budget, group: SeedGroup) -> str:
@@ -150,11 +173,12 @@ def _unused(budget: Budget, group: SeedGroup) -> str:
 
 
 def _reach(budget: Budget, found: Answer) -> list[str]:
-    if found.accuracy is None:
+    if found.interval is None:
         return []
-    reaches = found.accuracy.low >= (budget.target or 0)
-    text = "its interval is above the target" if reaches else "its mean reaches the target, its interval does not"
-    return [_line("target", f"{budget.target:g} %: {text}")]
+    decides = found.best.decides
+    is_whole = reaches(found.interval, budget.target or 0, decides)
+    text = "its whole interval reaches the target" if is_whole else "its mean reaches the target, its interval does not"
+    return [_line("target", f"{budget.target:g} {decides.unit}: {text}")]
 
 
 def _why(found: Answer, results: Results) -> list[str]:
@@ -169,8 +193,8 @@ def _why(found: Answer, results: Results) -> list[str]:
     if not told:
         return lines
     head = (
-        f"{len(found.alike)} of {len(found.rivals)} others cannot be told from it (paired over the images; with 95 % "
-        f"the truly best is it or among them)"
+        f"{len(found.alike)} of {len(found.rivals)} others cannot be told from it (paired over the "
+        f"{'images' if results.decides.name == TOP1 else 'seeds'}; with 95 % the truly best is it or among them)"
     )
     listed = [f"{'':15}{_short(rival, found, results)}" for rival in found.alike[:LISTED]]
     more = len(found.alike) - len(listed)
@@ -178,11 +202,12 @@ def _why(found: Answer, results: Results) -> list[str]:
 
 
 def _short(rival: Rival, found: Answer, results: Results) -> str:
-    group = rival.group
-    points = group.mean("val_top1") - found.best.mean("val_top1")
-    ends = f" [{rival.difference.low:+.2f}, {rival.difference.high:+.2f}]" if rival.difference else ""
+    group, decides = rival.group, rival.group.decides
+    low, high = (rival.difference.low, rival.difference.high) if rival.difference else (0.0, 0.0)
+    ends = f" [{decides.number(low, '+')}, {decides.number(high, '+')}]" if rival.difference else ""
     size = f"{group.mean('total_bits'):,.0f} total bits"
-    return f"{group.mean('val_top1'):.2f} % ({points:+.2f}{ends}), {size}: {_varying(group, results)}"
+    points = decides.number(group.value - found.best.value, "+")
+    return f"{decides.show(group.value)} ({points}{ends}), {size}: {_varying(group, results)}"
 
 
 def _varying(group: SeedGroup, results: Results) -> str:
@@ -191,11 +216,13 @@ def _varying(group: SeedGroup, results: Results) -> str:
 
 
 def _margin(rival: Rival) -> str:
+    decides = rival.group.decides
     if rival.difference is None:
-        return "unknown: which images are classified correctly was not logged"
-    points, low, high = (abs(rival.difference.value), -rival.difference.high, -rival.difference.low)
+        return f"unknown: {_unknown(decides)}"
+    ends = sorted(-decides.difference(end) for end in (rival.difference.low, rival.difference.high))
+    low, high = (decides.number(end, "+") for end in ends)
     verdict = "no difference can be told" if rival.is_alike else "the best is better"
-    return f"{points:.2f} points, interval {low:+.2f} to {high:+.2f}: {verdict}"
+    return f"{decides.number(abs(rival.difference.value))} {decides.steps}, interval {low} to {high}: {verdict}"
 
 
 def _some(names: Iterable[str], count: int) -> str:
@@ -205,14 +232,14 @@ def _some(names: Iterable[str], count: int) -> str:
 
 def _recommendation(results: Results, budget: Budget, found: Answer) -> list[str]:
     chosen, best = found.recommended, found.best
-    if chosen is None and budget.target is not None and found.accuracy:
-        return [_line("recommended", "none: no configuration has its whole interval above the target")]
+    if chosen is None and budget.target is not None and found.interval:
+        return [_line("recommended", "none: of no configuration the whole interval reaches the target")]
     if chosen is None:
         return []
     target = budget.target is not None
     if chosen is best:
         why = (
-            "its whole interval is above the target"
+            "its whole interval reaches the target"
             if target
             else "none on the front that cannot be told from it is smaller"
         )
@@ -220,10 +247,11 @@ def _recommendation(results: Results, budget: Budget, found: Answer) -> list[str
     change = chosen.mean("total_bits") / best.mean("total_bits") - 1
     size = f"{'smaller' if change < 0 else 'larger'} by {100 * abs(change):.0f} %" if change else "of the same size"
     if target:
-        why = f"{size}, and its whole interval is above the target"
+        why = f"{size}, and its whole interval reaches the target"
     else:
-        points = best.mean("val_top1") - chosen.mean("val_top1")
-        why = f"{size}, {points:.2f} points lower, no difference can be told"
+        decides = best.decides
+        points = f"{decides.number(best.score - chosen.score)} {decides.steps}"
+        why = f"{size}, {points} {'lower' if decides.is_higher_better else 'higher'}, no difference can be told"
     return [_line("recommended", f"choose {_varying(chosen, results)}: {why}"), *_model(results, chosen)]
 
 

@@ -1,7 +1,8 @@
 """Two studies, or two configurations of a study, compared at each width and by their hypervolumes.
 
-At each width, the configuration of the best validation accuracy stands for its side. Differences are paired over the
-same images, and over seeds where both sides have the same parameters and seeds. Each has 95 % by itself.
+At each width, the configuration of the best objective stands for its side, and its validation accuracy is compared.
+Differences are paired over the same images, and over seeds where both sides have the same parameters and seeds. Each
+has 95 % by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from analysis.volumes import Scale, scale
 from kdq.bits import Bits, display_order
 from kdq.errors import UserError, quoted
 from study.results.compare import Interval, Sample, SeedNoise, difference
-from study.results.front import SeedGroup, front_shares, most_accurate
+from study.results.front import SeedGroup, front_shares, most_valuable
+from study.results.objective import TOP1
 
 HYPERVOLUME = "hypervolume"
 
@@ -29,9 +31,9 @@ class Side:
     groups: Sequence[SeedGroup]
 
     def at(self, bits: Bits) -> SeedGroup | None:
-        """Return the configuration of the best validation accuracy at a width, None without any."""
+        """Return the configuration of the best objective at a width, None without any."""
         groups = [group for group in self.groups if group.bits == bits]
-        return most_accurate(groups) if groups else None
+        return most_valuable(groups) if groups else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +103,14 @@ def _volumes(a: Side, b: Side, named: Scale) -> Comparison:
 def _volume(side: Side, named: Scale, kind: str) -> Sample | None:
     """Return the hypervolume of each seed and image: the sum over the front of what each configuration adds to it.
 
-    The front is that of the means. None if images are unknown, or the configurations on the front have other seeds.
+    The front is that of the means. None if images are unknown, another metric than accuracy decides, or the
+    configurations on the front have other seeds.
     """
+    if named.objective.name != TOP1:
+        return None
     shares = front_shares(side.groups, named.sizes)
     samples = [(side.results.sample(group), share) for group, share in shares]
-    parts = [share * sample.values / named.reference.accuracy * 100 for sample, share in samples if sample is not None]
+    parts = [share * sample.values / named.reference.value * 100 for sample, share in samples if sample is not None]
     seeds = {tuple(sorted(point.seed for point in group.points)) for group, _ in shares}
     if len(parts) < len(shares) or len(seeds) != 1 or len({part.shape for part in parts}) != 1:
         return None

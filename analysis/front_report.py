@@ -6,9 +6,9 @@ from pathlib import Path
 
 from analysis.formats import Report, records
 from analysis.results import Results, no_points
-from analysis.volumes import scale
+from analysis.volumes import common_objective, scale
 from study.results.front import SeedGroup, missing_seeds, on_front
-from study.results.tables import FRONT_COLUMNS
+from study.results.tables import front_columns
 
 TOGETHER = "all together"
 
@@ -35,11 +35,11 @@ def report(studies: Sequence[Results], figure: Path | None = None) -> Report:
     document = {
         "studies": [each.name for each in studies],
         "hypervolume": volumes,
-        "scale": asdict(named) if named else None,
+        "scale": {"reference": asdict(named.reference), "sizes": named.sizes} if named else None,
         "front": records(rows),
     }
     notes += [f"figure {figure}"] if figure else []
-    return Report((*several, *FRONT_COLUMNS), rows, notes, document, no_points(studies))
+    return Report((*several, *front_columns(common_objective(studies))), rows, notes, document, no_points(studies))
 
 
 def _size(pair: tuple[str, SeedGroup]) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdq.bits import bits_name, display_order
 from kdq.errors import UserError
+from study.results.objective import OBJECTIVES, TOP1
 from study.results.point import Point
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ def parameters(point: Point) -> dict[str, Value]:
 def as_optuna(points: Iterable[Point], name: str, bits: int | None = None) -> "optuna.Study":
     """Return an Optuna study of points, in memory, with its name.
 
-    Its objectives are validation accuracy, maximized, and total bits, minimized, and the width is a parameter; with
-    `bits`, it has only the points of this width, and the accuracy alone. Seeds are user attributes: points that differ
-    in nothing else are trials with the same parameters. Raises UserError for a width that no point has, unless there
-    are no points.
+    Its objectives are the study's, such as validation accuracy, maximized, and total bits, minimized, and the width is
+    a parameter; with `bits`, it has only the points of this width, and the first objective alone. Seeds are user
+    attributes: points that differ in nothing else are trials with the same parameters. Raises UserError for a width
+    that no point has, unless there are no points.
     """
     import optuna
+    from optuna.study import StudyDirection
 
     points = list(points)
     shown = [point for point in points if bits is None or point.bits == bits]
@@ -44,9 +46,12 @@ def as_optuna(points: Iterable[Point], name: str, bits: int | None = None) -> "o
         raise UserError(f"no point of study {name} has bits={bits}: use one of {known_bits}")
     values = [{**parameters(point), **({} if bits else {"bits": bits_name(point.bits)})} for point in shown]
     known = _distributions(values)
+    decides = points[0].decides if points else OBJECTIVES[TOP1]
+    first = StudyDirection.MAXIMIZE if decides.is_higher_better else StudyDirection.MINIMIZE
+    directions = [first, *([] if bits else [StudyDirection.MINIMIZE])]
     with quiet():
-        study = optuna.create_study(study_name=name, directions=["maximize"] if bits else ["maximize", "minimize"])
-        study.set_metric_names(["val_top1"] if bits else ["val_top1", "total_bits"])
+        study = optuna.create_study(study_name=name, directions=directions)
+        study.set_metric_names([decides.column, *([] if bits else ["total_bits"])])
         study.add_trials([_trial(point, own, known, bits) for point, own in zip(shown, values, strict=True)])
     return study
 
@@ -75,7 +80,7 @@ def _trial(
     return optuna.trial.create_trial(
         params=dict(own),
         distributions={name: known[name] for name in own},
-        values=[point.val_top1] if bits else [point.val_top1, float(point.total_bits)],
+        values=[point.value] if bits else [point.value, float(point.total_bits)],
         user_attrs={"seed": point.seed, "trial_id": point.trial_id, "test_top1": point.test_top1},
     )
 

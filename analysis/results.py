@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ from analysis.store import Store
 from analysis.stored import StoredStudy, Training, Trial
 from kdq.correctness import Correct
 from kdq.errors import UserError
-from study.results.compare import Interval, Panel, Sample, SeedNoise, accuracy
+from study.results.compare import Interval, Panel, Sample, SeedNoise, accuracy, paired
 from study.results.front import SeedGroup, comparable, largest
+from study.results.objective import OBJECTIVES, TOP1, Objective
 from study.results.point import Point
 
 
@@ -86,18 +87,33 @@ class Results:
 
     @cached_property
     def ranked(self) -> list[SeedGroup]:
-        """The configurations that are compared with each other, most accurate first."""
-        return sorted(self.groups, key=lambda group: (-group.mean("val_top1"), *size_first(group)))
-
-    def accuracy(self, group: SeedGroup) -> Interval | None:
-        """Return the validation accuracy of a configuration with its interval; None if its images were not logged."""
-        if group not in self._accuracies:
-            sample = self.sample(group)
-            self._accuracies[group] = accuracy(sample, self.noise) if sample else None
-        return self._accuracies[group]
+        """The configurations that are compared with each other, the best objective first."""
+        return sorted(self.groups, key=lambda group: (-group.score, *size_first(group)))
 
     @cached_property
-    def _accuracies(self) -> dict[SeedGroup, Interval | None]:
+    def decides(self) -> Objective:
+        """The metric that decides in the study."""
+        return OBJECTIVES[self.study.objective]
+
+    def interval(self, group: SeedGroup) -> Interval | None:
+        """Return the objective of a configuration with its interval; None if unknown.
+
+        An accuracy's is over validation images and seeds; it is unknown if the images were not logged. Another
+        metric's is Student's over seeds, within the metric's range, unknown with one.
+        """
+        if group not in self._intervals:
+            self._intervals[group] = self._interval(group)
+        return self._intervals[group]
+
+    def _interval(self, group: SeedGroup) -> Interval | None:
+        if self.decides.name != TOP1:
+            found = paired([point.value for point in group.points]) if group.n > 1 else None
+            return found and replace(found, low=max(0.0, found.low), high=min(self.decides.most, found.high))
+        sample = self.sample(group)
+        return accuracy(sample, self.noise) if sample else None
+
+    @cached_property
+    def _intervals(self) -> dict[SeedGroup, Interval | None]:
         return {}
 
     def panel_of(self, group: SeedGroup) -> Places:
@@ -172,5 +188,5 @@ def label(group: SeedGroup) -> str:
 
 
 def size_first(group: SeedGroup) -> tuple[int, float, str]:
-    """Return what sorts configurations by size; of the same size the more accurate is first, then by name."""
-    return largest(group, "total_bits"), -group.mean("val_top1"), label(group)
+    """Return what sorts configurations by size; of the same size the better one is first, then by name."""
+    return largest(group, "total_bits"), -group.score, label(group)

@@ -86,7 +86,7 @@ class Store:
     def points(self, study: StoredStudy) -> dict[Point, str]:
         """Return the finished points, sorted by trial and bits, with the front marked: point -> id of its run."""
         runs = self._read(study.experiment_id, _of_point(), RunKind.POINT)
-        logged = {_point(run): run.id for run in runs if run.status == "FINISHED"}
+        logged = {_point(run, study.objective): run.id for run in runs if run.status == "FINISHED"}
         points = sorted(logged, key=lambda point: (point.trial_id, display_order(point.bits), point.total_bits))
         return {marked: logged[point] for marked, point in zip(with_front(points), points, strict=True)}
 
@@ -253,8 +253,8 @@ def _correct(run: StoredRun, tag: str) -> Correct:
         raise UserError(f"run {run.id} has a wrong {tag}: {error}") from None
 
 
-def _point(run: StoredRun) -> Point:
+def _point(run: StoredRun, objective: str) -> Point:
     try:
-        return from_row({**run.params, **run.metrics, "trial_id": run.tags.get(schema.TRIAL)})
+        return from_row({**run.params, **run.metrics, "trial_id": run.tags.get(schema.TRIAL), "objective": objective})
     except UserError as error:
         raise UserError(f"run {run.id} is not a point of a study: {error}") from None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from kdq.bits import BIT_WIDTHS
 from kdq.distill.methods import parameters
 from kdq.errors import UserError
+from study.results.objective import OBJECTIVES, TOP1
 from study.results.status import StudyStatus, TrialStatus
 from study.tracking import schema
 from study.tracking.runs import Names, StoredRun
@@ -55,6 +56,15 @@ class StoredStudy:
     def workload(self) -> dict[str, Any]:
         workload: dict[str, Any] = self.document.get("settings", {}).get("workload", {})
         return workload
+
+    @property
+    def objective(self) -> str:
+        """The name of the metric that decides. Raises UserError for one that is unknown."""
+        name = self.document.get("settings", {}).get("space", {}).get("objective", TOP1)
+        if name not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise UserError(f"study {self.name!r} has the objective {name!r}, and this version knows {known}")
+        return str(name)
 
     def has_images_of(self, other: "StoredStudy") -> bool:
         """Return whether both measure their points on the same validation images, in the same order."""

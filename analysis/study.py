@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choice:
-    """A configuration that a study found. Accuracies are means over its seeds, in percent; command: makes it again."""
+    """A configuration that a study found. Accuracies are means over its seeds, in percent; value: the mean of the
+    study's objective, val_top1 unless it has another; command: makes it again."""
 
     parameters: Mapping[str, str | float]
     bits: Bits
@@ -34,6 +35,7 @@ class Choice:
     test_top1: float
     seeds: tuple[int, ...]
     command: str | None
+    value: float
     group: SeedGroup
 
 
@@ -41,8 +43,8 @@ class Choice:
 class Best:
     """The answer of a study within a budget; printed, it is what `analysis best` prints.
 
-    best: the most accurate configuration; interval: of its validation accuracy, in percent, None if its images were not
-    logged; recommended: the smallest one that cannot be told from it, None if unknown; alike: how many cannot be.
+    best: the best configuration; interval: of its objective, such as validation accuracy in percent, None if unknown;
+    recommended: the smallest one that cannot be told from it, None if unknown; alike: how many cannot be.
     """
 
     best: Choice
@@ -94,7 +96,8 @@ class Study:
         """Return the best configuration within a budget, and the smallest that cannot be told from it.
 
         Exactly one of: the most total bits; the most bytes of the packed file; a mean validation accuracy in percent,
-        which the smallest configuration is to reach. Raises UserError if none fits, or another number of budgets.
+        or value of the study's objective, which the smallest configuration is to reach. Raises UserError if none fits,
+        or another number of budgets.
         """
         limits = {"max_bits": max_bits, "max_bytes": max_bytes, "target_accuracy": target_accuracy}
         given = {name: limit for name, limit in limits.items() if limit is not None}
@@ -123,14 +126,14 @@ class Study:
     def as_optuna(self, bits: int | None = None) -> "optuna.Study":
         """Return the study as one of Optuna's, in memory, for its plots, importances and dashboard.
 
-        Every point is an Optuna trial with the objectives validation accuracy (maximized) and total bits (minimized);
-        with `bits`, every point of this width, with the accuracy alone.
+        Every point is an Optuna trial with the study's objective, such as validation accuracy (maximized), and total
+        bits (minimized); with `bits`, every point of this width, with the former alone.
         """
         return as_optuna(self.results.points, self.name, bits)
 
     def _best(self, found: Answer, text: str) -> Best:
         chosen = self._choice(found.recommended) if found.recommended else None
-        return Best(self._choice(found.best), found.accuracy, chosen, len(found.alike), text)
+        return Best(self._choice(found.best), found.interval, chosen, len(found.alike), text)
 
     def _choice(self, group: SeedGroup) -> Choice:
         return Choice(
@@ -142,6 +145,7 @@ class Study:
             group.mean("test_top1"),
             tuple(sorted(point.seed for point in group.points)),
             command(self.results, group),
+            group.value,
             group,
         )
 

@@ -25,12 +25,16 @@ def run(options: argparse.Namespace) -> "Report":
     from analysis.results import no_points
     from study.results.figure import draw_fronts
     from study.results.marks import Drawn
+    from study.results.objective import TOP1
 
     if options.by and not options.figure:
         raise UserError(f"--by {options.by}: colours the figure; give --figure FILE too")
     studies = read_studies(options)
+    found = report(studies, options.figure)
     if options.figure:
-        title = f"{', '.join(options.studies)}: accuracy against total bits"
-        drawn = [Drawn(each.name, each.points, each.study.teacher, each.accuracy) for each in studies]
+        decides = studies[0].decides
+        title = f"{', '.join(options.studies)}: {decides.title} against total bits"
+        teachers = [each.study.teacher if decides.name == TOP1 else None for each in studies]
+        drawn = [Drawn(e.name, e.points, teacher, e.interval) for e, teacher in zip(studies, teachers, strict=True)]
         draw(lambda: draw_fronts(drawn, options.figure, title, options.by, no_points(studies)), options.figure)
-    return report(studies, options.figure)
+    return found

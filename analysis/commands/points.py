@@ -17,8 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> "Report":
-    from dataclasses import asdict
-
     from analysis.formats import Report
     from analysis.results import no_points
     from study.results.point import COLUMNS
@@ -26,7 +24,7 @@ def run(options: argparse.Namespace) -> "Report":
     studies = read_studies(options)
     several = {"study": ""} if len(studies) > 1 else {}
     rows = [
-        {**dict.fromkeys(several, each.name), **asdict(point), "options": point.options or None}
+        {**dict.fromkeys(several, each.name), **point.row(), "options": point.options or None}
         for each in studies
         for point in each.points
     ]

@@ -18,13 +18,13 @@ def answers(results: Results, rows: Mapping[SeedGroup, int]) -> dict[str, Json]:
     """Return the answers within total bits, and for accuracies as targets. rows: the number of each configuration.
 
     There is one at the size of every configuration, so that any budget has the answer of the largest size within it; of
-    the front's and the largest, if those are too many; and one for the accuracy of every configuration on the front.
+    the front's and the largest, if those are too many; and one for the objective of every configuration on the front.
     """
     front = [group for group in results.groups if group.on_front]
     sizes: list[float] = sorted({largest(group, "total_bits") for group in results.groups})
     if len(sizes) > STEPS:
         sizes = _thinned(sorted({*(largest(group, "total_bits") for group in front), sizes[-1]}))
-    targets = _thinned(sorted({group.mean("val_top1") for group in front}))
+    targets = _thinned(sorted({group.value for group in front}, key=results.decides.score))
     return {
         "budgets": [{"limit": size, **_answer(results, rows, Budget(max_bits=size))} for size in sizes],
         "targets": [{"limit": target, **_answer(results, rows, Budget(target=target))} for target in targets],
@@ -44,7 +44,7 @@ def _answer(results: Results, rows: Mapping[SeedGroup, int], budget: Budget) -> 
     chosen = found.recommended
     return {
         "best": rows[found.best],
-        "interval": _ends(found.accuracy),
+        "interval": _ends(found.interval),
         "runner_up": _rival(rows, found.runner_up) if found.runner_up else None,
         "compared": len(found.rivals),
         "alike": len(alike),

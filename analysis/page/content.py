@@ -10,6 +10,7 @@ from analysis.answer_report import report
 from analysis.formats import Report
 from analysis.progress import rung_summary, rungs
 from analysis.results import Results
+from analysis.volumes import common_objective
 from kdq.bits import BIT_WIDTHS, bits_name
 from kdq.errors import UserError
 from study.results.front import largest
@@ -83,7 +84,8 @@ def sections(studies: Sequence[Results], stopped: "pandas.DataFrame | None") -> 
     found = [
         Section(
             "The front",
-            "The configurations that no other beats in both validation accuracy and total bits; means over seeds.",
+            f"The configurations that no other beats in both validation {common_objective(studies).title} and total "
+            f"bits; means over seeds.",
             _front(studies),
         ),
         Section(

@@ -9,9 +9,10 @@ from analysis.page.answers import answers
 from analysis.progress import finished, hypervolume_over_trials
 from analysis.results import Results, label
 from analysis.stored import Trial
-from analysis.volumes import scale
+from analysis.volumes import common_objective, scale
 from kdq.bits import Bits, bits_name, display_order
 from study.results.front import SeedGroup, largest, seed_groups
+from study.results.objective import TOP1, Objective
 
 Json = Any
 Columns = Mapping[str, Sequence[Json]]
@@ -37,9 +38,10 @@ def data(studies: Sequence[Results], rungs: Columns) -> dict[str, Json]:
     named = scale(studies)
     return {
         "studies": [
-            {"name": each.name, "teacher": each.study.teacher, **answers(each, own)}
+            {"name": each.name, "teacher": _teacher(each), **answers(each, own)}
             for each, own in zip(studies, places, strict=True)
         ],
+        "objective": _objective(common_objective(studies)),
         "widths": [bits_name(bits) for bits in widths],
         "settings": (settings := _settings(studies)),
         "trials": _columns(_trial(n, trial, settings) for n, trial in trials),
@@ -53,6 +55,16 @@ def data(studies: Sequence[Results], rungs: Columns) -> dict[str, Json]:
         "rungs": _rungs(rungs, studies, trials),
         **_importance(studies),
     }
+
+
+def _objective(decides: Objective) -> dict[str, Json]:
+    own = {"title": decides.title, "unit": decides.unit, "digits": decides.decimals, "steps": decides.steps}
+    return {**own, "higher": decides.is_higher_better, "resolution": decides.resolution}
+
+
+def _teacher(results: Results) -> float | None:
+    """Return the teacher's value of the objective, which is known if that is the accuracy."""
+    return results.study.teacher if results.decides.name == TOP1 else None
 
 
 def _groups(studies: Sequence[Results], numbers: Mapping[tuple[int, str], int]) -> dict[Key, dict[Bits, SeedGroup]]:
@@ -84,18 +96,19 @@ def _trial(study: int, trial: Trial, settings: Iterable[str]) -> dict[str, Json]
 def _measured(results: Results, group: SeedGroup | None) -> dict[str, Json]:
     if group is None:
         return {"size": None}
-    own = results.accuracy(group)
+    own = results.interval(group)
     points = sorted(group.points, key=lambda point: point.seed)
+    digits = group.decides.decimals
     return {
         "size": largest(group, "total_bits"),
         "bytes": largest(group, "packed_bytes"),
-        "val": round(group.mean("val_top1"), 2),
-        "test": round(group.mean("test_top1"), 2),
-        "low": round(own.low, 2) if own else None,
-        "high": round(own.high, 2) if own else None,
+        "val": round(group.value, digits),
+        "test": round(group.mean(group.decides.test_column), digits),
+        "low": round(own.low, digits) if own else None,
+        "high": round(own.high, digits) if own else None,
         "front": int(group.on_front),
         "lacks": int(group.n < results.groups[0].n),  # seeds, so that it is not compared
-        "seeds": [round(point.val_top1, 2) for point in points] if group.n > 1 else None,
+        "seeds": [round(point.value, digits) for point in points] if group.n > 1 else None,
     }
 
 
@@ -110,7 +123,11 @@ def _shared(
         for point in each.points:
             trial = numbers[n, point.trial_id]
             if (trial, point.bits) not in known:
-                yield {"trial": trial, "width": widths.index(point.bits), "val": round(point.val_top1, 2)}
+                yield {
+                    "trial": trial,
+                    "width": widths.index(point.bits),
+                    "val": round(point.value, each.decides.decimals),
+                }
 
 
 def _growth(studies: Sequence[Results], numbers: Mapping[tuple[int, str], int]) -> Iterable[dict[str, Json]]:

@@ -14,6 +14,7 @@ function table(columns) {
   return (entries[0]?.[1] || []).map((_, i) => Object.fromEntries(entries.map(([name, values]) => [name, values[i]])));
 }
 const trials = table(D.trials), configurations = table(D.configurations), cells = table(D.measured);
+const O = D.objective; // what decides: title, unit, digits, whether higher is better, resolution
 const W = D.widths.length, several = D.studies.length > 1;
 trials.forEach((trial) => { trial.val = Array(W).fill(null); });
 cells.forEach((cell, i) => {
@@ -24,9 +25,9 @@ table(D.shared).forEach((own) => { trials[own.trial].val[own.width] = own.val; }
 const measured = cells.filter((cell) => cell.size), large = measured.length > 1500 && hasWebGL;
 
 const escape = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
-const number = (value, digits = 2) => (value === null || value === undefined ? "" : value.toFixed(digits));
+const number = (value, digits = O.digits) => (value === null || value === undefined ? "" : value.toFixed(digits));
 const whole = (value) => Math.round(value).toLocaleString("en-US");
-const sign = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(2);
+const sign = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(O.digits);
 const difference = (d) => (d ? `${sign(d[0])} [${sign(d[1])}, ${sign(d[2])}]` : "unknown");
 const studyOf = (row) => D.studies[row.study].name;
 
@@ -51,7 +52,7 @@ const layout = (x, y, more = {}) => ({
 function hover(cell) {
   const interval = cell.low ? ` [${number(cell.low)}, ${number(cell.high)}]` : "";
   const lines = [D.widths[cell.width], ...cell.label.split(" "), `${whole(cell.size)} bits, ${whole(cell.bytes)} bytes`,
-    `validation ${number(cell.val)} %${interval}`, `test ${number(cell.test)} %, n = ${cell.trials.length}`];
+    `validation ${number(cell.val)} ${O.unit}${interval}`, `test ${number(cell.test)} ${O.unit}, n = ${cell.trials.length}`];
   return (several ? [studyOf(cell), ...lines] : lines).map(escape).join("<br>");
 }
 
@@ -93,12 +94,15 @@ function frontLines(study, n) {
   ];
 }
 
-// The part of the accuracies where the front and its bars are; what is far below can be reached by zooming out.
+// The part of the values where the front and its bars are, better ones up; what is far below can be reached by zooming out.
 function range() {
-  const front = measured.filter((c) => c.front), all = measured.flatMap((c) => (c.front && c.low ? [c.val, c.low] : [c.val]));
-  const high = Math.max(...all, ...front.map((c) => c.high || 0), ...D.studies.map((s) => s.teacher || 0));
-  const low = Math.max(Math.min(...all), Math.min(...front.map((c) => c.low ?? c.val), Math.max(...all) - 3));
-  return [low - 0.06 * (high - low + 0.1), high + 0.04 * (high - low + 0.1)];
+  const up = O.higher ? 1 : -1, hasEnds = (c) => c.front && c.low !== null && c.low !== undefined;
+  const worst = (c) => (hasEnds(c) ? (O.higher ? c.low : -c.high) : up * c.val), best = (c) => (hasEnds(c) ? (O.higher ? c.high : -c.low) : up * c.val);
+  const front = measured.filter((c) => c.front), all = measured.flatMap((c) => [up * c.val, worst(c)]);
+  const high = Math.max(...all, ...front.map(best), ...D.studies.filter((s) => s.teacher).map((s) => up * s.teacher));
+  const low = Math.max(Math.min(...all), Math.min(...front.map(worst), Math.max(...all) - 0.6 * O.resolution));
+  const room = high - low + 0.02 * O.resolution;
+  return [up * (low - 0.06 * room), up * (high + 0.04 * room)];
 }
 
 function drawFront() {
@@ -113,7 +117,7 @@ function drawFront() {
   traces.push(highlighted(measured, x));
   if (picked) traces.push({ type: "scatter", mode: "markers", name: "the answer", x: picked.map(x), y: picked.map((c) => c.val), hoverinfo: "skip", marker: { symbol: "star", size: 15, color: PICKED, line: { width: 1, color: dark ? "#000" : "#fff" } } });
   const ticks = isSmall ? { dtick: 1 } : { dtick: "D2" };
-  Plotly.react("front", traces, layout("total bits of the model as stored", "validation accuracy (%)", { xaxis: { type: "log", ...ticks, tickformat: "~s", range: [Math.log10(left), Math.log10(right)] }, yaxis: { range: range() } }), config);
+  Plotly.react("front", traces, layout("total bits of the model as stored", `validation ${O.title} (${O.unit})`, { xaxis: { type: "log", ...ticks, tickformat: "~s", range: [Math.log10(left), Math.log10(right)] }, yaxis: { range: range() } }), config);
 }
 
 function axis(name, values, isParameter) {
@@ -138,7 +142,7 @@ function drawParallel() {
   if (!shown.length || !hasWebGL) return void ($("parallel").textContent = shown.length ? "This picture needs WebGL, which this browser does not have." : "no finished trial yet");
   const hasSeeds = new Set(shown.map((t) => t.seed)).size > 1, widths = W > 5 ? [0, 1, 2, W - 1] : [...Array(W).keys()];
   const dimensions = [...(several ? [axis("study", shown.map(studyOf), true)] : []), ...D.settings.map((name) => axis(name, shown.map((t) => t["p_" + name]), true)),
-    ...(hasSeeds ? [axis("seed", shown.map((t) => t.seed), true)] : []), ...widths.map((w) => axis(`${D.widths[w]} (%)`, shown.map((t) => t.val[w]), false))];
+    ...(hasSeeds ? [axis("seed", shown.map((t) => t.seed), true)] : []), ...widths.map((w) => axis(`${D.widths[w]} (${O.unit})`, shown.map((t) => t.val[w]), false))];
   const own = kinds.slice(0, PALETTE.length), steps = own.flatMap((name, i) => [[i / own.length, colour(name)], [(i + 1) / own.length, colour(name)]]);
   const line = marked.size ? { color: shown.map((t) => (marked.has(t.n) ? 1 : 0)), cmin: 0, cmax: 1, colorscale: [[0, PALE], [1, MARK]] }
     : { color: shown.map((t) => kinds.indexOf(kindOf(t)) % own.length), cmin: -0.5, cmax: own.length - 0.5, colorscale: steps };
@@ -164,7 +168,7 @@ function drawSlice() {
   const own = measured.filter((c) => c.width === width && !c.lacks && of(c) !== null && of(c) !== undefined);
   const isText = own.some((c) => Number.isNaN(Number(of(c)))), x = isText ? of : (c) => Number(of(c)), values = [...new Set(own.map(x))];
   const traces = [seedDots(own, x), ...kinds.map((each) => markers(own.filter((c) => kind(c) === each), each, x)).filter((trace) => trace.x.length), highlighted(own, x)];
-  Plotly.react("slice", traces, layout(escape(name), `accuracy at ${D.widths[width] || ""} (%)`, { xaxis: isText ? { type: "category" } : values.length <= 8 ? { tickvals: values } : {}, showlegend: kinds.length > 1 || marked.size > 0 }), config);
+  Plotly.react("slice", traces, layout(escape(name), `${O.title} at ${D.widths[width] || ""} (${O.unit})`, { xaxis: isText ? { type: "category" } : values.length <= 8 ? { tickvals: values } : {}, showlegend: kinds.length > 1 || marked.size > 0 }), config);
 }
 
 const ended = table(D.growth);
@@ -227,11 +231,11 @@ function mark(numbers, isFromTable = false) {
 
 function card(title, cell, lines, command, isFirst) {
   const label = cell.label.replace("method=", ""), hints = lines.map((line) => `<div class="hint">${escape(line)}</div>`).join("");
-  return `<div class="card${isFirst ? " first" : ""}"><h3>${escape(title)}</h3><div class="figure">${number(cell.val)} % · ${escape(D.widths[cell.width])}</div><div>${escape(label)}</div><div>${whole(cell.size)} bits, ${whole(cell.bytes)} bytes; test ${number(cell.test)} %; n = ${cell.trials.length}</div>${hints}${command ? `<code>${escape(command)}</code>` : ""}</div>`;
+  return `<div class="card${isFirst ? " first" : ""}"><h3>${escape(title)}</h3><div class="figure">${number(cell.val)} ${O.unit} · ${escape(D.widths[cell.width])}</div><div>${escape(label)}</div><div>${whole(cell.size)} bits, ${whole(cell.bytes)} bytes; test ${number(cell.test)} ${O.unit}; n = ${cell.trials.length}</div>${hints}${command ? `<code>${escape(command)}</code>` : ""}</div>`;
 }
 
 function why(found) {
-  const lines = found.interval ? [`95 % interval ${number(found.interval[1])} to ${number(found.interval[2])} %`] : [];
+  const lines = found.interval ? [`95 % interval ${number(found.interval[1])} to ${number(found.interval[2])} ${O.unit}`] : [];
   if (found.runner_up) lines.push(`runner-up: ${D.widths[cells[found.runner_up[0]].width]}, ${cells[found.runner_up[0]].label.replace("method=", "")}: ${difference(found.runner_up[1])}`);
   if (found.compared && found.interval) lines.push(`${found.alike} of ${found.compared} others cannot be told from it`);
   return lines;
@@ -243,7 +247,7 @@ const isTarget = () => $("kind").value === "targets";
 const scaled = (value) => (isTarget() ? value : Math.log2(value));
 function place(limit) {
   const limits = offered().map((found) => scaled(found.limit)), low = limits[0], high = limits[limits.length - 1];
-  return high > low ? (1000 * (scaled(limit) - low)) / (high - low) : 1000;
+  return high !== low ? (1000 * (scaled(limit) - low)) / (high - low) : 1000;
 }
 function current() {
   const at = Number($("limit").value), places = offered().map((found) => place(found.limit));
@@ -253,18 +257,18 @@ function current() {
 
 function pick() {
   const found = offered()[current()], best = cells[found.best], chosenOne = found.recommended === null ? null : cells[found.recommended];
-  $("shown").textContent = isTarget() ? `at least ${number(found.limit)} %` : `at most ${whole(found.limit)} bits (${whole(found.limit / 8)} bytes)`;
+  $("shown").textContent = isTarget() ? `${O.higher ? "at least" : "at most"} ${number(found.limit)} ${O.unit}` : `at most ${whole(found.limit)} bits (${whole(found.limit / 8)} bytes)`;
   const isSame = found.recommended === found.best, [size, change] = found.change || [0, null];
-  const title = isTarget() ? "Smallest whose mean reaches it" : "Most accurate";
+  const title = isTarget() ? "Smallest whose mean reaches it" : "Best";
   const list = [card(title + (isSame ? ", and recommended" : ""), best, why(found), found.command, isSame)];
   if (chosenOne && !isSame) {
-    const lines = [`${Math.abs(size)} % ${size > 0 ? "larger" : "smaller"}` + (isTarget() ? "; its whole interval is above the target" : `, ${difference(change)} points: no difference can be told`)];
+    const lines = [`${Math.abs(size)} % ${size > 0 ? "larger" : "smaller"}` + (isTarget() ? "; its whole interval reaches the target" : `, ${difference(change)} ${O.steps}: no difference can be told`)];
     list.push(card(isTarget() ? "Recommended: the smallest that surely reaches it" : "Recommended: the smallest that cannot be told from it", chosenOne, lines, found.recommended_command, true));
   }
   $("picked").innerHTML = list.join("");
   $("others").hidden = !found.listed.length;
-  $("others").firstElementChild.textContent = `What cannot be told from the most accurate: ${found.alike} configuration${found.alike > 1 ? "s" : ""}` + (found.alike > found.listed.length ? `; the smallest ${found.listed.length}` : "");
-  $("others").querySelector("table").innerHTML = "<thead><tr><th>bits<th>configuration<th>total bits<th>validation %<th>difference</thead>" +
+  $("others").firstElementChild.textContent = `What cannot be told from the best: ${found.alike} configuration${found.alike > 1 ? "s" : ""}` + (found.alike > found.listed.length ? `; the smallest ${found.listed.length}` : "");
+  $("others").querySelector("table").innerHTML = "<thead><tr><th>bits<th>configuration<th>total bits<th>validation<th>difference</thead>" +
     found.listed.map(([n, d]) => `<tr data-trials="${cells[n].trials}"><td>${escape(D.widths[cells[n].width])}<td>${escape(cells[n].label)}<td>${whole(cells[n].size)}<td>${number(cells[n].val)}<td>${difference(d)}`).join("");
   picked = [chosenOne || best];
   drawFront();

@@ -10,6 +10,7 @@ from analysis.formats import shown
 from analysis.page.content import headline, sections, stopping, trials
 from analysis.page.data import data
 from analysis.results import Results
+from analysis.volumes import common_objective
 
 
 def render(studies: Sequence[Results]) -> str:
@@ -28,6 +29,7 @@ def render(studies: Sequence[Results]) -> str:
     return page.from_string((room / "page.html").read_text(encoding="utf-8")).render(
         title=", ".join(each.name for each in studies),
         studies=studies,
+        objective=common_objective(studies),
         headlines=[headline(each) for each in studies],
         trials=trials(studies),
         sections=sections(studies, stopped),

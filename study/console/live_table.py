@@ -14,6 +14,7 @@ from rich.text import Text
 
 from kdq.bits import bits_name
 from study.results.front import SeedGroup, best
+from study.results.objective import TOP1
 from study.results.point import Point
 from study.results.status import TrialStatus
 from study.units import duration, exact
@@ -200,7 +201,7 @@ class LiveTable:
         return Group(Text(head, style="bold"), self._table(), Text(f"best so far: {self._best()}"))
 
     def _best(self) -> str:
-        """The configuration of the highest accuracy, by the rule of `analysis best`."""
+        """The best configuration, by the rule of `analysis best`."""
         if len(self.measured) != self._best_of[0]:
             self._best_of = len(self.measured), _described(best(self.measured, inf))
         return self._best_of[1]
@@ -229,8 +230,8 @@ def _described(group: SeedGroup) -> str:
     values = {key: value for key, value in group.parameters.items() if not isinstance(value, str)}
     name = " ".join([str(group.parameters["method"]), *(f"{key}={exact(value)}" for key, value in values.items())])
     seeds = f", mean of {group.n} seeds" if group.n > 1 else ""
-    accuracy, size = group.mean("val_top1"), group.mean("total_bits")
-    return f"{name}, {bits_name(group.bits)}: val {accuracy:.2f} %, {size:,.0f} bits{seeds}"
+    size, metric = group.mean("total_bits"), "" if group.decides.name == TOP1 else f" {group.decides.name}"
+    return f"{name}, {bits_name(group.bits)}: val{metric} {group.decides.show(group.value)}, {size:,.0f} bits{seeds}"
 
 
 def _is_live() -> bool:

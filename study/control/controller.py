@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ class Controller:
             self._stop(self.queue.entries[trial_id].trial, epoch)
 
     def _report_point(self, trial: Trial, event: PointMeasured) -> None:
-        point = event.point
+        point = replace(event.point, objective=self.plan.space.objective)
         if (trial.id, point.bits) in self.found:
             return  # a restarted worker reports all points again
         self.live_table.point(trial.id, point)

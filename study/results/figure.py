@@ -13,6 +13,7 @@ from kdq.bits import bits_name
 from study.results.front import SeedGroup, on_front
 from study.results.hues import Hues, hues
 from study.results.marks import Drawn, Line, Mark, caption, front_of, marks_of, reference_lines
+from study.results.objective import Objective
 from study.results.point import Point
 from study.results.style import (
     INK,
@@ -45,12 +46,14 @@ def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
 def draw_fronts(
     studies: Sequence[Drawn], path: Path, title: str, by: str | None = None, nothing: str = "no points yet"
 ) -> None:
-    """Write a figure (a PNG has 1200 × 800 pixels) of validation accuracy against total bits, with the front.
+    """Write a figure (a PNG has 1200 × 800 pixels) of the objective against total bits, with the front.
+
+    Heights are scores, so that up is better; the axis shows the objective, such as validation accuracy.
 
     A mark is a configuration's mean over seeds, shaped by its method; pale dots are its seeds; hollow marks lack seeds.
     by: what the colour shows, one of `study.results.hues.COLUMNS`, by default the method, or the study if there are
     several. The front of all studies together is a step line through means, which alone have 95 % intervals, and
-    crosses for their test accuracy. The accuracy axis resolves the front: what lies below is a caret at the lower
+    crosses for test images. The vertical axis resolves the front: what lies below is a caret at the lower
     border. nothing: the text of a figure without points. Raises UserError for another column.
     """
     shown = by or ("study" if len(studies) > 1 else "method")
@@ -60,16 +63,16 @@ def draw_fronts(
     if marks:
         axes = figure.add_subplot()
         lines = reference_lines(studies, marks)
-        _set_limits(axes, marks, [line.accuracy for line in lines])
+        _set_limits(axes, marks, [line.score for line in lines])
         shapes = _shapes(marks)
         _draw_marks(axes, marks, shapes, colours)
         _draw_front(axes, marks, shapes, colours)
         for line in lines:
-            axes.axhline(line.accuracy, color=MUTED, linestyle=line.style, linewidth=1.4, zorder=1)
+            axes.axhline(line.score, color=MUTED, linestyle=line.style, linewidth=1.4, zorder=1)
         if colours.bar:
             figure.colorbar(colours.bar, ax=axes, shrink=0.5, anchor=(0, 0), pad=0.02).set_label(shown, color=INK)
         _draw_legend(axes, marks, shapes, colours, lines)
-        _dress(axes)
+        _dress(axes, marks[0].group.decides)
         figure.supxlabel(caption(marks), x=0.02, ha="left", fontsize=11, color=MUTED)
         _label_widths(axes, marks)
     else:
@@ -78,17 +81,19 @@ def draw_fronts(
 
 
 def accuracy_limits(front: Sequence[SeedGroup], lowest_point: float) -> tuple[float, float]:
-    """Return the range of the accuracy axis, in percent, that resolves a front.
+    """Return the range of scores, such as accuracies in percent, that resolves a front.
 
-    It reaches down from the best by six times the median distance of the front to its best, at least five
-    percentage points, but not below the lowest point: a front of 12, 55, 85, 89, 90, 90.3, 90.4 is shown from 82.
+    It reaches down from the best by six times the median distance of the front to its best, at least by the objective's
+    resolution, of accuracies five percentage points, but not below the lowest point: a front of 12, 55, 85, 89, 90,
+    90.3, 90.4 is shown from 82.
     """
-    top = max(group.mean("val_top1") for group in front)
-    span = max(5.0, 6 * statistics.median(top - group.mean("val_top1") for group in front))
+    decides = front[0].decides
+    top = max(group.score for group in front)
+    span = max(decides.resolution, 6 * statistics.median(top - group.score for group in front))
     lowest = max(top - span, lowest_point)
     shown = [lowest, top]
-    shown += [group.mean("test_top1") for group in front if group.mean("val_top1") >= lowest]
-    margin = max(0.08 * (max(shown) - min(shown)), 0.5)
+    shown += [decides.score(group.mean(decides.test_column)) for group in front if group.score >= lowest]
+    margin = max(0.08 * (max(shown) - min(shown)), decides.resolution / 10)
     return max(min(shown) - margin, -2.0), max(shown) + margin
 
 
@@ -99,10 +104,10 @@ def _set_limits(axes: "Axes", marks: Sequence[Mark], heights: Iterable[float]) -
     margin = max((largest / smallest) ** 0.06, 1.5 if largest == smallest else 1.08)
     axes.set_xscale("log")
     axes.set_xlim(smallest / margin, largest * margin)
-    low, high = accuracy_limits([mark.group for mark in front_of(marks)], min(mark.accuracy for mark in marks))
+    low, high = accuracy_limits([mark.group for mark in front_of(marks)], min(mark.score for mark in marks))
     room = high - low
-    ends = [interval.high for mark in front_of(marks) if (interval := mark.study.interval(mark.group))]
-    above = [point.val_top1 for mark in marks for point in mark.group.points]  # a seed above its mean
+    ends = [mark.ends[1] for mark in front_of(marks) if mark.ends]
+    above = [point.score for mark in marks for point in mark.group.points]  # a seed above its mean
     lines = [height for height in heights if height < high + room]
     axes.set_ylim(low, max([high, *(min(top + 0.06 * room, 103.0) for top in (*ends, max(above), *lines))]))
 
@@ -113,21 +118,21 @@ def _draw_marks(axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], col
     seeds = [(mark.study.name, point) for mark in marks if mark.group.n > 1 for point in mark.group.points]
     shades = [colours.colour(*seed) for seed in seeds]
     pale = 0.9 if colours.column == "seed" else PALE
-    where = [point.total_bits for _, point in seeds], [point.val_top1 for _, point in seeds]
+    where = [point.total_bits for _, point in seeds], [point.score for _, point in seeds]
     axes.scatter(*where, s=14, color=shades, alpha=pale, linewidths=0, zorder=2)
     size, alpha = (70, 0.75) if len(marks) <= 60 else (40, 0.75) if len(marks) <= SHAPED else (22, 0.5)
     kinds: dict[tuple[str, bool], list[Mark]] = defaultdict(list)
     for mark in marks:
-        if not mark.is_on_front and mark.accuracy >= lowest:
+        if not mark.is_on_front and mark.score >= lowest:
             kinds[shapes[mark.method], mark.is_compared].append(mark)
     for (shape, is_compared), alike in kinds.items():
         shades = [_colour(mark, colours) for mark in alike]
         faces, widths = (shades, 0.0) if is_compared else ("white", 1.4)
         axes.scatter(
-            [mark.bits for mark in alike], [mark.accuracy for mark in alike], s=size, marker=shape,
+            [mark.bits for mark in alike], [mark.score for mark in alike], s=size, marker=shape,
             facecolors=faces, edgecolors=shades, linewidths=widths, alpha=alpha, zorder=3,
         )  # fmt: skip
-    below = [mark for mark in marks if mark.accuracy < lowest]
+    below = [mark for mark in marks if mark.score < lowest]
     axes.scatter(
         [mark.bits for mark in below], [0.012] * len(below), s=64, marker="v", linewidths=0, zorder=3,
         color=[_colour(mark, colours) for mark in below], transform=axes.get_xaxis_transform(),
@@ -155,24 +160,24 @@ def _draw_front(axes: "Axes", marks: Sequence[Mark], shapes: dict[str, str], col
         )
     front = front_of(marks)
     _step(axes, front, INK, 1.6)
-    shown = [mark for mark in front if mark.accuracy >= axes.get_ylim()[0]]
-    bars = [(mark, interval) for mark in shown if (interval := mark.study.interval(mark.group))]
-    ends = [interval.low for _, interval in bars], [interval.high for _, interval in bars]
-    shades = [_colour(mark, colours) for mark, _ in bars]
-    axes.vlines([mark.bits for mark, _ in bars], *ends, colors=shades, linewidth=5, alpha=PALE, zorder=2)
-    tests = [mark.group.mean("test_top1") for mark in shown]
+    shown = [mark for mark in front if mark.score >= axes.get_ylim()[0]]
+    bars = [(mark, *ends) for mark in shown if (ends := mark.ends)]
+    lows, highs = [low for _, low, _ in bars], [high for _, _, high in bars]
+    shades = [_colour(mark, colours) for mark, _, _ in bars]
+    axes.vlines([mark.bits for mark, _, _ in bars], lows, highs, colors=shades, linewidth=5, alpha=PALE, zorder=2)
+    tests = [mark.test_score for mark in shown]
     axes.scatter([mark.bits for mark in shown], tests, s=60, marker="x", color=INK, linewidths=1.8, zorder=6)
     for shape in dict.fromkeys(shapes.values()):
         alike = [mark for mark in shown if shapes[mark.method] == shape]
         where, shades = [mark.bits for mark in alike], [_colour(mark, colours) for mark in alike]
         style = {"marker": shape, "color": shades, "edgecolors": INK, "linewidths": 1.2, "zorder": 5}
-        axes.scatter(where, [mark.accuracy for mark in alike], s=80, **style)  # type: ignore[arg-type]
+        axes.scatter(where, [mark.score for mark in alike], s=80, **style)  # type: ignore[arg-type]
 
 
 def _step(axes: "Axes", marks: Iterable[Mark], shade: str, width: float) -> None:
     """Draw a front as a step line that goes on to the right border."""
     ordered = sorted(marks, key=lambda mark: mark.bits)
-    bits, accuracies = [mark.bits for mark in ordered], [mark.accuracy for mark in ordered]
+    bits, accuracies = [mark.bits for mark in ordered], [mark.score for mark in ordered]
     edge = axes.get_xlim()[1]
     axes.step([*bits, edge], [*accuracies, accuracies[-1]], where="post", color=shade, linewidth=width, zorder=2)
 
@@ -182,11 +187,11 @@ def _label_widths(axes: "Axes", marks: Sequence[Mark]) -> None:
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # a Figure; this settles the layout
     front, lowest = front_of(marks), axes.get_ylim()[0]
     best: dict[tuple[str, object], Mark] = {}
-    for mark in sorted(marks, key=lambda mark: mark.accuracy):
+    for mark in sorted(marks, key=lambda mark: mark.score):
         best[mark.group.points[0].student, mark.group.bits] = mark
     labelled = {(mark.group.points[0].student, mark.group.bits) for mark in front}
-    others = [mark for kind, mark in best.items() if kind not in labelled and mark.accuracy >= lowest]
-    distinct = {(mark.bits, mark.accuracy): mark for mark in reversed(front)}
+    others = [mark for kind, mark in best.items() if kind not in labelled and mark.score >= lowest]
+    distinct = {(mark.bits, mark.score): mark for mark in reversed(front)}
     placed: list[Bbox] = []
     for mark in [*distinct.values(), *reversed(others)][:LABELLED]:
         text = _label(axes, mark)
@@ -202,13 +207,12 @@ def _label(axes: "Axes", mark: Mark) -> "Annotation":
     from matplotlib.patheffects import withStroke
 
     name, lowest = bits_name(mark.group.bits), axes.get_ylim()[0]
-    shown = mark.accuracy >= lowest
-    tops = [mark.accuracy, *(point.val_top1 for point in mark.group.points)]
+    shown = mark.score >= lowest
+    tops = [mark.score, *(point.score for point in mark.group.points)]
     if mark.is_on_front:
-        interval = mark.study.interval(mark.group)
-        tops += [mark.group.mean("test_top1"), interval.high if interval else 0.0]
+        tops += [mark.test_score, *(mark.ends or ())]
     return axes.annotate(
-        name if shown else f"{name}: {mark.accuracy:.1f} %",
+        name if shown else f"{name}: {mark.group.decides.show(mark.group.value)}",
         (mark.bits, min(max(tops), axes.get_ylim()[1]) if shown else lowest),
         xytext=(0, 8) if shown else (-4, 17),
         textcoords="offset points",
@@ -229,26 +233,29 @@ def _draw_legend(
     if len(set(shapes.values())) > 1 and colours.column != "method":
         entries += [blank, *((method, symbol(MUTED, shape)) for method, shape in shapes.items())]
     entries += [blank, ("front of the means", symbol(INK, line="-", linewidth=1.6))]
-    if any(each.study.interval(each.group) for each in front_of(marks)):
+    decides = marks[0].group.decides
+    if any(each.ends for each in front_of(marks)):
         entries.append(("95 % interval", symbol(MUTED, line="-", linewidth=5, alpha=PALE)))
-    entries.append(("test accuracy", symbol(INK, "x", markeredgewidth=1.8)))
+    entries.append((f"test {decides.title}", symbol(INK, "x", markeredgewidth=1.8)))
     if any(each.group.n > 1 for each in marks):
         entries.append(("single seeds", symbol(MUTED, "o", markersize=4, alpha=PALE)))
     if missing := sum(not each.is_compared for each in marks):
         hollow = symbol(MUTED, "o", markerfacecolor="white", markeredgewidth=1.4)
         entries.append((f"seeds missing ({missing:,}), not compared", hollow))
     low, high = axes.get_ylim()
-    if below := sum(each.accuracy < low for each in marks):
+    if below := sum(each.score < low for each in marks):
         entries.append((f"below the axis ({below:,})", symbol(MUTED, "v")))
-    for name, accuracy, style in lines:
-        where = " (above)" if accuracy > high else " (below)" if accuracy < low else ""
-        entries.append((f"{name}: {accuracy:.2f} %{where}", symbol(MUTED, line=style, linewidth=1.4)))
+    for name, score, style in lines:
+        where = " (above)" if score > high else " (below)" if score < low else ""
+        entries.append(
+            (f"{name}: {decides.show(decides.value(score))}{where}", symbol(MUTED, line=style, linewidth=1.4))
+        )
     draw_legend(axes, [(shorten(text, 36), each) for text, each in entries], loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
-def _dress(axes: "Axes") -> None:
-    """Give the axes readable units: bits below, bytes above, percent on the left."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+def _dress(axes: "Axes", decides: Objective) -> None:
+    """Give the axes readable units: bits below, bytes above, the objective on the left."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
     bytes_axis = axes.secondary_xaxis("top", functions=(_bits_to_bytes, _bytes_to_bits))
     low, high = axes.get_xlim()
@@ -259,7 +266,10 @@ def _dress(axes: "Axes") -> None:
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(EngFormatter(unit=unit))
     axes.set_xlabel("total bits of the model as stored", fontsize=13, color=INK)
-    axes.set_ylabel("validation accuracy (%)", fontsize=13, color=INK)
+    better = "" if decides.is_higher_better else ", lower is better"
+    axes.set_ylabel(f"validation {decides.title} ({decides.unit}{better})", fontsize=13, color=INK)
+    if not decides.is_higher_better:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda score, _: f"{decides.value(score):.4g}"))
     frame(axes)
     bytes_axis.tick_params(labelsize=11, colors=MUTED, length=3)
     for spine in bytes_axis.spines.values():

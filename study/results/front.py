@@ -9,11 +9,13 @@ from typing import Any
 
 from kdq.bits import Bits
 from kdq.errors import UserError
+from study.results.objective import Objective
 from study.results.pareto import front, hypervolume
 from study.results.point import COLUMNS, PARAMETERS, Point
 from study.units import exact
 
-# 0 % and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study, so that they are comparable.
+# The worst score, such as 0 %, and 2^30 bits (128 MiB, more than a float32 ResNet-50): the same for every study of an
+# objective, so that they are comparable.
 REFERENCE = (0.0, 30.0)
 
 
@@ -55,8 +57,23 @@ class SeedGroup:
 
     @property
     def best_point(self) -> Point:
-        """Return the point of the seed with the best validation accuracy, whose model stands for the configuration."""
-        return max(self.points, key=lambda point: point.val_top1)
+        """Return the point of the seed with the best objective, whose model stands for the configuration."""
+        return max(self.points, key=lambda point: point.score)
+
+    @property
+    def decides(self) -> Objective:
+        """The objective of its study."""
+        return self.points[0].decides
+
+    @property
+    def value(self) -> float:
+        """The mean of the objective, the validation accuracy unless the study has another."""
+        return self.mean(self.decides.column)
+
+    @property
+    def score(self) -> float:
+        """The mean of the objective as a score, see `Objective.score`: higher is better."""
+        return self.decides.score(self.value)
 
     def mean(self, column: str) -> float:
         """Return the mean of a numeric column over the seeds; exact sums, so the order of points does not matter."""
@@ -72,7 +89,7 @@ class SeedGroup:
         """Return a row of a front table, without the inactive parameters."""
         row: dict[str, Any] = {**self.parameters, "bits": self.bits}
         row |= {name: self.mean(name) for name in ("avg_bits", "total_bits", "packed_bytes")}
-        for name in ("val_top1", "test_top1"):
+        for name in dict.fromkeys((self.decides.column, self.decides.test_column, "val_top1", "test_top1")):
             row |= {name: self.mean(name), f"{name}_std": self.deviation(name)}
         return {**row, "n": self.n}
 
@@ -125,7 +142,7 @@ def _repetitions(group: Sequence[Point]) -> list[SeedGroup]:
 
 
 def with_front(points: Iterable[Point]) -> list[Point]:
-    """Return the same points in the same order, with `on_front` set by validation accuracy and total bits.
+    """Return the same points in the same order, with `on_front` set by the objective and total bits.
 
     The front is over the means of `comparable` configurations, so one lucky seed does not put a configuration on it;
     all points of a configuration on the front are marked.
@@ -138,18 +155,17 @@ def with_front(points: Iterable[Point]) -> list[Point]:
 
 
 def on_front(groups: Iterable[SeedGroup]) -> list[bool]:
-    """Return which configurations are on their front by mean validation accuracy and mean total bits."""
+    """Return which configurations are on their front by the mean of the objective and mean total bits."""
     return [bool(is_on) for is_on in front(_pairs(groups))]
 
 
 def front_hypervolume(points: Iterable[Point]) -> float:
-    """Return the absolute hypervolume of the `comparable` configurations' mean validation accuracies, in percent ×
-    octaves.
+    """Return the absolute hypervolume of the `comparable` configurations' mean scores, as in percent × octaves.
 
     Bits count on a log2 scale; the reference is `REFERENCE` for every study, so that schedulers and replays compare the
     same areas. People read `relative_hypervolume`: most of this area is empty space up to 2^30 bits.
     """
-    pairs = [(accuracy, math.log2(bits)) for accuracy, bits in _pairs(comparable(points))]
+    pairs = [(score, math.log2(bits)) for score, bits in _pairs(comparable(points))]
     return hypervolume(pairs, REFERENCE)
 
 
@@ -158,11 +174,11 @@ def relative_hypervolume(
 ) -> float:
     """Return the area under the front of configurations in percent of the area under a reference model.
 
-    The area is that of mean validation accuracy over log2 of total bits, under the front's step function, between two
-    sizes, by default the smallest and the largest of these configurations. reference: the accuracy in percent, above 0,
-    that the reference model is taken to have at every size. 0 without configurations.
+    The area is that of mean scores over log2 of total bits, under the front's step function, between two sizes, by
+    default the smallest and the largest of these configurations. reference: the score, above 0, that the reference
+    model is taken to have at every size. 0 without configurations.
     """
-    return sum(share * group.mean("val_top1") for group, share in front_shares(groups, sizes)) / reference * 100
+    return sum(share * group.score for group, share in front_shares(groups, sizes)) / reference * 100
 
 
 def front_shares(
@@ -198,20 +214,20 @@ def size_range(groups: Iterable[SeedGroup]) -> tuple[float, float]:
 
 
 def _pairs(groups: Iterable[SeedGroup]) -> list[tuple[float, float]]:
-    return [(group.mean("val_top1"), group.mean("total_bits")) for group in groups]
+    return [(group.score, group.mean("total_bits")) for group in groups]
 
 
 def best(points: Iterable[Point], max_bits: float) -> SeedGroup:
-    """Return the `comparable` configuration of the highest mean validation accuracy that fits into `max_bits`.
+    """Return the `comparable` configuration of the best mean objective that fits into `max_bits`.
 
     Ties go to the smaller one, then by name. Raises UserError if nothing fits.
     """
-    return most_accurate(fitting(points, max_bits))
+    return most_valuable(fitting(points, max_bits))
 
 
-def most_accurate(groups: Iterable[SeedGroup]) -> SeedGroup:
-    """Return the configuration of the highest mean validation accuracy; ties go to the smaller one, then by name."""
-    return min(groups, key=lambda group: (-group.mean("val_top1"), largest(group, "total_bits"), str(group.parameters)))
+def most_valuable(groups: Iterable[SeedGroup]) -> SeedGroup:
+    """Return the configuration of the best mean objective; ties go to the smaller one, then by name."""
+    return min(groups, key=lambda group: (-group.score, largest(group, "total_bits"), str(group.parameters)))
 
 
 def fitting(points: Iterable[Point], limit: float, column: str = "total_bits") -> list[SeedGroup]:

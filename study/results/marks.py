@@ -18,7 +18,7 @@ def _unknown(group: SeedGroup) -> Interval | None:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A study in the figure. teacher: its validation accuracy in percent, None if unknown; interval: of a mean."""
+    """A study in the figure. teacher: its objective, None if unknown; interval: of the mean of the objective."""
 
     name: str
     points: Sequence[Point]
@@ -40,8 +40,20 @@ class Mark:
         return self.group.mean("total_bits")
 
     @property
-    def accuracy(self) -> float:
-        return self.group.mean("val_top1")
+    def score(self) -> float:
+        return self.group.score
+
+    @property
+    def test_score(self) -> float:
+        return self.group.decides.score(self.group.mean(self.group.decides.test_column))
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The scores between which the interval of its mean is, None if it is unknown."""
+        if (interval := self.study.interval(self.group)) is None:
+            return None
+        low, high = sorted(map(self.group.decides.score, (interval.low, interval.high)))
+        return low, high
 
     @property
     def method(self) -> str:
@@ -49,10 +61,10 @@ class Mark:
 
 
 class Line(NamedTuple):
-    """A horizontal line. accuracy: in percent; style: matplotlib's."""
+    """A horizontal line. score: of the model, see `Objective.score`; style: matplotlib's."""
 
     name: str
-    accuracy: float
+    score: float
     style: str
 
 
@@ -77,12 +89,17 @@ def front_of(marks: Iterable[Mark]) -> list[Mark]:
 def reference_lines(studies: Sequence[Drawn], marks: Iterable[Mark]) -> list[Line]:
     """Return the lines of the best teacher and the best float student."""
     lines = []
-    teachers = {each.name: each.teacher for each in studies if each.teacher is not None}
+    marks = list(marks)
+    teachers = {
+        each.name: each.points[0].decides.score(each.teacher)
+        for each in studies
+        if each.teacher is not None and each.points
+    }
     if teachers:
         name = max(teachers, key=lambda name: teachers[name])
         of = f" of {shorten(name, 12)}" if len(set(teachers.values())) > 1 else ""
         lines.append(Line(f"teacher{of}", teachers[name], "--"))
-    floats = [mark.accuracy for mark in marks if mark.is_compared and mark.group.bits == FLOAT_BITS]
+    floats = [mark.score for mark in marks if mark.is_compared and mark.group.bits == FLOAT_BITS]
     return [*lines, Line("best float student", max(floats), ":")] if floats else lines
 
 
@@ -91,7 +108,7 @@ def caption(marks: Sequence[Mark]) -> str:
     seeds = sorted({mark.group.n for mark in marks if mark.is_compared})
     over = f"a mean over {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
     what = f"A mark is a configuration at one width, {over if seeds[-1] > 1 else 'of one seed'}."
-    line = "The line joins those that no other one beats in both accuracy and size."
+    line = f"The line joins those that no other one beats in both {marks[0].group.decides.title} and size."
     above = ["single seeds"] * (seeds[-1] > 1) + ["marks with missing seeds"] * any(not m.is_compared for m in marks)
     can = f" {' and '.join(above).capitalize()} can be above it: their luck is not averaged." if above else ""
     return "\n".join(textwrap.wrap(f"{what} {line}{can}", 150))

@@ -8,6 +8,7 @@ from typing import Any
 from kdq.bits import Bits, is_bits
 from kdq.distill.methods import options
 from kdq.errors import UserError
+from study.results.objective import OBJECTIVES, TOP1, Objective
 from study.units import exact
 
 PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "options", "student")
@@ -27,7 +28,8 @@ class Point:
     mixed allocation. A parameter that the method does not have is None. `options` names the parameters without a column
     that are not at their defaults, as in `handover=1 label_smoothing=0.1`. The metrics after it are None where they
     were not measured: top5 and balanced accuracy, the expected calibration error and the agreement with the teacher are
-    in percent, the negative log-likelihood in nats. Raises ValueError for a value outside these.
+    in percent, the negative log-likelihood in nats. `objective`, which is no column, names the one of `OBJECTIVES`
+    that decides in the point's study. Raises ValueError for a value outside these.
     """
 
     trial_id: str
@@ -56,6 +58,22 @@ class Point:
     test_ece: float | None = None
     val_agreement: float | None = None
     test_agreement: float | None = None
+    objective: str = TOP1
+
+    @property
+    def decides(self) -> Objective:
+        """The objective of its study."""
+        return OBJECTIVES[self.objective]
+
+    @property
+    def value(self) -> float:
+        """The objective's value."""
+        return float(getattr(self, self.decides.column))
+
+    @property
+    def score(self) -> float:
+        """The objective's score, see `Objective.score`: higher is better."""
+        return self.decides.score(self.value)
 
     def __post_init__(self) -> None:
         for name in ("trial_id", "method", "student", "options"):
@@ -75,20 +93,31 @@ class Point:
         for name in ("alpha", "beta", "temperature", "mixup_alpha", "val_nll", "test_nll"):
             if not math.isfinite(getattr(self, name) or 0):
                 raise ValueError(f"{name} = {getattr(self, name)}: must be finite, or None")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective = {self.objective}: must be {', '.join(OBJECTIVES)}")
+        for name in (self.decides.column, self.decides.test_column):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} = None: must be measured, since it is the study's objective")
+
+    def row(self) -> dict[str, Any]:
+        """Return its columns by name."""
+        return {name: getattr(self, name) for name in COLUMNS}
 
 
-COLUMNS = tuple(field.name for field in fields(Point))
+COLUMNS = tuple(field.name for field in fields(Point) if field.name != "objective")
 
 
 def from_row(row: Mapping[str, object]) -> Point:
     """Return the point of a row: column name -> value, as text or a number.
 
     A parameter that is absent or empty is None. If `options` is absent, it is composed from the parameters among
-    the other keys. Raises UserError naming the column that is missing or wrong.
+    the other keys. The objective is `TOP1` if it is absent. Raises UserError naming the column that is missing or
+    wrong.
     """
     values: dict[str, Any] = {}
     if row.get("options") is None:
         row = {**row, "options": _options(row)}
+    row = {"objective": TOP1, **row}
     for field in fields(Point):
         parse = _PARSERS[field.type]
         try:

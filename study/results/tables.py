@@ -4,11 +4,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kdq.errors import UserError
 from study.results.front import seed_groups, with_front
+from study.results.objective import OBJECTIVES, TOP1, Objective
 from study.results.point import COLUMNS, METRICS, PARAMETERS, Point, from_row
 
 if TYPE_CHECKING:
@@ -17,26 +17,33 @@ if TYPE_CHECKING:
 
 def as_table(points: Iterable[Point]) -> "pandas.DataFrame":
     """Return a row for each point, with the columns of `Point`; inactive parameters are NaN, empty options None."""
-    return _table([asdict(point) for point in points], COLUMNS)
+    return _table([point.row() for point in points], COLUMNS)
 
 
 def front_table(points: Iterable[Point]) -> "pandas.DataFrame":
-    """Return the configurations on the front, smallest first: parameters, means, deviations (`_std`), seeds `n`."""
-    rows = [group.row() for group in seed_groups(with_front(points)) if group.on_front]
-    return _table(sorted(rows, key=lambda row: float(row["total_bits"])), FRONT_COLUMNS)
+    """Return the configurations on the front, smallest first: parameters, means, deviations (`_std`), seeds `n`.
+
+    The study's objective is before the accuracies, if it is another metric.
+    """
+    front = [group for group in seed_groups(with_front(points)) if group.on_front]
+    columns = front_columns(front[0].decides if front else OBJECTIVES[TOP1])
+    return _table(sorted((group.row() for group in front), key=lambda row: float(row["total_bits"])), columns)
 
 
-FRONT_COLUMNS = (
-    *PARAMETERS,
-    *("bits", "avg_bits", "total_bits", "packed_bytes"),
-    *("val_top1", "val_top1_std", "test_top1", "test_top1_std", "n"),
-)
+def front_columns(decides: Objective) -> tuple[str, ...]:
+    """Return the columns of a front table of a study with this objective."""
+    measures = dict.fromkeys((decides.column, decides.test_column, "val_top1", "test_top1"))
+    means = (name for each in measures for name in (each, f"{each}_std"))
+    return (*PARAMETERS, "bits", "avg_bits", "total_bits", "packed_bytes", *means, "n")
+
+
+DEVIATIONS = tuple(f"{name}_std" for name in ("val_top1", "test_top1", *METRICS))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
     import pandas
 
-    optional = ("alpha", "beta", "temperature", "mixup_alpha", "val_top1_std", "test_top1_std", *METRICS)
+    optional = ("alpha", "beta", "temperature", "mixup_alpha", *METRICS, *DEVIATIONS)
     filled = [{**row, "options": row.get("options") or None} for row in rows]
     table = pandas.DataFrame(filled, columns=list(columns))
     return table.astype({name: float for name in optional if name in table})
@@ -53,9 +60,9 @@ def as_text(table: "pandas.DataFrame") -> str:
 _FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys(("alpha", "beta", "temperature", "mixup_alpha"), "{:g}".format),
     **dict.fromkeys(("total_bits", "packed_bytes"), "{:,.0f}".format),
-    **dict.fromkeys(("avg_bits", "val_top1", "val_top1_std", "test_top1", "test_top1_std"), "{:.2f}".format),
-    **dict.fromkeys(METRICS, "{:.2f}".format),
-    **dict.fromkeys(("val_nll", "test_nll"), "{:.3f}".format),
+    **dict.fromkeys(("avg_bits", "val_top1", "test_top1"), "{:.2f}".format),
+    **dict.fromkeys((*METRICS, *DEVIATIONS), "{:.2f}".format),
+    **dict.fromkeys(("val_nll", "test_nll", "val_nll_std", "test_nll_std"), "{:.3f}".format),
 }
 
 
@@ -64,7 +71,7 @@ def to_csv(points: Iterable[Point]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([getattr(point, name) for name in COLUMNS] for point in points)
+    writer.writerows(point.row().values() for point in points)
     return text.getvalue()
 
 
@@ -84,4 +91,4 @@ def from_csv(text: str) -> list[Point]:
 
 def to_json(points: Iterable[Point]) -> str:
     """Return the points as a JSON array of objects, one per line."""
-    return "[" + ",\n ".join(json.dumps(asdict(point), allow_nan=False) for point in points) + "]"
+    return "[" + ",\n ".join(json.dumps(point.row(), allow_nan=False) for point in points) + "]"

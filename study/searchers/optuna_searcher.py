@@ -19,7 +19,8 @@ REPEATS = 20
 
 
 class OptunaSearcher:
-    """Optuna's TPE or NSGA-II on two objectives: accuracy is maximised, total bits are minimised.
+    """Optuna's TPE or NSGA-II on two objectives: the score of the study's objective, such as accuracy, is maximised,
+    total bits are minimised.
 
     Optuna records a configuration as failed if a trial failed or diverged, else as pruned if one was stopped; it
     is never complete with made-up values. A configuration that a sampler proposes again, as in discrete spaces,

@@ -10,13 +10,13 @@ from study.results.status import TrialStatus
 from study.space.configuration import Configuration
 
 Objectives = tuple[float, float]
-"""Validation accuracy in percent, maximised, and total bits, minimised: means over a configuration's points."""
+"""The score of the study's objective, maximised, and total bits, minimised: means over a configuration's points."""
 
 
 def objectives(points: Sequence[Point]) -> Objectives:
     """Return the objectives of a trial: over its quantized points, or over the float one if it has no other."""
     mine = [point for point in points if point.bits != FLOAT_BITS] or points
-    return fmean(point.val_top1 for point in mine), fmean(point.total_bits for point in mine)
+    return fmean(point.score for point in mine), fmean(point.total_bits for point in mine)
 
 
 class Searcher(Protocol):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from kdq.bits import FLOAT_BITS
 from kdq.distill.methods import METHODS
 from kdq.params import Interval, Switch
-from study.schedulers.registry import SCHEDULERS, SchedulerKind
+from study.results.objective import TOP1
+from study.schedulers.registry import SCHEDULERS, SchedulerKind, stopping
 from study.space.declaration import METHOD, TEACHER, WHEN, Declaration, Value
 from study.space.documents import Problems
 from study.space.domains import Domain, Listed, Reals
@@ -186,6 +187,22 @@ def check_search(space: Space, found: Usage, problems: Problems) -> None:
         problems.add("params", f"{rule}; list fewer values, or set trials")
     if space.scheduler.kind.needs_epochs:
         _check_scheduler(space, found, problems)
+    if space.objective != TOP1:
+        _check_objective(space, found, problems)
+
+
+def _check_objective(space: Space, found: Usage, problems: Problems) -> None:
+    if space.scheduler.name in stopping():
+        problems.add(
+            "objective",
+            f"{space.objective!r} is measured of finished students, and scheduler {space.scheduler.name!r} compares "
+            f"accuracies while they train; use scheduler none, or objective {TOP1}",
+        )
+    methods = map(str, found.values[METHOD])
+    if space.objective == "agreement" and not any(m == TEACHER or METHODS[m].needs_teacher for m in methods):
+        problems.add(
+            "objective", f"'agreement' is with a teacher, and no method has one; use {TOP1}, or add such as vkd"
+        )
 
 
 def _check_scheduler(space: Space, found: Usage, problems: Problems) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from kdq.errors import UserError, unknown
 from kdq.params import is_count, is_number
+from study.results.objective import OBJECTIVES, TOP1
 from study.schedulers.config import SchedulerConfig
 from study.schedulers.registry import stopping
 from study.space.checks import check_conditions, check_search, check_values, in_order, usage
@@ -16,7 +17,7 @@ from study.space.searchers import SEARCHERS
 from study.space.space import DEFAULT_BITS, LARGEST, Space
 
 FOLDER = Path(__file__).parents[2] / "search_spaces"
-SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler", "ema_epochs")
+SEARCH_KEYS = ("bits", "searcher", "trials", "scheduler", "ema_epochs", "objective")
 KEYS = ("description", "params", *SEARCH_KEYS)
 
 
@@ -71,6 +72,7 @@ def read_space(document: Mapping[str, Any], source: str, *, conditions_must_hold
         trials=_read_trials(document, problems),
         scheduler=read_scheduler(document["scheduler"], problems) if "scheduler" in document else SchedulerConfig(),
         ema_epochs=_read_ema(document, problems),
+        objective=_read_objective(document, problems),
     )
     if METHOD in params:
         found = usage(space)
@@ -89,6 +91,14 @@ def _read_searcher(document: Mapping[str, Any], problems: Problems) -> str:
         problems.add("searcher", str(unknown("searcher", str(searcher), SEARCHERS)))
         return ""
     return searcher
+
+
+def _read_objective(document: Mapping[str, Any], problems: Problems) -> str:
+    objective = document.get("objective", TOP1)
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        problems.add("objective", str(unknown("objective", str(objective), OBJECTIVES)))
+        return TOP1
+    return objective
 
 
 def _read_ema(document: Mapping[str, Any], problems: Problems) -> float | None:

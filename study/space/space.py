@@ -15,6 +15,7 @@ from typing import Any
 from kdq.distill.methods import MethodConfig
 from kdq.errors import UserError
 from kdq.store.stage import Json
+from study.results.objective import TOP1
 from study.schedulers.config import SchedulerConfig
 from study.space.configuration import Configuration
 from study.space.declaration import METHOD, TEACHER, Declaration, Value, Widths, defaults
@@ -36,7 +37,7 @@ class Space:
     params: the declarations of each parameter, the method first, and each parameter after those that its conditions
     refer to; bits: the widths of a trial, several entries if bits are searched; trials: the number of configurations
     to draw, for a grid the maximum; ema_epochs: the epochs over which weights are averaged, None for the workload's
-    own `train.ema`.
+    own `train.ema`; objective: the name of the metric that decides, one of `study.results.objective.OBJECTIVES`.
     """
 
     description: str
@@ -46,6 +47,7 @@ class Space:
     trials: int | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     ema_epochs: float | None = None
+    objective: str = TOP1
 
     def declaration(self, name: str, values: Mapping[str, Value]) -> Declaration | None:
         """Return the declaration that applies, given the values before it; None if the method lacks the parameter."""
@@ -198,4 +200,5 @@ class Space:
             "searcher": self.searcher,
             "trials": self.trials,
             "scheduler": scheduler,
+            **({"objective": self.objective} if self.objective != TOP1 else {}),
         }

@@ -11,6 +11,7 @@ from mlflow.entities import Metric
 
 from study.results.figure import draw_front
 from study.results.front import front_hypervolume, seed_groups, with_front
+from study.results.objective import OBJECTIVES, TOP1
 from study.results.point import Point
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
@@ -44,7 +45,8 @@ class FrontLog:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "points.csv").write_text(to_csv(marked))
             front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
-            draw_front(marked, Path(folder) / "front.png", f"{self.study}: accuracy against total bits")
+            title = f"{self.study}: {marked[0].decides.title} against total bits"
+            draw_front(marked, Path(folder) / "front.png", title)
             self.client.log_artifacts(run_id, folder)
         self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
         self._mark(marked)
@@ -90,13 +92,14 @@ class FrontLog:
 
 
 def _progress(points: Sequence[Point]) -> dict[str, float]:
-    """Return the values of the curves; accuracies are the best means of configurations at a width."""
+    """Return the values of the curves: the best means of configurations at a width, of accuracy and the objective."""
     groups = seed_groups(with_front(points))
     best: dict[str, float] = {}
-    for group in groups:
-        if isinstance(group.bits, int):
-            name = f"best_{point_metric('val_top1', group.bits)}"
-            best[name] = max(best.get(name, 0.0), group.mean("val_top1"))
+    widths = [(group, group.bits) for group in groups if isinstance(group.bits, int)]
+    for group, bits in widths:
+        for metric in {OBJECTIVES[TOP1], group.decides}:
+            name, value = f"best_{point_metric(metric.column, bits)}", group.mean(metric.column)
+            best[name] = max(best.get(name, value), value, key=metric.score)
     size = sum(group.on_front for group in groups)
     return {schema.HYPERVOLUME: front_hypervolume(points), schema.FRONT_SIZE: float(size), **best}
 

@@ -14,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_GIT_COMMIT, 
 
 from kdq.bits import bits_name
 from study.results.front import SeedGroup, missing_seeds, seed_groups
+from study.results.objective import TOP1
 from study.results.point import Point
 from study.tracking import schema
 
@@ -91,20 +92,25 @@ def _answer(points: Sequence[Point]) -> str:
     front = sorted((g for g in seed_groups(points) if g.on_front), key=lambda g: g.mean("total_bits"))
     if not front:
         return "no finished point yet"
+    decides = front[0].decides
     rows = [_row(group) for group in front[:ROWS]]
+    is_other = decides.name != TOP1
     head = [
-        "| total bits | width | configuration | seeds | validation | test |",
-        "| ---: | --- | --- | ---: | ---: | ---: |",
+        f"| total bits | width | configuration | seeds |{f' {decides.title} |' * is_other} validation | test |",
+        f"| ---: | --- | --- | ---: |{' ---: |' * is_other} ---: | ---: |",
     ]
+    by = f" by {decides.title}" if is_other else ""
     rest = [f"and {len(front) - ROWS} more in front.csv"] if len(front) > ROWS else []
     return "\n".join(
-        [*head, *rows, "", "The Pareto front, chosen on validation images.", *rest, missing_seeds(points)]
+        [*head, *rows, "", f"The Pareto front, chosen on validation images{by}.", *rest, missing_seeds(points)]
     ).rstrip()
 
 
 def _row(group: SeedGroup) -> str:
     named = " ".join(each for each in group.settings if not each.startswith("student=")).removeprefix("method=")
     accuracies = [f"{group.mean(name):.2f} %" for name in ("val_top1", "test_top1")]
+    if group.decides.name != TOP1:
+        accuracies = [group.decides.show(group.value), *accuracies]
     cells = [f"{group.mean('total_bits'):,.0f}", bits_name(group.bits), named, str(group.n), *accuracies]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

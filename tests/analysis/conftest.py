@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -134,7 +135,7 @@ class Writer:
 
     def point(self, point, parent, status="FINISHED", images=True):
         """A point's run, with its packed file. images: whether it has which images are classified correctly."""
-        row = {name: value for name, value in asdict(point).items() if value is not None}
+        row = {name: value for name, value in point.row().items() if value is not None}
         del row["on_front"]
         metrics = {name: float(row.pop(name)) for name in (*MEASURES, *METRICS) if name in row}
         tags = {"kdq.trial_id": point.trial_id, "kdq.point_id": f"{point.trial_id}/{point.bits}"}
@@ -183,6 +184,8 @@ DOCUMENT = {
         "workload": {"val_images": 1000, "train": {"epochs": 3}},
     },
 }
+BY_NLL = deepcopy(DOCUMENT)
+BY_NLL["settings"]["space"] = {"scheduler": {"name": "none"}, "objective": "nll"}
 HOSTILE = "loss is nan | 50 % & <b>_{x}$"
 
 COMMAND = "python study/run.py --space dkd_grid"
@@ -206,7 +209,8 @@ def log_trial(writer, study, alpha, seed, status, accuracy):
     for bits in WIDTHS if status == "completed" else ():
         sizes = {"avg_bits": float(bits), "total_bits": 250_000 * bits, "packed_bytes": 32_000 * bits}
         point = replace(grid_points()[0], trial_id=trial, alpha=alpha, seed=seed, bits=bits, **sizes)
-        writer.point(replace(point, val_top1=finals[f"val_top1_{bits}bit"], test_top1=accuracy), run)
+        likelihoods = {"val_nll": alpha / bits, "test_nll": alpha / bits + 0.1}  # the better the lower alpha
+        writer.point(replace(point, val_top1=finals[f"val_top1_{bits}bit"], test_top1=accuracy, **likelihoods), run)
     writer.client.set_terminated(run, "FINISHED" if status == "completed" else "FAILED")
 
 
@@ -225,7 +229,7 @@ def html_named(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory):
-    """The address of a store with studies of every kind: empty, one_trial, all_failed, normal, other."""
+    """The address of a store with studies of every kind: empty, one_trial, all_failed, normal, other, by_nll, …"""
     folder = tmp_path_factory.mktemp("shelf")
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
@@ -237,10 +241,13 @@ def shelf(tmp_path_factory):
         "other": [(alpha, seed, "completed", 60.0 - alpha + seed) for alpha in (0.5, 1.0) for seed in (0, 1)],
         "lacking": [(0.5, 0, "completed", 84.0), (0.5, 1, "failed", 0.0)]
         + [(1.0, seed, "completed", 80.0) for seed in (0, 1)],
+        # Its least accurate configuration has the best likelihood.
+        "by_nll": [(alpha, seed, "completed", 60.0 + alpha + seed) for alpha in (0.5, 1.0, 9.0) for seed in (0, 1)],
     }
     for name, trials in studies.items():
         writer = Writer(client, name, folder / "artifacts" / name)
-        tags = {"kdq.status": "completed", "kdq.document": json.dumps(DOCUMENT), "kdq.command": COMMAND}
+        document = json.dumps(BY_NLL if name == "by_nll" else DOCUMENT)
+        tags = {"kdq.status": "completed", "kdq.document": document, "kdq.command": COMMAND}
         study = writer.run("study", tags, metrics={"teacher_val_top1": 90.0} if name in ("normal", "lacking") else {})
         for alpha, seed, status, accuracy in trials:
             log_trial(writer, study, alpha, seed, status, accuracy)

@@ -113,7 +113,7 @@ def test_a_target_is_reached_by_the_smallest_mean_and_surely_by_the_smallest_int
     points = measured(2, range(60)), measured(3, range(22)), measured(4, range(2)), measured(8, range(1))
     found = answer(results(*points), Budget(target=90.0))
     assert (found.best.bits, found.recommended.bits) == (3, 4)
-    assert found.accuracy.low < 90 < found.accuracy.value
+    assert found.interval.low < 90 < found.interval.value
     assert answer(results(*points), Budget(target=99.5)).recommended is None
     with pytest.raises(UserError, match=r"of at least 99.9 %: the best has 99.58 %"):
         answer(results(*points), Budget(target=99.9))
@@ -123,7 +123,7 @@ def test_without_images_there_is_a_best_but_no_recommendation():
     found = answer(
         results(measured(2, range(5), images=False), measured(3, range(4), images=False)), Budget(max_bits=1e9)
     )
-    assert (found.best.bits, found.accuracy, found.images, found.recommended) == (3, None, None, None)
+    assert (found.best.bits, found.interval, found.images, found.recommended) == (3, None, None, None)
     assert found.runner_up.difference is None
 
 
@@ -131,7 +131,7 @@ def test_seeds_are_pairs_of_the_same_students():
     points = [measured(bits, range(wrong + seed), seed=seed) for bits, wrong in ((2, 6), (3, 5)) for seed in (0, 1, 2)]
     found = answer(results(*points), Budget(max_bits=1e9))
     assert found.best.n == 3
-    assert found.accuracy.over_seeds
+    assert found.interval.over_seeds
     assert found.runner_up.difference.over_seeds
     assert found.recommended.bits == 2
 
@@ -156,7 +156,7 @@ def test_seeds_are_in_order_and_the_files_name_theirs(shelf, capsys):
     trials = next(line for line in lines if line.startswith("trials "))
     assert re.findall(r"seed (\d+)", trials) == ["0", "1"]
     files = next(line for line in lines if line.startswith("files "))
-    assert re.fullmatch(r"files +of seed [01], the most accurate on validation:", files)
+    assert re.fullmatch(r"files +of seed [01], the best on validation:", files)
 
 
 def test_missing_seeds_have_their_reasons(shelf, capsys):
@@ -208,3 +208,35 @@ def test_a_commands_own_seeds_and_widths_are_replaced():
     given = "python study/run.py --space 'my space' --seeds 0,1 --bits 2,4 --set train.lr=0.1"
     assert _without(given, "--seeds", "--bits") == "python study/run.py --space 'my space' --set train.lr=0.1"
     assert _without(given, "--seeds").count("--bits 2,4") == 1
+
+
+def test_another_objective_decides_with_intervals_over_seeds(shelf, capsys):
+    """The likelihoods of `by_nll` are alpha / bits for every seed, and its accuracies rise with alpha."""
+    assert main(["best", "--study", "by_nll", "--max-bits", "600000", "--tracking-uri", shelf]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].endswith("chosen on validation by negative log-likelihood")
+    assert re.search(
+        r"validation +nll 0\.250 nats \(± 0\.000 over 2 seeds\); 95 % interval 0\.250 to 0\.250 nats", text
+    )
+    assert re.search(r"runner-up +0\.500 nats \(\+0\.250 \[\+0\.250, \+0\.250\]\)", text)
+    assert re.search(r"margin +0\.250 nats, interval \+0\.250 to \+0\.250: the best is better", text)
+    assert "alpha=0.5" in re.search(r"configuration +(.*)", text)[1]
+
+
+def test_a_target_of_a_metric_that_should_be_low_is_an_upper_limit(shelf, capsys):
+    target = ["best", "--study", "by_nll", "--tracking-uri", shelf, "--target-accuracy"]
+    assert main([*target, "0.3"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0] == "smallest of by_nll with at most 0.3 nats validation negative log-likelihood"
+    assert re.search(r"width +2 bits", text)
+    assert main([*target, "0.01"]) == 2
+    message = "error: no configuration has a mean validation negative log-likelihood of at most 0.01 nats: the best has"
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_studies_of_different_objectives_are_not_compared(shelf, capsys):
+    assert main(["front", "--study", "by_nll", "--study", "other", "--tracking-uri", shelf]) == 2
+    message = (
+        "error: the studies have different objectives: nll (by_nll), top1 (other); compare studies of one objective"
+    )
+    assert capsys.readouterr().err == f"{message}\n"

@@ -26,6 +26,7 @@ KINDS = {
     "one trial": ["one_trial"],
     "all failed": ["all_failed"],
     "normal": ["normal"],
+    "by another metric": ["by_nll"],
     "two studies": ["normal", "other"],
 }
 

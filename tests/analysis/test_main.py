@@ -9,8 +9,9 @@ from PIL import Image
 
 from analysis.__main__ import main
 from study.results.front import comparable, front_hypervolume, relative_hypervolume, with_front
+from study.results.objective import OBJECTIVES
 from study.results.point import COLUMNS, METRICS, from_row
-from study.results.tables import FRONT_COLUMNS, from_csv
+from study.results.tables import from_csv, front_columns
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_front_and_its_figure(run, logged, tmp_path):
 
 def test_front_as_data(run, logged):
     table = pandas.read_csv(io.StringIO(run("front", "--study", "grid", "--format", "csv")))
-    assert tuple(table.columns) == FRONT_COLUMNS
+    assert tuple(table.columns) == front_columns(OBJECTIVES["top1"])
     assert table["bits"].tolist() == [2, 4, 8]
     assert table["alpha"].tolist() == [1, 1, 1]
     document = json.loads(run("front", "--study", "grid", "--format", "json"))

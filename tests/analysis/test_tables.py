@@ -116,7 +116,7 @@ def test_the_hypervolume_of_one_width_is_its_accuracy(studies):
         groups = [group for group in each.groups if group.bits == 32]
         (_, at_float), volume = max((group.mean("val_top1"), group.mean("val_top1")) for group in groups), None
         volume = scale([each], groups).percent(groups)
-        assert volume == pytest.approx(100 * at_float / scale([each]).reference.accuracy)
+        assert volume == pytest.approx(100 * at_float / scale([each]).reference.value)
     assert named.reference.name == "the teacher of normal"
 
 

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import Mock, create_autospec
+from unittest.mock import Mock, create_autospec, patch
 
 import pytest
 import torch
@@ -17,9 +17,11 @@ import torch
 from study.backends import ray_tune
 from study.backends.inline import run_inline
 from study.plan import estimate_time
+from study.results.objective import OBJECTIVES
 from study.results.point import Point
 from study.run import main
 from study.schedulers.registry import SCHEDULERS
+from study.searchers.optuna_searcher import OptunaSearcher
 from study.space import load as load_module
 from study.space.declaration import METHOD, TEACHER
 from study.space.load import load_space
@@ -130,3 +132,14 @@ def test_the_seeds_of_a_configuration_end_together(scheduler: str, tracker: Mock
     assert all(len(each) == 2 and len(set(each)) == 1 for each in ends.values())
     completed = sum(each == ["completed"] * 2 for each in ends.values())
     assert completed == 1 if scheduler == "halving" else completed >= 1
+
+
+def test_another_objective_decides(tracker: Mock) -> None:
+    options = ["--searcher", "tpe", "--trials", "3", "--epochs", "1", "--bits", "2", "--set", "objective=nll"]
+    options += [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+    with patch.object(OptunaSearcher, "_tell", autospec=True) as told:
+        assert main(["--space", "joint", "--name", "by-nll", *options]) == 0
+    logged: list[Point] = [call.args[0] for call in tracker.log_point.call_args_list]
+    assert {point.objective for point in logged} == {"nll"}
+    quantized = {(OBJECTIVES["nll"].worst - point.val_nll, point.total_bits) for point in logged if point.bits == 2}
+    assert {call.args[3] for call in told.call_args_list} == quantized

@@ -3,7 +3,7 @@ import math
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, astuple, replace
+from dataclasses import replace
 
 import pandas
 import pytest
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from kdq.bits import BIT_WIDTHS
 from kdq.errors import UserError
 from study.results.front import best, front_hypervolume, missing_seeds, seed_groups, with_front
+from study.results.objective import OBJECTIVES
 from study.results.pareto import front
-from study.results.point import COLUMNS, METRICS, Point, from_row
-from study.results.tables import FRONT_COLUMNS, as_table, as_text, from_csv, front_table, to_csv, to_json
+from study.results.point import METRICS, Point, from_row
+from study.results.tables import as_table, as_text, from_csv, front_columns, front_table, to_csv, to_json
 
 POINT = Point("t1", "dkd", 1.0, 8.0, 4.0, None, 0, "resnet20", 3, 3.2, 900_000, 112_500, 85.0, 84.0)
 
@@ -92,7 +93,7 @@ def test_csv_and_json_bring_the_points_back(points):
 
 
 def test_options_are_the_parameters_without_a_column_that_are_not_at_their_defaults():
-    row = {**asdict(POINT), "method": "dml", "options": None}
+    row = {**POINT.row(), "method": "dml", "options": None}
     common = {"label_smoothing": "0.0", "handover": 0.30000000000000004, "warmup": 0.5, "mixup_alpha": 1.0}
     assert from_row({**row, **common}).options == "handover=0.30000000000000004"  # dml has no warm-up
     assert from_row({**row, **common, "label_smoothing": 0.1}).options.endswith(" label_smoothing=0.1")
@@ -164,7 +165,7 @@ def test_bad_csv_is_told_with_its_line(bad, message):
 
 
 def test_a_row_may_be_text_or_numbers_and_lack_inactive_parameters():
-    row = {name: value for name, value in zip(COLUMNS, astuple(POINT), strict=True) if value is not None}
+    row = {name: value for name, value in POINT.row().items() if value is not None}
     del row["on_front"]
     assert from_row(row) == from_row({name: str(value) for name, value in row.items()}) == POINT
     assert from_row({**row, "total_bits": 900_000.0, "epochs": 3}) == POINT
@@ -297,7 +298,7 @@ def test_front_table_holds_the_front_smallest_first():
     dominated = replace(POINT, bits=5, total_bits=2 * 10**6)
     twice = [replace(dominated, seed=1), four, replace(four, seed=1, val_top1=91.0), POINT, replace(POINT, seed=1)]
     table = front_table([dominated, *twice])
-    assert tuple(table.columns) == FRONT_COLUMNS
+    assert tuple(table.columns) == front_columns(OBJECTIVES["top1"])
     assert table["bits"].tolist() == [3, 4]
     assert table["val_top1"].tolist() == [85.0, 90.5]
     assert table["n"].tolist() == [2, 2]
@@ -307,7 +308,7 @@ def test_front_table_holds_the_front_smallest_first():
 def test_text_leaves_out_what_no_row_has():
     lines = as_text(front_table([POINT])).splitlines()
     empty = ("mixup_alpha", "options", "val_top1_std", "test_top1_std")
-    assert lines[0].split() == [name for name in FRONT_COLUMNS if name not in empty]
+    assert lines[0].split() == [name for name in front_columns(OBJECTIVES["top1"]) if name not in empty]
     assert " ".join(lines[1].split()) == "dkd 1 8 4 resnet20 3 3.20 900,000 112,500 85.00 84.00 1"
     assert as_text(front_table([])) == "no points"
 

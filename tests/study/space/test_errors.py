@@ -37,6 +37,13 @@ def params(**declared: Any) -> Document:
 
 MISTAKES: list[tuple[Document, str]] = [
     ({"description": None}, "description: is required"),
+    ({"objective": "nnl"}, "objective: unknown objective 'nnl': did you mean 'nll'? known: agreement, balanced, ece"),
+    ({"objective": ["nll"]}, "objective: unknown objective"),
+    ({"objective": "nll", "scheduler": "asha"}, "objective: 'nll' is measured of finished students, and scheduler"),
+    (
+        {"objective": "agreement", "params": {"method": "ce"}},
+        "objective: 'agreement' is with a teacher, and no method has one; use top1, or add such as vkd",
+    ),
     ({"serach": "grid"}, "serach: unknown key 'serach': did you mean 'searcher'"),
     ({"params": None}, "params = None: must be a mapping"),
     ({"params": {}}, "params.method: is required but missing; known: ce"),

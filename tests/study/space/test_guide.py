@@ -9,6 +9,7 @@ import yaml
 
 from kdq.distill.methods import METHODS
 from kdq.errors import UserError
+from study.results.objective import OBJECTIVES
 from study.schedulers.registry import SCHEDULERS
 from study.space.declaration import KINDS, LISTS
 from study.space.load import read_space
@@ -22,7 +23,7 @@ def test_the_guide_has_every_kind() -> None:
     sound = "".join(text for text, message in EXAMPLES if not message)
     missing = [kind for kind in KINDS if f"{{{kind}: " not in sound and f"{{{kind}: " not in GUIDE]
     assert missing == []
-    assert all(f"`{name}`" in GUIDE for name in (*SEARCHERS, *SCHEDULERS, *LISTS))
+    assert all(f"`{name}`" in GUIDE for name in (*SEARCHERS, *SCHEDULERS, *LISTS, *OBJECTIVES))
 
 
 def test_the_table_of_methods_has_every_method_with_its_parameters() -> None:
