@@ -15,6 +15,7 @@ from analysis.importance import FANOVA, evaluator_for, importances
 from analysis.stored import StoredStudy
 from kdq.errors import UserError
 from study.results.front import comparable
+from study.results.objective import OBJECTIVES, TOP1
 from study.results.point import Point
 from study.results.status import StudyStatus
 
@@ -27,6 +28,7 @@ class Made:
     def __init__(self, points, name="made"):
         self.points, self.name = points, name
         self.study = StoredStudy(name, "1", StudyStatus.COMPLETED, None, 50.0)
+        self.decides = OBJECTIVES[TOP1]
         self.groups = comparable(points)
         self.trials = sorted({point.trial_id for point in points})
 

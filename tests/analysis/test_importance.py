@@ -9,6 +9,7 @@ from analysis.importance import HYPERVOLUME, LEAST, importances
 from analysis.optuna_study import as_optuna, parameters
 from analysis.stored import StoredStudy
 from kdq.errors import UserError
+from study.results.objective import OBJECTIVES, TOP1
 from study.results.point import Point
 from study.results.status import StudyStatus
 
@@ -21,6 +22,7 @@ class Made:
     def __init__(self, points):
         self.points, self.name = points, "made"
         self.study = StoredStudy("made", "1", StudyStatus.COMPLETED, None, 90.0)
+        self.decides = OBJECTIVES[TOP1]
         self.groups = []
 
 
