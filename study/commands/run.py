@@ -175,13 +175,13 @@ class _Study:
         write = partial(write_study_file, root / "studies" / self.name, document)
         controller = self._controller(inputs, tracker, live_table)
         write(StudyStatus.RUNNING)
-        tracker.start_study(document, self.plan.params(), self._command(), self._page(inputs))
+        tracker.start_study(document, self.plan.params(), self._command(), self._page(inputs, metrics))
         outcome = self._conclude(controller, metrics, write)
         close(outcome, self.site.tracking_uri, self.options.arguments(), live_table.print)
         return outcome
 
-    def _page(self, inputs: "Inputs") -> "StudyPage":
-        """Return what MLflow's page of the study shows."""
+    def _page(self, inputs: "Inputs", metrics: Mapping[str, float]) -> "StudyPage":
+        """Return what MLflow's page of the study shows. metrics: the teacher's accuracies."""
         from kdq.models.sources import short_name
         from study.tracking.study_page import StudyPage
 
@@ -193,7 +193,8 @@ class _Study:
             f"Seeds {', '.join(map(str, plan.seeds))}; each trial distills a student, then quantizes it."
         )
         names = plan.varying, plan.common
-        return StudyPage(question, plan.widths, *names, workload.dataset, data.fingerprint, data.train_images)
+        images, teacher = (data.fingerprint, data.train_images), metrics.get("teacher_val_top1")
+        return StudyPage(question, plan.widths, *names, workload.dataset, *images, teacher)
 
     def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
         """Return what the trials share, and the teacher's accuracies."""

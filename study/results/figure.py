@@ -38,9 +38,9 @@ SHAPED = 300  # configurations up to which shapes show methods; more are dots, s
 PALE = 0.35
 
 
-def draw_front(points: Iterable[Point], path: Path, title: str) -> None:
-    """Write the figure of one study; see `draw_fronts`."""
-    draw_fronts([Drawn("", list(points))], path, title)
+def draw_front(points: Iterable[Point], path: Path, title: str, teacher: float | None = None) -> None:
+    """Write the figure of one study; see `draw_fronts`. teacher: its objective, None if unknown."""
+    draw_fronts([Drawn("", list(points), teacher)], path, title)
 
 
 def draw_fronts(

@@ -25,12 +25,16 @@ FIRST = ("bits", "total_bits", "val_top1", "test_top1")
 
 
 class FrontLog:
-    """Logs the front of a study while trials finish. describe: the description of the study's run, given its points."""
+    """Logs the front of a study while trials finish.
+
+    describe: the description of the study's run, given its points; teacher: its validation accuracy, once it is known.
+    """
 
     def __init__(
         self, client: MlflowClient, table: RunTable, study: str, describe: Callable[[Sequence[Point]], dict[str, str]]
     ) -> None:
         self.client, self.table, self.study, self.describe = client, table, study, describe
+        self.teacher: float | None = None
         self.is_logged = False  # no point is new since
         self._draw_next = self._count_next = 0.0
         self._last_step: int | None = None
@@ -45,8 +49,9 @@ class FrontLog:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "points.csv").write_text(to_csv(marked))
             front_table(marked).to_csv(Path(folder) / "front.csv", index=False)
-            title = f"{self.study}: {marked[0].decides.title} against total bits"
-            draw_front(marked, Path(folder) / "front.png", title)
+            decides = marked[0].decides
+            title = f"{self.study}: {decides.title} against total bits"
+            draw_front(marked, Path(folder) / "front.png", title, self.teacher if decides.name == TOP1 else None)
             self.client.log_artifacts(run_id, folder)
         self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
         self._mark(marked)

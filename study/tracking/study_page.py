@@ -30,7 +30,7 @@ class StudyPage:
 
     question: what was asked, in Markdown; widths: of its points, 32 for float; parameters: the names of what its trials
     differ in; common: those of them that every trial has; dataset, fingerprint, images: the data set's name, its
-    identity, its number of training images.
+    identity, its number of training images; teacher: its validation accuracy in percent, None without one.
     """
 
     question: str
@@ -40,6 +40,7 @@ class StudyPage:
     dataset: str
     fingerprint: str
     images: int
+    teacher: float | None = None
 
     def description(self, study: str, command: str, points: Sequence[Point]) -> str:
         """Return the description of the study's run, in Markdown. points: with the front marked."""

@@ -125,7 +125,7 @@ class Tracker:
         described = {schema.DOCUMENT: canonical(dict(document)), schema.COMMAND: command}
         # With this tag the UI shows an artifact as a table.
         table = {"mlflow.loggedArtifacts": '[{"path": "front.json", "type": "table"}]'}
-        self._page = page
+        self._page, self._front.teacher = page, page.teacher
         run_id = self.table.open(STUDY, RunKind.STUDY, self.study, params, {**described, **table})
         self.table.tag(STUDY, {schema.STATUS: StudyStatus.RUNNING, schema.COMMAND: command})
         if not self._front.is_logged:

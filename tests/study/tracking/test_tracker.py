@@ -32,7 +32,7 @@ POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200,
 PARAMS = {"method": "dkd", "seed": 0}
 
 
-PAGE = StudyPage("What was asked", (32, 4), ("method", "seed"), ("method", "seed"), "digits", "0" * 64, 1000)
+PAGE = StudyPage("What was asked", (32, 4), ("method", "seed"), ("method", "seed"), "digits", "0" * 64, 1000, 93.0)
 
 
 @pytest.fixture(scope="module")
@@ -451,20 +451,22 @@ def test_a_store_that_cannot_be_used_is_said(tmp_path: Path) -> None:
 def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = opened(store, "front")
     start(tracker)
-    drawn: list[int] = []
-    monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, path, title: drawn.append(len(points)))
+    drawn: list[tuple[int, float]] = []
+    monkeypatch.setattr(
+        "study.tracking.front_log.draw_front", lambda points, path, title, teacher: drawn.append((len(points), teacher))
+    )
     tracker.log_front([], 0)
     tracker.log_front([POINT], 1)
     tracker.log_front([POINT, replace(POINT, bits=8, total_bits=2000)], 2)
-    assert drawn == [1]
+    assert drawn == [(1, 93.0)]
     tracker.log_point(POINT, "point", PARAMS, [], {})
     tracker.log_front([POINT], 1, always=True)
-    assert drawn == [1, 1]
+    assert drawn == [(1, 93.0), (1, 93.0)]
 
 
 def test_a_front_without_new_points_is_not_logged_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, path, title: drawn.append(len(points)))
+    monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, *_: drawn.append(len(points)))
 
     def study(points: list[Point]) -> None:
         tracker = opened(store, "front once")
