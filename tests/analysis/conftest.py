@@ -13,6 +13,7 @@ from analysis.record import Row
 from kdq.correctness import encode
 from kdq.store.stage import digest
 from study.results.point import METRICS, Point
+from tests.made_once import made_once
 
 SEEDS = (0, 1)
 MEASURES = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
@@ -230,9 +231,11 @@ def html_named(tmp_path_factory):
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory):
     """The address of a store with studies of every kind: empty, one_trial, all_failed, normal, other, by_nll, …"""
-    folder = tmp_path_factory.mktemp("shelf")
-    uri = f"sqlite:///{folder}/mlflow.db"
-    client = MlflowClient(tracking_uri=uri)
+    return f"sqlite:///{made_once(tmp_path_factory, 'shelf', make_shelf)}/mlflow.db"
+
+
+def make_shelf(folder):
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     studies = {
         "empty": [],
         "one_trial": [(1.0, 0, "completed", 80.0)],
@@ -251,4 +254,3 @@ def shelf(tmp_path_factory):
         study = writer.run("study", tags, metrics={"teacher_val_top1": 90.0} if name in ("normal", "lacking") else {})
         for alpha, seed, status, accuracy in trials:
             log_trial(writer, study, alpha, seed, status, accuracy)
-    return uri

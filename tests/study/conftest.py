@@ -16,9 +16,10 @@ from study.control.controller import Controller
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
 from study.trial.events import Event
+from tests.made_once import made_once
 from tests.patience import patient
 from tests.study.inline_study import call, inline_main, run_here
-from tests.study.prepared import TEACHER, made_once, make_prepared
+from tests.study.prepared import TEACHER, make_prepared
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
