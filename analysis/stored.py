@@ -56,6 +56,12 @@ class StoredStudy:
         workload: dict[str, Any] = self.document.get("settings", {}).get("workload", {})
         return workload
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds each configuration should have; 0 if they were not logged."""
+        seeds = self.document.get("settings", {}).get("seeds")
+        return len(seeds) if isinstance(seeds, list) else 0
+
     def has_images_of(self, other: "StoredStudy") -> bool:
         """Return whether both measure their points on the same validation images, in the same order."""
         return self.name == other.name or (None not in self._images and self._images == other._images)

@@ -193,7 +193,8 @@ class _Study:
             f"Seeds {', '.join(map(str, plan.seeds))}; each trial distills a student, then quantizes it."
         )
         names = plan.varying, plan.common
-        return StudyPage(question, plan.widths, *names, workload.dataset, data.fingerprint, data.train_images)
+        dataset, images, seeds = workload.dataset, data.train_images, len(plan.seeds)
+        return StudyPage(question, plan.widths, *names, dataset, data.fingerprint, images, seeds)
 
     def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
         """Return what the trials share, and the teacher's accuracies."""
@@ -309,6 +310,7 @@ class _Study:
             leaves_rest=controller.queue.retry and not controller.is_complete,
             shortage=self.plan.space.shortage if controller.is_complete else "",
             stopped=controller.stopped,
+            seeds=len(self.plan.seeds),
         )
 
     def _run_trials(self, controller: "Controller") -> StudyStatus:

@@ -29,7 +29,7 @@ class StudyPage:
 
     question: what was asked, in Markdown; widths: of its points, 32 for float; parameters: the names of what its trials
     differ in; common: those of them that every trial has; dataset, fingerprint, images: the data set's name, its
-    identity, its number of training images.
+    identity, its number of training images; seeds: how many the study has.
     """
 
     question: str
@@ -39,10 +39,11 @@ class StudyPage:
     dataset: str
     fingerprint: str
     images: int
+    seeds: int = 1
 
     def description(self, study: str, command: str, points: Sequence[Point]) -> str:
         """Return the description of the study's run, in Markdown. points: with the front marked."""
-        answer = ["### Answer so far", _answer(points)]  # first, since the page folds long descriptions
+        answer = ["### Answer so far", _answer(points, self.seeds)]  # first, since the page folds long descriptions
         rest = ["### What was asked", self.question, "### How to go on", _onwards(study, command)]
         return "\n\n".join([*answer, *rest])
 
@@ -87,7 +88,7 @@ def _user() -> str:
         return "unknown"
 
 
-def _answer(points: Sequence[Point]) -> str:
+def _answer(points: Sequence[Point], seeds: int) -> str:
     front = sorted((g for g in seed_groups(points) if g.on_front), key=lambda g: g.mean("total_bits"))
     if not front:
         return "no finished point yet"
@@ -98,7 +99,7 @@ def _answer(points: Sequence[Point]) -> str:
     ]
     rest = [f"and {len(front) - ROWS} more in front.csv"] if len(front) > ROWS else []
     return "\n".join(
-        [*head, *rows, "", "The Pareto front, chosen on validation images.", *rest, missing_seeds(points)]
+        [*head, *rows, "", "The Pareto front, chosen on validation images.", *rest, missing_seeds(points, seeds)]
     ).rstrip()
 
 
