@@ -51,7 +51,7 @@ COMMANDS: Sequence[Command] = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0, or 2 after a UserError, printed in one line."""
+    """Run a command and return the exit status: 0; 2 after a UserError, printed in one line; 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         plugins.load_all(options.plugin)
@@ -65,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -80,8 +83,10 @@ def _write(path: Path, text: str) -> None:
 def _print(text: str) -> None:
     try:
         print(text.rstrip("\n"), flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes nowhere
+        if not isinstance(error, BrokenPipeError):  # else the reader, such as `head`, has closed the pipe
+            raise UserError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

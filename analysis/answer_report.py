@@ -265,7 +265,13 @@ def _left_out(results: Results) -> list[str]:
     plural = "s" if len(lacking) > 1 else ""
     head = f"{len(lacking)} configuration{plural} without a point for every seed; trials: {counted}"
     first = sorted(lacking, key=_is_stopped)[:EXPLAINED]
-    return [_line("not compared", head), *(f"{'':15}{each.name}: {each.why}" for each in first)]
+    most, seeds = results.groups[0].n, results.study.seeds
+    if most < seeds:  # some of those are compared
+        rule = f"no configuration has all {seeds} seeds: those with the most, {most}, are compared"
+        lines = [_line("seeds", rule), _line("missing", head)]
+    else:
+        lines = [_line("not compared", head)]
+    return [*lines, *(f"{'':15}{each.name}: {each.why}" for each in first)]
 
 
 def _is_stopped(each: Missing) -> bool:

@@ -30,7 +30,7 @@ def report(studies: Sequence[Results], figure: Path | None = None) -> Report:
         notes.append(f"hypervolume: {named.definition}")
     elif named:
         notes = [f"hypervolume {volumes[studies[0].name]:.2f} {named.definition}"]
-    lines = {each.name: missing_seeds(each.points) for each in studies}
+    lines = {each.name: missing_seeds(each.points, each.study.seeds) for each in studies}
     notes += [f"{name}: {line}" if several else line for name, line in lines.items() if line]
     document = {
         "studies": [each.name for each in studies],

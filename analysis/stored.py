@@ -66,6 +66,12 @@ class StoredStudy:
             raise UserError(f"study {self.name!r} has the objective {name!r}, and this version knows {known}")
         return str(name)
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds each configuration should have; 0 if they were not logged."""
+        seeds = self.document.get("settings", {}).get("seeds")
+        return len(seeds) if isinstance(seeds, list) else 0
+
     def has_images_of(self, other: "StoredStudy") -> bool:
         """Return whether both measure their points on the same validation images, in the same order."""
         return self.name == other.name or (None not in self._images and self._images == other._images)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0, or 2 after a UserError, printed in one line."""
+    """Run a command and return the exit status: 0; 2 after an error, printed in one line; 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     options.arguments = arguments
@@ -31,14 +31,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from kdq.export.command import run
         status = run(options)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        return _lost_output(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return status
+
+
+def _lost_output(error: OSError) -> int:
+    """Return the exit status after an error of the disk, or of standard output, of which the rest goes nowhere."""
+    if sys.stdout is sys.__stdout__ and sys.stdout:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has closed the pipe
+        return 0
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> ArgumentParser:

@@ -35,6 +35,8 @@ FOREIGN = (
         "it is compressed",
         "unpack it, and name the file that was in it",
     ),
+    (rb"\x00{64}", "it begins with zeros, as an incomplete download does", AGAIN),
+    (rb"[\t\n\r -~]+\Z", "it is text", "download the file itself, not a page or a message about it"),
     (rb"\x89HDF", "it is an HDF5 file, as Keras saves them", "save the weights as safetensors"),
     (rb"\x93NUMPY", "it is a NumPy array", "save the weights as safetensors"),
 )
@@ -158,6 +160,8 @@ def _refusal(path: Path, error: Exception) -> UserError:
         name = next(name for name in found.groups() if name)
         reason = f"it holds an object of {printable(name)}, which is refused since reading it could run code"
         return _invalid(path, reason, ALONE)
+    if "weights_only" in str(cause):  # torch advises to run the file's code
+        return _invalid(path, "it is of an old format, which cannot be read without running code", ALONE)
     what = f"{type(cause).__name__}: {printable(first_line(cause))}"
     return _invalid(path, f"truncated, damaged or of another kind: {what}", AGAIN)
 

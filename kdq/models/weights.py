@@ -99,18 +99,22 @@ def find_weights(content: object, network: Network, path: Path, key: str | None 
 
 
 def _mappings(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield every mapping in the content that holds tensors: its keys joined by dots, and its tensors by name."""
+    """Yield every mapping in the content that holds tensors: its keys joined by dots, and its tensors by name.
+
+    Lists and tuples count as mappings of their indices.
+    """
     seen: set[int] = set()
-    level = [("", content)] if isinstance(content, Mapping) else []
+    level = [("", content)]
     for _ in range(LARGEST_DEPTH):
-        inner: list[tuple[str, Mapping[object, object]]] = []
+        inner: list[tuple[str, object]] = []
         for where, node in level:
-            if id(node) in seen:
+            if not isinstance(node, Mapping | list | tuple) or id(node) in seen:
                 continue  # a pickle may hold itself
             seen.add(id(node))
-            if tensors := {str(key): value for key, value in node.items() if isinstance(value, Tensor)}:
+            items = list(node.items()) if isinstance(node, Mapping) else list(enumerate(node))
+            if tensors := {str(key): value for key, value in items if isinstance(value, Tensor)}:
                 yield where, _unwrapped(tensors)
-            inner += [(f"{where}.{key}".lstrip("."), item) for key, item in node.items() if isinstance(item, Mapping)]
+            inner += [(f"{where}.{key}".lstrip("."), item) for key, item in items if not isinstance(item, Tensor)]
         level = inner
 
 

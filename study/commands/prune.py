@@ -151,4 +151,8 @@ def _is_confirmed() -> bool:
     """Ask the user to confirm the removal; raise UserError without a terminal."""
     if not sys.stdin.isatty():
         raise UserError("nothing was removed: confirmation needs a terminal; give --yes to remove without it")
-    return input("remove them? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        return input("remove them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        print()
+        return False

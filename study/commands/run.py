@@ -194,7 +194,8 @@ class _Study:
         )
         names = plan.varying, plan.common
         images, teacher = (data.fingerprint, data.train_images), metrics.get("teacher_val_top1")
-        return StudyPage(question, plan.widths, *names, workload.dataset, *images, teacher)
+        seeds = len(plan.seeds)
+        return StudyPage(question, plan.widths, *names, workload.dataset, *images, seeds, teacher)
 
     def _prepare(self, teacher: "TeacherSpec | None", live_table: "LiveTable") -> "tuple[Inputs, dict[str, float]]":
         """Return what the trials share, and the teacher's accuracies."""
@@ -310,6 +311,7 @@ class _Study:
             leaves_rest=controller.queue.retry and not controller.is_complete,
             shortage=self.plan.space.shortage if controller.is_complete else "",
             stopped=controller.stopped,
+            seeds=len(self.plan.seeds),
         )
 
     def _run_trials(self, controller: "Controller") -> StudyStatus:

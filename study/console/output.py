@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TextIO, cast
 
 GONE = "standard output is closed: the study continues without it; MLflow has its results"
@@ -49,6 +50,14 @@ class LastingOutput:
 @contextmanager
 def lasting_output() -> Iterator[None]:
     """Have standard output and standard error outlive their readers in this block."""
-    out, err = LastingOutput(sys.stdout, GONE), LastingOutput(sys.stderr)
+    out, err = LastingOutput(_opened(sys.stdout), GONE), LastingOutput(_opened(sys.stderr))
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
         yield
+
+
+def _opened(stream: TextIO | None) -> TextIO:
+    """Return a stream, or one that discards its text if the program was started with it closed (`>&-`).
+
+    It takes the place among the system's file descriptors that was free, so that no other file is written to instead.
+    """
+    return stream or Path(os.devnull).open("w")

@@ -27,7 +27,8 @@ class Outcome:
     """How a study's command ended. experiment: the id of its experiment in MLflow; figure: the
     path of the front's figure; failure: the error that stopped the study,
     if any; leaves_rest: only failed trials were retried, and other trials are unfinished; shortage: why the search
-    ended before its number of trials, if it did; stopped: the names of stopped trials, each with the reason."""
+    ended before its number of trials, if it did; stopped: the names of stopped trials, each with the reason; seeds:
+    how many the study has."""
 
     study: str
     status: StudyStatus
@@ -41,6 +42,7 @@ class Outcome:
     leaves_rest: bool
     shortage: str
     stopped: Mapping[str, str]
+    seeds: int = 1
 
     @property
     def exit_status(self) -> int:
@@ -69,7 +71,8 @@ def close(outcome: Outcome, uri: str, arguments: Sequence[str], log: Callable[[s
         log(f"stopped: {more} more; python -m analysis trials --study {outcome.study} lists all with their reasons")
     if outcome.points:
         log("\nPareto front (chosen on validation; test beside it):")
-        print("\n".join(filter(None, [as_text(front_table(outcome.points)), missing_seeds(outcome.points)])))
+        lacking = missing_seeds(outcome.points, outcome.seeds)
+        print("\n".join(filter(None, [as_text(front_table(outcome.points)), lacking])))
         print(f"\nfigure: {_here(outcome.figure)}")
         _print_commands(outcome, uri, arguments)
     if outcome.signal:

@@ -166,13 +166,16 @@ def _adapter(kind: str) -> "TypeAdapter[Record]":
 def replay(scheduler: Scheduler, records: Iterable[Reported | Left]) -> None:
     """Replay journal records on a new scheduler, to restore the state of the one that decided them.
 
-    Raises UserError if a decision differs from the journal's: another scheduler was in force.
+    Raises UserError if a decision differs from the journal's: another scheduler was in force. Values that the
+    scheduler cannot compare raise LookupError, ValueError or AssertionError.
     """
     for number, record in enumerate(records, 1):
         if isinstance(record, Left):
             scheduler.leave(record.trial)
             continue
         values = [(_number(accuracy), _number(bits)) for accuracy, bits in record.values]
+        if (record.trial, record.epoch) not in scheduler.decisions:
+            scheduler.priority.scores({record.trial: values})  # raises here, not later at a rung that waits for others
         decision = scheduler.report(record.trial, record.epoch, values)
         if decision is not record.decision:
             raise UserError(

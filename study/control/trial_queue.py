@@ -55,7 +55,7 @@ class TrialQueue:
         for number, record in enumerate(records, 1):
             try:
                 self._replay(record, is_former=number < extended)
-            except (KeyError, AssertionError, UserError) as error:
+            except (LookupError, ValueError, AssertionError) as error:
                 raise UserError(
                     f"{self.journal.path}, record {number}: does not fit this study ({error!r}): another version of "
                     f"this program may have written it; choose another --name"

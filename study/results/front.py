@@ -119,12 +119,18 @@ def comparable(points: Iterable[Point]) -> list[SeedGroup]:
     return [group for group in groups if group.n == most]
 
 
-def missing_seeds(points: Iterable[Point]) -> str:
-    """Return a line on the configurations that `comparable` leaves out, empty if there is none."""
+def missing_seeds(points: Iterable[Point], seeds: int = 0) -> str:
+    """Return a line on the configurations that `comparable` leaves out, and on seeds that even those it has lack.
+
+    seeds: of the study. Empty if nothing is missing.
+    """
     points = list(points)
     compared = comparable(points)
     left = len(seed_groups(points)) - len(compared)
-    return f"not compared: {left} with fewer than {compared[0].n} seeds" if left else ""
+    lines = [f"not compared: {left} with fewer than {compared[0].n} seeds"] if left else []
+    if compared and compared[0].n < seeds:
+        lines.append(f"no configuration has all {seeds} seeds: those with the most, {compared[0].n}, are compared")
+    return "; ".join(lines)
 
 
 def content(point: Point) -> tuple[object, ...]:

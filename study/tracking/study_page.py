@@ -30,7 +30,8 @@ class StudyPage:
 
     question: what was asked, in Markdown; widths: of its points, 32 for float; parameters: the names of what its trials
     differ in; common: those of them that every trial has; dataset, fingerprint, images: the data set's name, its
-    identity, its number of training images; teacher: its validation accuracy in percent, None without one.
+    identity, its number of training images; seeds: how many the study has; teacher: its validation accuracy in percent,
+    None without one.
     """
 
     question: str
@@ -40,11 +41,12 @@ class StudyPage:
     dataset: str
     fingerprint: str
     images: int
+    seeds: int = 1
     teacher: float | None = None
 
     def description(self, study: str, command: str, points: Sequence[Point]) -> str:
         """Return the description of the study's run, in Markdown. points: with the front marked."""
-        answer = ["### Answer so far", _answer(points)]  # first, since the page folds long descriptions
+        answer = ["### Answer so far", _answer(points, self.seeds)]  # first, since the page folds long descriptions
         rest = ["### What was asked", self.question, "### How to go on", _onwards(study, command)]
         return "\n\n".join([*answer, *rest])
 
@@ -89,7 +91,7 @@ def _user() -> str:
         return "unknown"
 
 
-def _answer(points: Sequence[Point]) -> str:
+def _answer(points: Sequence[Point], seeds: int) -> str:
     front = sorted((g for g in seed_groups(points) if g.on_front), key=lambda g: g.mean("total_bits"))
     if not front:
         return "no finished point yet"
@@ -103,7 +105,7 @@ def _answer(points: Sequence[Point]) -> str:
     by = f" by {decides.title}" if is_other else ""
     rest = [f"and {len(front) - ROWS} more in front.csv"] if len(front) > ROWS else []
     return "\n".join(
-        [*head, *rows, "", f"The Pareto front, chosen on validation images{by}.", *rest, missing_seeds(points)]
+        [*head, *rows, "", f"The Pareto front, chosen on validation images{by}.", *rest, missing_seeds(points, seeds)]
     ).rstrip()
 
 

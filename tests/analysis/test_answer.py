@@ -9,11 +9,12 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.answer import Budget, answer
-from analysis.answer_report import _without
+from analysis.answer_report import _without, report
 from analysis.results import Results
-from analysis.stored import StoredStudy
+from analysis.stored import StoredStudy, Trial
 from kdq.errors import UserError
 from study.results.point import Point
+from study.results.status import TrialStatus
 
 IMAGES = 240
 
@@ -168,6 +169,20 @@ def test_missing_seeds_have_their_reasons(shelf, capsys):
     assert main([*arguments, "--format", "json"]) == 0
     (lacking,) = json.loads(capsys.readouterr().out)["missing"]
     assert lacking == {"configuration": "dkd alpha=0.5", "why": "seed 1 failed: loss is nan | 50 % & <b>_{x}$"}
+
+
+def test_where_no_configuration_has_all_seeds_the_answer_says_so():
+    """The survivors of early stopping are compared, and what they lack is no configuration that is left out."""
+    study = StoredStudy("made", "1", "completed", "run", None, json.dumps({"settings": {"seeds": [0, 1]}}))
+    shelf = Shelf(dict([measured(2, range(5))]))
+    stopped = Trial("t", "dkd alpha=1 seed=1", TrialStatus.STOPPED, "by asha", {"alpha": "1"}, "1", 0, {})
+    shelf.trials = lambda _: [stopped]
+    found = Results(shelf, study)
+    budget = Budget(max_bits=1e9)
+    text = report(found, budget, answer(found, budget)).text
+    assert "seeds          no configuration has all 2 seeds: those with the most, 1, are compared\n" in text
+    assert "missing        1 configuration without a point for every seed; trials: 1 stopped\n" in text
+    assert "not compared" not in text
 
 
 def test_the_document_and_the_table_have_the_interval_and_the_recommendation(shelf, capsys):

@@ -2,6 +2,8 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
+from unittest.mock import Mock
 
 import pandas
 import pytest
@@ -203,6 +205,24 @@ def test_the_module_runs_and_a_reader_may_leave_early(logged):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_an_error(logged):
+    """As on a full disk: one line, status 2, and nothing at the interpreter's end."""
+    command = [sys.executable, "-m", "analysis", "list", "--tracking-uri", logged.uri]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: cannot write to standard output: No space left on device\n",
+    )
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(logged, monkeypatch, capsys):
+    monkeypatch.setattr("analysis.store.Store.studies", Mock(side_effect=KeyboardInterrupt))
+    assert main(["list", "--tracking-uri", logged.uri]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_record_is_printed_and_replayed(run, tmp_path):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import os
 import resource
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -58,6 +59,14 @@ def archive() -> bytes:
     return stream.getvalue()
 
 
+def old_tar() -> bytes:
+    """As the first versions of torch saved."""
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as file:
+        file.addfile(tarfile.TarInfo("sys_info"))
+    return stream.getvalue()
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -72,7 +81,10 @@ FOREIGN: dict[str, tuple[Callable[[], bytes], str]] = {
     "archive": (archive, r"a zip archive that torch\.save did not write"),
     "TorchScript": (script, r"a TorchScript archive.*torch\.jit\.load\(\"a\.\w+\"\)\.state_dict"),
     "empty": (lambda: b"", r"empty\); copy or download it again"),
-    "text": (lambda: b"hello\n", "truncated, damaged or of another kind: "),
+    "text": (lambda: b"Not Found\n", r"text\); download the file itself"),
+    "JSON": (lambda: b'{"error": "no access"}', r"text\); download the file itself"),
+    "zeros": (lambda: bytes(999), r"begins with zeros, as an incomplete download does\); copy or download it again"),
+    "tar": (old_tar, "(of an old format, .* save the weights alone|header too large)"),
     "another pickle": (lambda: b"\x80\x04\x95", "truncated, damaged or of another kind: "),
 }
 

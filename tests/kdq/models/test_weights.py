@@ -72,6 +72,8 @@ EVERYDAY: dict[str, Callable[[], object]] = {
     "Lightning on the net itself": lambda: {**LIGHTNING, "state_dict": {**STATE, "loss_fn.weight": torch.ones(10)}},
     "Lightning compiled": lambda: {**LIGHTNING, "state_dict": under("model._orig_mod.")},
     "numbers beside": lambda: {**STATE, "epoch": 3},
+    "in a list": lambda: [{"epoch": 1}, {"model": STATE}],
+    "in a tuple": lambda: (under("module."), 91.7),
     "a tree": lambda: {"a": {"b": {"c": under("d.e.")}}},
     "without num_batches_tracked": lambda: {k: v for k, v in STATE.items() if "tracked" not in k},
     "num_batches_tracked in floating point": lambda: {k: v.float() for k, v in STATE.items()},

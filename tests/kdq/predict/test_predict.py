@@ -1,8 +1,10 @@
 import csv
 import os
+import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -189,3 +191,22 @@ def test_odd_sizes_are_refused(size: str, capsys: pytest.CaptureFixture[str]) ->
         main(["predict", "model", "image", f"--image-size={size}"])
     assert ended.value.code == 2
     assert "must be pixels, such as 224 or 224x320" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(("output", "status"), [("/dev/full", 2), ("/dev/null", 0)])
+def test_output_that_cannot_be_written_is_an_error(packed: Path, folder: Path, output: str, status: int) -> None:
+    """As on a full disk: one line, status 2, and nothing at the interpreter's end."""
+    command = [sys.executable, "-m", "kdq", "predict", str(packed), str(folder / "red.png")]
+    with Path(output).open("w") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3])
+    assert done.returncode == status
+    assert done.stderr == ("error: [Errno 28] No space left on device\n" if status else "")
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    packed: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdq.predict.command.run", Mock(side_effect=KeyboardInterrupt))
+    assert main(["predict", str(packed), str(folder)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -220,6 +221,9 @@ def test_asked_at_a_terminal_only_yes_removes(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", Mock(side_effect=EOFError))  # Ctrl-D
+    assert main(["--prune", "small"]) == 0
+    assert stages(folder)["student"] == 3
     for answer, students in {"": 3, "n": 3, "Y": 1}.items():
         monkeypatch.setattr("builtins.input", lambda prompt, answer=answer: answer)
         assert main(["--prune", "small"]) == 0

@@ -1,5 +1,7 @@
 """A program whose reader goes away."""
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,3 +41,18 @@ def test_it_goes_on_without_any_reader(tmp_path: Path) -> None:
         program.stdout.close()
     assert program.returncode == 0
     assert (tmp_path / "done").read_text() == "finished"
+
+
+def test_a_program_started_without_outputs_runs_and_no_file_takes_their_place(tmp_path: Path) -> None:
+    """As a daemon is, by `>&- 2>&-`."""
+    program = (
+        "import os\n"
+        "from study.console.output import lasting_output\n"
+        "with lasting_output(), open('result', 'w') as file:\n"
+        "    print('line')\n"
+        "    print(file.fileno() > 2, file=file)\n"
+    )
+    shell = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(program)} >&- 2>&-"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    assert subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment).returncode == 0
+    assert (tmp_path / "result").read_text() == "True\n"

@@ -294,6 +294,19 @@ def test_without_an_extension_a_journal_of_another_space_is_refused(tmp_path: Pa
             TrialQueue(ListSearcher(others), SEEDS, stub, None, Journal(path))
 
 
+@pytest.mark.parametrize("scheduler", [*stopping(), "asha" + BY_CONFIGURATION])
+def test_a_journal_whose_values_no_rung_can_compare_is_refused(scheduler: str, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    made = queue(journal.path, scheduler, "grid")
+    trial = made.next()
+    assert trial is not None
+    journal.append(Reported(trial.id, 1, (), made.report(trial.id, 1, values(trial.id, 1))))
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(lines[0] + lines[2])  # the ask, and the report without its values
+    with pytest.raises(UserError, match=r"journal\.jsonl, record 2: does not fit this study"):
+        queue(journal.path, scheduler, "grid")
+
+
 def test_the_searcher_is_told_the_mean_over_the_seeds_once(tmp_path: Path) -> None:
     class Ear(ListSearcher):
         def __init__(self, configurations: list[Configuration]) -> None:

@@ -188,7 +188,14 @@ def test_a_lucky_survivor_of_early_stopping_never_beats_what_has_all_seeds():
     assert best(marked, 1e9).parameters["alpha"] == 1.0
     assert front_hypervolume(marked) == front_hypervolume(steady)
     assert missing_seeds(marked) == "not compared: 1 with fewer than 3 seeds"
-    assert missing_seeds(steady) == missing_seeds([]) == ""
+    assert missing_seeds(steady) == missing_seeds([]) == missing_seeds([], 4) == missing_seeds(steady, 3) == ""
+
+
+def test_where_no_configuration_has_all_seeds_it_is_reported():
+    """One seed of each was stopped, so a mean over fewer is all there is."""
+    points = [replace(POINT, alpha=alpha, seed=0, val_top1=80.0 + alpha) for alpha in (1.0, 2.0)]
+    assert best(points, 1e9).n == 1
+    assert missing_seeds(points, 2) == "no configuration has all 2 seeds: those with the most, 1, are compared"
 
 
 def test_test_accuracy_never_decides():

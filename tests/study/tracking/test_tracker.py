@@ -32,7 +32,7 @@ POINT = Point(TRIAL, "dkd", 1.0, 8.0, 4.0, 0.0, 0, "resnet8", 4, 4.1, 1000, 200,
 PARAMS = {"method": "dkd", "seed": 0}
 
 
-PAGE = StudyPage("What was asked", (32, 4), ("method", "seed"), ("method", "seed"), "digits", "0" * 64, 1000, 93.0)
+PAGE = StudyPage("What was asked", (32, 4), ("method", "seed"), ("method", "seed"), "digits", "0" * 64, 1000, 1, 93.0)
 
 
 @pytest.fixture(scope="module")
