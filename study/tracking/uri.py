@@ -72,7 +72,7 @@ def shown(uri: str) -> str:
     if _hides_query(uri):
         return f"{scheme}{_COLON.split(rest)[0]}"
     user, at, server = rest.rpartition("@")
-    if scheme.lower().startswith("http") and not _COLON.search(user):
+    if scheme.lower().startswith("http") and "/" not in user and not _COLON.search(user):
         user = at = ""
     end = _HOST.match(server).end()  # type: ignore[union-attr]
     if port := _PORT.match(server, end):
