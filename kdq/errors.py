@@ -12,6 +12,9 @@ class UserError(ValueError):
     """
 
 
+USER_CODE = (Exception, SystemExit)
+"""What a user's code may raise, such as a script that ends itself or reads its own options; not Ctrl-C."""
+
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 quoted = _REPR.repr

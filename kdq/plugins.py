@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdq.errors import UserError, first_line, quoted
+from kdq.errors import USER_CODE, UserError, first_line, quoted
 
 GROUP = "kdq.plugins"
 """The group of entry points by which an installed package names modules that register what they add."""
@@ -179,7 +179,7 @@ def _run(plugin: Plugin, work: Any) -> None:
     except UserError as error:
         _forget(plugin)
         raise UserError(f"plugin {plugin.name}: {error}") from error
-    except Exception as error:
+    except USER_CODE as error:
         _forget(plugin)
         raise UserError(f"plugin {plugin.name}: {type(error).__name__}: {first_line(error)}{_line(error)}") from error
     finally:
@@ -187,7 +187,7 @@ def _run(plugin: Plugin, work: Any) -> None:
     _plugins[plugin.name] = plugin
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """Return in which line of the plugin an error arose, as far as known."""
     trace, found = error.__traceback__, getattr(error, "lineno", None)
     while trace:

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from kdq import plugins
 from kdq.conformance.check import Check
-from kdq.errors import first_line
+from kdq.errors import USER_CODE, first_line
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def passes(check: Check, name: str, title: str) -> bool:
     """Run a check of a member, print its result in a line, and return whether it passed."""
     try:
         check(name)
-    except Exception as error:  # a promise that is broken, or whatever the plugin's code raises
+    except USER_CODE as error:  # a promise that is broken, or whatever the plugin's code raises
         kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
         print(f"  FAILED  {title}: {kind}{first_line(error)}", flush=True)
         return False

@@ -90,8 +90,9 @@ def export(
         raise unknown("format", to, FORMATS)
     form, output = FORMATS[to], Path(output)
     form.require()
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; give the name of a file")
+    if output.exists() and not output.is_file():
+        what = "a folder" if output.is_dir() else "no regular file"
+        raise UserError(f"{output}: is {what}; give the name of a file")
     if output.resolve() == Path(packed_path).resolve():
         raise UserError(f"{output}: is the packed model itself; choose another name")
     packed = unpack(packed_path, code)

@@ -18,8 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from kdq.errors import UserError, first_line, quoted, unknown
+from kdq.errors import USER_CODE, UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
 from kdq.models.architecture import WEIGHTS, Architecture, literal
 from kdq.models.checkpoint_file import read
@@ -75,12 +76,16 @@ def _new(found: Architecture, text: str, classes: int, channels: int) -> nn.Modu
         net = SOURCES[found.source].build(found, classes, channels)
     except UserError:
         raise
-    except Exception as error:  # a wrong option of a library's function, or a mistake in a user's
+    except USER_CODE as error:  # a wrong option of a library's function, or a mistake in a user's
         raise UserError(
             f"architecture {text!r} cannot be built ({type(error).__name__}: {first_line(error)}); correct its options"
         ) from error
     if not isinstance(net, nn.Module):
         raise UserError(f"architecture {text!r}: its function returns a {type(net).__name__}; must return an nn.Module")
+    if lazy := [name for name, parameter in net.named_parameters() if is_lazy(parameter)]:
+        raise UserError(
+            f"architecture {text!r}: {lazy[0]} has no shape before a first run (a lazy module); give its layer a size"
+        )
     return net
 
 

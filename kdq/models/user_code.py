@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kdq.errors import UserError, first_line
+from kdq.errors import USER_CODE, UserError, first_line
 from kdq.store.files import content_hash
 
 
@@ -43,7 +43,7 @@ def function_in(file: Path, name: str, arch: str, sha256: str | None) -> Callabl
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's code raises anything
+    except USER_CODE as error:
         raise UserError(f"{arch}: {file} fails: {type(error).__name__}: {first_line(error)}; fix it") from error
     function = getattr(module, name, None)
     if not callable(function):

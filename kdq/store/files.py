@@ -11,8 +11,13 @@ from filelock import FileLock
 def publish(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new, never a part.
 
-    The parent folder is created if missing. A failed write raises OSError and leaves the old file.
+    The parent folder is created if missing, and a link stays one. A failed write raises OSError and leaves the old
+    file. What is no file, such as /dev/stdout or a pipe, is written to and not replaced.
     """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = Path(os.path.realpath(path))  # Path.resolve refuses a link to itself
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:

@@ -60,7 +60,10 @@ def require_store(uri: str) -> None:
 
 
 def shown(uri: str) -> str:
-    """Return the address without password and query, for messages; a malformed one hides all that may be either."""
+    """Return the address without password and query, for messages; a malformed one hides all that may be either.
+
+    A web server's user without a password is hidden too: it is usually a token.
+    """
     if is_sqlite(uri):
         return uri.partition("?")[0]
     head = _split(uri)[0]
@@ -69,6 +72,8 @@ def shown(uri: str) -> str:
     if _hides_query(uri):
         return f"{scheme}{_COLON.split(rest)[0]}"
     user, at, server = rest.rpartition("@")
+    if scheme.lower().startswith("http") and "/" not in user and not _COLON.search(user):
+        user = at = ""
     end = _HOST.match(server).end()  # type: ignore[union-attr]
     if port := _PORT.match(server, end):
         end = port.end()

@@ -19,13 +19,13 @@ from study.space.workload import Workload
 from study.trial.inputs import (
     check_layers,
     check_quantizable,
-    check_student,
+    check_trainable,
+    check_trained,
     evaluate_teacher,
     prepare_data,
     prepare_peer,
     prepare_teacher,
     teacher_spec,
-    trained_teacher,
 )
 from study.trial.worker import DataRef, load_teacher
 
@@ -79,10 +79,9 @@ def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: St
     workload = plan.workload
     reference = DataRef("", data.fingerprint, len(data.train_labels), len(data.val_labels))
     if plan.needs_distilling:
-        check_student(workload.student, data)
+        check_trainable("student", workload.student, data)
     if isinstance(spec, Trained):
-        if plan.compares_features:
-            check_layers(plan, trained_teacher(plan, spec, data), data)
+        check_trained(plan, spec, data)
     elif spec:
         teacher = prepare_teacher(workload, spec, reference, data, store, _silent)
         if data.fingerprint:

@@ -17,7 +17,7 @@ from kdq.distill.methods import MethodConfig
 from kdq.distill.peers import parse_peer, peer_seed, peer_weights
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_checkpoint, parse_spec
-from kdq.errors import UserError, first_line
+from kdq.errors import USER_CODE, UserError, first_line
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.huggingface import labels, load_pretrained, unnamed
@@ -80,9 +80,9 @@ def prepare_models(
     """Return what the trials of a plan share, and the teacher's accuracies as metrics of the study."""
     metrics: dict[str, float] = {}
     if plan.needs_distilling:
-        check_student(plan.workload.student, data)
-    if isinstance(teacher, Trained) and plan.compares_features:
-        check_layers(plan, trained_teacher(plan, teacher, data), data)  # before it is trained
+        check_trainable("student", plan.workload.student, data)
+    if isinstance(teacher, Trained):
+        check_trained(plan, teacher, data)
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
         if plan.compares_features:
@@ -131,27 +131,35 @@ def _pretrained(spec: Transformers, data: Dataset, store: StageStore, log: Log) 
     return ModelRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
 
 
-def check_student(arch: str, data: Dataset) -> None:
-    """Raise UserError unless a student of a library or of a user's file gives logits for the data's images."""
+def check_trainable(role: str, arch: str, data: Dataset) -> None:
+    """Raise UserError unless a network of a library or of a user's file gives logits for the data's images, which
+    depend on its parameters.
+
+    role: what it is trained as, student or teacher.
+    """
     if not is_sourced(arch):
         return
     student = build(arch, classes=data.classes, normalization=data.normalization, seed=0)
     sample = data.train_images[:2].cpu()
     shape = "x".join(map(str, sample.shape[1:]))
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             found = student.train()(as_float(sample))
-    except Exception as error:  # images that are too small for it, and whatever a user's code raises
+    except USER_CODE as error:  # images that are too small for it, and whatever a user's code raises
         raise UserError(
-            f"student {arch!r} cannot process images of {shape} ({first_line(error)}); adapt it by an option, such as "
+            f"{role} {arch!r} cannot process images of {shape} ({first_line(error)}); adapt it by an option, such as "
             "stem=small or image_size=32, or choose another"
         ) from error
     if not isinstance(found, Tensor) or found.shape != (len(sample), data.classes):
         what = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise UserError(
-            f"student {arch!r} returns {what} in training for {len(sample)} images of {shape}; must be logits "
+            f"{role} {arch!r} returns {what} in training for {len(sample)} images of {shape}; must be logits "
             f"[{len(sample)}, {data.classes}]"
         )
+    if not found.requires_grad:
+        raise UserError(f"{role} {arch!r} has nothing to train: its logits depend on no parameter that requires_grad")
+    if not found.isfinite().all():
+        raise UserError(f"{role} {arch!r} gives NaN or infinite logits for images of {shape} before it is trained")
 
 
 def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: StageStore, log: Log) -> ModelRef:
@@ -225,6 +233,13 @@ def evaluate_teacher(
             f"{trained if is_trained_here else given}"
         )
     return val, test
+
+
+def check_trained(plan: Plan, spec: Trained, data: Dataset) -> None:
+    """Raise UserError, before it is trained, if a teacher that is trained here does not suit the data or the plan."""
+    check_trainable("teacher", spec.arch or plan.workload.student, data)
+    if plan.compares_features:
+        check_layers(plan, trained_teacher(plan, spec, data), data)
 
 
 def trained_teacher(plan: Plan, spec: Trained, data: Dataset) -> Classifier:

@@ -98,6 +98,7 @@ def test_a_worker_gets_the_content(tmp_path: Path) -> None:
         (METHOD.format(name="My loss"), "plugin mine.py: method 'My loss': a name must be lower-case letters"),
         ("x = 1", "plugin mine.py: registers nothing"),
         ("x = 1\ny = 1 / 0", r"plugin mine.py: ZeroDivisionError: division by zero \(line 2\)"),
+        ("import sys\nsys.exit('no')", r"plugin mine.py: SystemExit: no \(line 2\)"),
         ("x = 1\ndef f(:", r"plugin mine.py: SyntaxError: .* \(line 2\)"),
         ("import kdq_missing", "plugin mine.py: ModuleNotFoundError: No module named 'kdq_missing'"),
         (METHOD.format(name="mine") + "1 / 0", r"ZeroDivisionError: division by zero \(line 6\)"),

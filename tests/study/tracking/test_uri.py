@@ -114,6 +114,8 @@ def test_a_host_name_that_is_none():
     "address",
     [
         "http://me:s3cret@host:5000",
+        "https://s3cret@host/team/study.mlflow",
+        "HTTP://s3cret@x@host",
         "http://me:s3cret@host:port",
         "http://me:s3c@ret@host",
         "http://me:s3cret/x@host",

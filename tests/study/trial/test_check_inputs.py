@@ -191,3 +191,33 @@ def test_a_student_that_returns_no_logits_is_refused(kept: Path, tmp_path: Path)
         UserError, match=r"returns \[2, 10, 8, 8\] in training for 2 images of 1x8x8; must be logits \[2, 10\]"
     ):
         check_inputs(plan("dkd_grid", student=f"python:{file}:net", teacher="train:resnet8"), None, kept)
+
+
+HEAD = "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, classes, channels):\n        "
+UNTRAINABLE = {
+    "no parameters": (
+        "super().__init__(nn.AdaptiveAvgPool2d((1, classes)), nn.Flatten())",
+        "has nothing to train: its logits depend on no parameter that requires_grad",
+    ),
+    "frozen": (
+        "super().__init__(nn.Flatten(), nn.Linear(64, classes)); self.requires_grad_(False)",
+        "has nothing to train",
+    ),
+    "not finite": (
+        "super().__init__(nn.Flatten(), nn.Linear(64, classes)); nn.init.constant_(self[1].bias, float('nan'))",
+        "gives NaN or infinite logits for images of 1x8x8 before it is trained",
+    ),
+    "lazy": ("super().__init__(nn.Flatten(), nn.LazyLinear(classes))", r"1\.weight has no shape before a first run"),
+    "an end": ("raise SystemExit('no such option')", r"cannot be built \(SystemExit: no such option\)"),
+}
+
+
+@pytest.mark.parametrize("name", UNTRAINABLE)
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_network_that_cannot_be_trained_is_refused(role: str, name: str, kept: Path, tmp_path: Path) -> None:
+    body, message = UNTRAINABLE[name]
+    (tmp_path / "nets.py").write_text(f"{HEAD}{body}\n")
+    net = f"python:{tmp_path}/nets.py:Net"
+    chosen = {"student": net, "teacher": "train:resnet8"} if role == "student" else {"teacher": f"train:{net}"}
+    with pytest.raises(UserError, match=message):
+        check_inputs(plan("dkd_grid", **chosen), None, kept)
