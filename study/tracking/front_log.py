@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from study.results.figure import draw_front
-from study.results.front import front_hypervolume, seed_groups, with_front
+from study.results.front import comparable, front_hypervolume, with_front
 from study.results.point import Point
 from study.results.tables import front_table, to_csv
 from study.tracking import schema
@@ -90,8 +90,8 @@ class FrontLog:
 
 
 def _progress(points: Sequence[Point]) -> dict[str, float]:
-    """Return the values of the curves; accuracies are the best means of configurations at a width."""
-    groups = seed_groups(with_front(points))
+    """Return the values of the curves; accuracies are the best means of the configurations that are compared."""
+    groups = comparable(with_front(points))
     best: dict[str, float] = {}
     for group in groups:
         if isinstance(group.bits, int):
