@@ -1,7 +1,7 @@
 """How accuracies change with one parameter, whatever the others are."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from analysis.results import Results
 from kdq.bits import Bits, display_order
 from kdq.errors import UserError, quoted
 from study.results.compare import paired
-from study.results.front import seed_groups
+from study.results.front import SeedGroup, comparable, seed_groups
 from study.results.point import Point
 
 
@@ -19,7 +19,7 @@ class Effect:
     """The validation accuracy, in percent, of the points with a value of a parameter at a width.
 
     val_top1, deviation, low, high: their mean, sample standard deviation and 95 % t-interval, None for one point; best:
-    the mean of the best configuration among them; n: how many points.
+    the mean of the best configuration among them that has all seeds, None if there is none; n: how many points.
     """
 
     study: str
@@ -29,7 +29,7 @@ class Effect:
     deviation: float | None
     low: float | None
     high: float | None
-    best: float
+    best: float | None
     n: int
 
 
@@ -48,7 +48,12 @@ def effects(studies: Sequence[Results], parameter: str) -> list[Effect]:
     Raises UserError for a parameter that no point has.
     """
     check_parameters(studies, parameter)
-    return [_effect(each.name, *key, points) for each in studies for key, points in _cells(each, parameter).items()]
+    found = []
+    for each in studies:
+        compared = frozenset(comparable(each.points))
+        cells = _cells(each, parameter).items()
+        found += [_effect(each.name, *key, points, compared) for key, points in cells]
+    return found
 
 
 def dots(studies: Sequence[Results], parameter: str) -> list[Dot]:
@@ -79,9 +84,9 @@ def _cells(results: Results, parameter: str) -> dict[tuple[Bits, Value], list[Po
     return dict(sorted(cells.items(), key=lambda cell: (display_order(cell[0][0]), value_order(cell[0][1]))))
 
 
-def _effect(study: str, bits: Bits, value: Value, points: Sequence[Point]) -> Effect:
+def _effect(study: str, bits: Bits, value: Value, points: Sequence[Point], compared: Collection[SeedGroup]) -> Effect:
     accuracies = [point.val_top1 for point in points]
-    best = max(group.mean("val_top1") for group in seed_groups(points))
+    best = max((group.mean("val_top1") for group in seed_groups(points) if group in compared), default=None)
     if len(points) == 1:
         return Effect(study, bits, value, accuracies[0], None, None, None, best, 1)
     interval = paired(accuracies)

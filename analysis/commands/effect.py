@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> "Report":
         draw(lambda: draw_effect(*drawing), options.figure)
     notes = [
         "val_top1, deviation, low, high: mean, standard deviation and 95 % interval over the points of all "
-        "configurations with the value; best: of the best configuration"
+        "configurations with the value; best: of the best configuration, of those "
+        "with all seeds"
     ]
     drawn = [f"figure {options.figure}"] if options.figure else []
     rows = [asdict(each) for each in found]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdq.data.image_files import is_grey, opened, quiet
-from kdq.errors import UserError
+from kdq.errors import UserError, printable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -59,7 +59,7 @@ class EncodedSplit:
         try:
             for file in self.files:
                 found = os.stat(file)  # noqa: PTH116  (a Path a file takes twice as long)
-                digest.update(f"{os.path.abspath(file)}\0{found.st_size}\0{found.st_mtime_ns}\0".encode())  # noqa: PTH100
+                digest.update(os.fsencode(f"{os.path.abspath(file)}\0{found.st_size}\0{found.st_mtime_ns}\0"))  # noqa: PTH100
         except OSError:
             return None
         return digest.hexdigest()
@@ -138,4 +138,4 @@ def on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 def listed(places: Sequence[str], most: int = 5) -> str:
     """Return places as a message names them: the first few, and how many more there are."""
     rest = len(places) - most
-    return ", ".join(places[:most]) + (f" and {rest:,} more" if rest > 0 else "")
+    return printable(", ".join(places[:most])) + (f" and {rest:,} more" if rest > 0 else "")

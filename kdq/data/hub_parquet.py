@@ -42,6 +42,8 @@ def find_images(name: str, root: Path, image: str | None, label: str | None) -> 
     """
     files = _files(name, root)
     columns = _columns(files[TRAIN][0], image, label)
+    for file in (file for own in files.values() for file in own):
+        _check_columns(file, columns)
     raw = {split: [_raw_labels(file, columns) for file in own] for split, own in files.items()}
     found: list[str] = []
     for split in (VAL, TEST):
@@ -109,14 +111,47 @@ def _columns(file: Path, image: str | None, label: str | None) -> Columns:
     return Columns(image, label, types.is_struct(schema.field(image).type), names if isinstance(names, tuple) else None)
 
 
+def _check_columns(file: Path, columns: Columns) -> None:
+    """Raise UserError for a file without rows or the columns of the first training file, or with other classes."""
+    from pyarrow import types
+
+    with opened_parquet(file) as parquet:
+        schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+    if not rows:
+        raise UserError(f"{file}: holds no rows; copy or download it again")
+    for column in (columns.image, columns.label):
+        if column not in schema.names:
+            raise UserError(f"{file}: {unknown('column', column, schema.names)}; all files must have the same columns")
+    image, label = (schema.field(column).type for column in (columns.image, columns.label))
+    if not _is_image(image) or not (_is_class(label) or types.is_null(label)):
+        raise UserError(f"{file}: its columns are of other types than in other files; is it of the same data set?")
+    names = _features(schema.metadata).get(columns.label)
+    if not isinstance(names, tuple):
+        return  # its labels are taken for those of the training images
+    shown = listed([str(name) for name in names])
+    if columns.names not in (None, names):
+        raise UserError(
+            f"{file}: its classes are {shown}, those of the training images {listed(columns.names or ())}; all files "
+            "must have the same, in the same order"
+        )
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise UserError(f"{file}: its classes are {shown}; must be different texts")
+
+
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, str | tuple[str, ...]]:
     """Return what the `datasets` library has written of each column: "Image", or the names of a ClassLabel."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         kinds = {name: each["_type"] for name, each in features.items() if isinstance(each, dict) and "_type" in each}
-        return {name: tuple(features[name]["names"]) if kind == "ClassLabel" else kind for name, kind in kinds.items()}
+        return {name: _names(features[name]["names"]) if kind == "ClassLabel" else kind for name, kind in kinds.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list):
+        raise TypeError("names of classes: must be a list")
+    return tuple(names)
 
 
 def _only(file: Path, role: str, candidates: Sequence[str], names: Sequence[str]) -> str:
@@ -149,8 +184,6 @@ def _is_class(kind: Any) -> bool:
 def _raw_labels(file: Path, columns: Columns) -> list[int | str | None]:
     with opened_parquet(file) as parquet:
         labels: list[int | str | None] = parquet.read(columns=[columns.label]).column(columns.label).to_pylist()
-    if not labels:
-        raise UserError(f"{file}: holds no rows; copy or download it again")
     return labels
 
 
@@ -165,8 +198,8 @@ def _classes(
         raise UserError(f"{name}: column {columns.label} has {len(known)} different labels; it must have at least 2")
     if isinstance(known[0], int) and known[0] < 0:
         raise UserError(f"{name}: column {columns.label} has the label {known[0]}; classes must be at least 0")
-    if isinstance(known[0], int) and known != list(range(len(known))):
-        gaps = "" if known == list(range(known[0], known[-1] + 1)) else ", with gaps"
+    if isinstance(known[0], int) and (known[0], known[-1]) != (0, len(known) - 1):
+        gaps = "" if known[-1] - known[0] < len(known) else ", with gaps"
         found.append(f"labels {known[0]} to {known[-1]}{gaps} are the classes 0 to {len(known) - 1}, in that order")
     return tuple(str(value) for value in known), {value: number for number, value in enumerate(known)}
 

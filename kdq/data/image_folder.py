@@ -30,6 +30,8 @@ def find_images(name: str, root: Path) -> OwnImages:
         raise UserError(
             f"{name}: {folders[TRAIN]} has {len(class_names)} subfolders; it must have one for each class, at least 2"
         )
+    if unencodable := [text for text in class_names if not _is_utf8(text)]:
+        raise UserError(f"{name}: the class folder {unencodable[0]!r} has a name that is not UTF-8; rename it")
     _check_known(name, classes, class_names)
     found: list[str] = []
     files = {split: [_images(folder, found) for folder in own] for split, own in classes.items()}
@@ -49,6 +51,10 @@ def find_images(name: str, root: Path) -> OwnImages:
         skipped = [str(Path(file).relative_to(root)) for file in found]
         remarks.append(f"ignored: {len(skipped):,} files that are no images by their names ({listed(skipped)})")
     return OwnImages(name, tuple(class_names), splits, tuple(remarks))
+
+
+def _is_utf8(text: str) -> bool:
+    return text == text.encode(errors="ignore").decode()
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

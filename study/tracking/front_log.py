@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from study.results.figure import draw_front
-from study.results.front import front_hypervolume, seed_groups, with_front
+from study.results.front import comparable, front_hypervolume, with_front
 from study.results.objective import OBJECTIVES, TOP1
 from study.results.point import Point
 from study.results.tables import front_table, to_csv
@@ -97,8 +97,8 @@ class FrontLog:
 
 
 def _progress(points: Sequence[Point]) -> dict[str, float]:
-    """Return the values of the curves: the best means of configurations at a width, of accuracy and the objective."""
-    groups = seed_groups(with_front(points))
+    """Return the values of the curves: the best means of the configurations compared, of accuracy and the objective."""
+    groups = comparable(with_front(points))
     best: dict[str, float] = {}
     widths = [(group, group.bits) for group in groups if isinstance(group.bits, int)]
     for group, bits in widths:

@@ -110,6 +110,17 @@ def test_effects_are_means_over_all_others():
         assert each.low < each.val_top1 < each.high
 
 
+def test_the_best_of_a_value_is_no_survivor_of_early_stopping():
+    """Of alpha 2 one seed is left, the luckiest of all; alpha 0.1 has both of its seeds."""
+    points = [point for point in grid(lambda point: 80 + point.alpha + point.seed) if point.alpha != 2.0 or point.seed]
+    assert {each.value: each.best is None for each in effects([Made(points)], "alpha")} == {
+        0.1: False,
+        0.5: False,
+        1.0: False,
+        2.0: True,
+    }
+
+
 def test_an_unknown_parameter_is_refused():
     with pytest.raises(UserError, match="no point has a parameter 'alhpa'"):
         effects([Made(grid(lambda point: 80.0))], "alhpa")

@@ -136,6 +136,17 @@ class TestLabels:
     def test_others_are_refused(self, labels: list[Any], message: str, tmp_path: Path) -> None:
         assert message in refused(write(tmp_path / "x", labels))
 
+    @pytest.mark.parametrize("names", [["ant", "ant", "bee"], [1, 2, 3], [None, "ant", "bee"]])
+    def test_declared_names_that_are_no_different_texts_are_refused(self, names: list[Any], tmp_path: Path) -> None:
+        write(tmp_path / "x", [0, 1, 2], DECLARED | {"label": {"_type": "ClassLabel", "names": names}})
+        assert "must be different texts" in refused(tmp_path / "x")
+
+    def test_of_huge_labels_none_between_them_is_made(self, tmp_path: Path) -> None:
+        write(tmp_path / "x", [0, 5, 2**63 - 1])
+        data, text = opened(tmp_path / "x")
+        assert f"labels 0 to {2**63 - 1}, with gaps are the classes 0 to 2" in text
+        assert data.classes == 3
+
     def test_a_label_beyond_the_declared_names_is_refused(self, tmp_path: Path) -> None:
         text = refused(write(tmp_path / "x", [0, 1, 3], DECLARED))
         assert "row 2: label 3 is none of the 3 classes in training" in text
@@ -185,6 +196,22 @@ class TestSplits:
         write(tmp_path / "x" / "small", [0, 1, 2])
         write(tmp_path / "x" / "large", [0, 1, 2])
         assert "train files are in several folders (large, small); give the one to use" in refused(tmp_path / "x")
+
+    @pytest.mark.parametrize(
+        ("features", "name", "message"),
+        [
+            ({"label": {"_type": "ClassLabel", "names": NAMES[::-1]}}, "label", "its classes are cat, bee, ant, those"),
+            ({}, "other", "unknown column 'label': "),
+        ],
+    )
+    def test_a_file_of_other_classes_or_columns_is_refused(
+        self, features: dict[str, Any], name: str, message: str, tmp_path: Path
+    ) -> None:
+        """Else the labels of the test images would be those of other classes, in silence."""
+        root = write(tmp_path / "x", [0, 1, 2], DECLARED)
+        labels = {name: pa.array([0, 1, 2])}
+        write_table(root / "test-00000-of-00001.parquet", images([0, 1, 2], 50), DECLARED | features, **labels)
+        assert message in refused(root)
 
     def test_a_test_split_without_labels_is_ignored_aloud(self, tmp_path: Path) -> None:
         write(tmp_path / "x", [0, 1, 2], DECLARED)

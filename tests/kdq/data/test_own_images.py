@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -154,6 +155,16 @@ class TestClasses:
         (tmp_path / "y").mkdir()
         assert "has 0 subfolders" in refused(tmp_path / "y")
         assert "is no folder; give one that exists" in refused(tmp_path / "z")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+    def test_a_name_that_is_not_utf8_is_refused_of_a_class_and_read_of_an_image(self, tmp_path: Path) -> None:
+        root = write_classes(tmp_path / "x", [5, 5])
+        first = next((root / CLASSES[0]).iterdir())
+        first.rename(first.with_name("\udcff.png"))
+        data = opened(root)
+        assert sum(map(len, (data.train_labels, data.val_labels, data.test_labels))) == 10
+        (root / CLASSES[0]).rename(root / "\udcff")
+        assert r"the class folder '\udcff' has a name that is not UTF-8; rename it" in refused(root)
 
     def test_a_class_that_other_splits_lack_is_accepted(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "x" / "train", [10, 10, 10])

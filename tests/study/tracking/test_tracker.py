@@ -22,6 +22,7 @@ from study.results.front import front_hypervolume
 from study.results.point import Point
 from study.tracking import server as tracking_server
 from study.tracking.experiment import find_document
+from study.tracking.front_log import _progress
 from study.tracking.runs import DatabaseRuns
 from study.tracking.study_page import StudyPage
 from study.tracking.tracker import Tracker, open_tracker
@@ -588,6 +589,13 @@ def test_an_extension_to_fewer_trials_leaves_the_values_of_its_own_points(store:
     found = logged(opened(store, "fewer"), "study").data.metrics
     assert found["hypervolume"] == pytest.approx(front_hypervolume([POINT]))
     assert found["best_val_top1_4bit"] == 90.0
+
+
+def test_the_best_of_the_curves_is_no_survivor_of_early_stopping() -> None:
+    """Of the other configuration one seed is left, above the mean of the one that has both."""
+    points = [replace(POINT, trial_id=f"s{seed}", seed=seed, val_top1=80.0 + 2 * seed) for seed in (0, 1)]
+    survivor = replace(POINT, trial_id="lucky", alpha=0.25, seed=1, val_top1=95.0)
+    assert _progress([*points, survivor])["best_val_top1_4bit"] == 81.0
 
 
 def test_points_of_former_trials_leave_the_front(store: Path) -> None:
