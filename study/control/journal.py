@@ -174,7 +174,8 @@ def replay(scheduler: Scheduler, records: Iterable[Reported | Left]) -> None:
             scheduler.leave(record.trial)
             continue
         values = [(_number(accuracy), _number(bits)) for accuracy, bits in record.values]
-        if (record.trial, record.epoch) not in scheduler.decisions:
+        is_known = (record.trial, record.epoch) in scheduler.decisions
+        if not is_known and all(math.isfinite(part) for pair in values for part in pair):  # others are not compared
             scheduler.priority.scores({record.trial: values})  # raises here, not later at a rung that waits for others
         decision = scheduler.report(record.trial, record.epoch, values)
         if decision is not record.decision:

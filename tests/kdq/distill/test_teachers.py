@@ -199,7 +199,7 @@ MISFITS: dict[str, tuple[Callable[[State], object], str]] = {
     ),
     "no tensors": (lambda _: {"epoch": 3}, "holds no state_dict of tensors"),
     "empty": (lambda _: {}, "holds no state_dict of tensors"),
-    "a list": (lambda state: list(state.values()), "holds no state_dict of tensors"),
+    "a list": (lambda state: list(state.values()), "does not fit"),
     "a tensor": (lambda _: torch.ones(3), "holds no state_dict of tensors"),
     "state_dict of no tensors": (lambda _: {"state_dict": 3}, "holds no state_dict of tensors"),
 }
