@@ -12,6 +12,10 @@ from study.results.point import Point
 from study.results.style import shorten
 
 
+TEACHER = "teacher"
+"""The method of points that are of the teacher itself, see `study.space.declaration`."""
+
+
 def _unknown(group: SeedGroup) -> Interval | None:
     return None
 
@@ -99,7 +103,8 @@ def reference_lines(studies: Sequence[Drawn], marks: Iterable[Mark]) -> list[Lin
         name = max(teachers, key=lambda name: teachers[name])
         of = f" of {shorten(name, 12)}" if len(set(teachers.values())) > 1 else ""
         lines.append(Line(f"teacher{of}", teachers[name], "--"))
-    floats = [mark.score for mark in marks if mark.is_compared and mark.group.bits == FLOAT_BITS]
+    students = (mark for mark in marks if mark.is_compared and mark.method != TEACHER)
+    floats = [mark.score for mark in students if mark.group.bits == FLOAT_BITS]
     return [*lines, Line("best float student", max(floats), ":")] if floats else lines
 
 

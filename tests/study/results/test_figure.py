@@ -158,6 +158,12 @@ def test_several_studies_have_one_front_and_a_colour_each(tmp_path):
     assert list(one.colours.items()) == [("first", CATEGORIES[0]), ("_$second$", CATEGORIES[1])]
 
 
+def test_the_teacher_itself_is_no_student(tmp_path):
+    student = replace(POINT, bits=32, total_bits=8_000_000, val_top1=90.0)
+    teacher = replace(student, method="teacher", alpha=None, beta=None, temperature=None, val_top1=95.0)
+    assert "best float student: 90.00 %" in texts([Drawn("a", [student, teacher])], tmp_path)
+
+
 @pytest.mark.parametrize("by", COLUMNS)
 def test_every_column_colours_points(by, tmp_path):
     draw_fronts([Drawn("a", SETS["seeds"]), Drawn("b", SETS["mixed"])], tmp_path / "f.png", "title", by)
