@@ -11,7 +11,6 @@ from study.results.front import SeedGroup, on_front, seed_groups
 from study.results.point import Point
 from study.results.style import shorten
 
-
 TEACHER = "teacher"
 """The method of points that are of the teacher itself, see `study.space.declaration`."""
 
