@@ -61,10 +61,10 @@ class StoredStudy:
     def objective(self) -> str:
         """The name of the metric that decides. Raises UserError for one that is unknown."""
         name = self.document.get("settings", {}).get("space", {}).get("objective", TOP1)
-        if name not in OBJECTIVES:
+        if not isinstance(name, str) or name not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise UserError(f"study {self.name!r} has the objective {name!r}, and this version knows {known}")
-        return str(name)
+        return name
 
     @property
     def seeds(self) -> int:

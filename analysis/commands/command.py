@@ -57,7 +57,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--max-bits", type=positive("bits, such as 2e6"), metavar="BITS", help="the most total bits, such as 2e6")
     add("--max-bytes", type=positive("bytes, such as 250e3"), metavar="BYTES", help="the most bytes of the packed file")
-    help_ = "mean validation accuracy in percent: the smallest configuration that reaches it"
+    help_ = "mean validation accuracy in percent, or value of the study's objective: the smallest one that reaches it"
     add("--target-accuracy", type=positive("percent, at most 100", 100), metavar="PERCENT", help=help_)
 
 

@@ -19,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> "Report":
     from analysis.formats import Report
-    from study.results.front import comparable
+    from study.results.front import comparable, most_valuable
     from study.results.status import TrialStatus
 
     store, rows = open_options(options), []
     for study in store.studies():
         states, points = store.trial_states(study), list(store.points(study))
-        best = max((group.mean("val_top1") for group in comparable(points)), default=None)
+        groups = comparable(points)
+        best = most_valuable(groups).mean("val_top1") if groups else None
         counts = (states.total(), states[TrialStatus.COMPLETED], len(points))
         rows.append(dict(zip(COLUMNS, (study.name, str(study.status), *counts, best), strict=True)))
     return Report(COLUMNS, rows, document=rows, empty="no studies yet")

@@ -49,8 +49,9 @@ const layout = (x, y, more = {}) => ({
   yaxis: { title: { text: y }, gridcolor: GRID, zeroline: false, automargin: true, ...more.yaxis },
 });
 
+const hasInterval = (cell) => cell.low !== null && cell.low !== undefined;
 function hover(cell) {
-  const interval = cell.low ? ` [${number(cell.low)}, ${number(cell.high)}]` : "";
+  const interval = hasInterval(cell) ? ` [${number(cell.low)}, ${number(cell.high)}]` : "";
   const lines = [D.widths[cell.width], ...cell.label.split(" "), `${whole(cell.size)} bits, ${whole(cell.bytes)} bytes`,
     `validation ${number(cell.val)} ${O.unit}${interval}`, `test ${number(cell.test)} ${O.unit}, n = ${cell.trials.length}`];
   return (several ? [studyOf(cell), ...lines] : lines).map(escape).join("<br>");
@@ -58,7 +59,7 @@ function hover(cell) {
 
 // Bars of all configurations would hide each other: those of the front and of what is marked show how sure they are.
 function bars(shown, hasBar, name) {
-  const end = (cell, value) => (cell.low !== null && cell.low !== undefined && hasBar(cell) ? value : 0);
+  const end = (cell, value) => (hasInterval(cell) && hasBar(cell) ? value : 0);
   return { type: "data", symmetric: false, array: shown.map((c) => end(c, c.high - c.val)), arrayminus: shown.map((c) => end(c, c.val - c.low)), thickness: 1.2, width: 0, color: colour(name) };
 }
 
@@ -96,7 +97,7 @@ function frontLines(study, n) {
 
 // The part of the values where the front and its bars are, better ones up; what is far below can be reached by zooming out.
 function range() {
-  const up = O.higher ? 1 : -1, hasEnds = (c) => c.front && c.low !== null && c.low !== undefined;
+  const up = O.higher ? 1 : -1, hasEnds = (c) => c.front && hasInterval(c);
   const worst = (c) => (hasEnds(c) ? (O.higher ? c.low : -c.high) : up * c.val), best = (c) => (hasEnds(c) ? (O.higher ? c.high : -c.low) : up * c.val);
   const front = measured.filter((c) => c.front), all = measured.flatMap((c) => [up * c.val, worst(c)]);
   const high = Math.max(...all, ...front.map(best), ...D.studies.filter((s) => s.teacher).map((s) => up * s.teacher));

@@ -10,6 +10,8 @@ from torch import Tensor
 BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017, section 2."""
 
+TOP = 5
+"""The number of classes of top-5 accuracy, which is defined for more than these."""
 NAMES = ("top5", "balanced", "nll", "ece")
 
 
@@ -41,7 +43,7 @@ def measure_logits(logits: Tensor, labels: Tensor) -> Metrics:
     correct = logits.argmax(1) == labels
     each = per_class(correct, labels, classes)
     present = [value for value in each if value is not None]
-    top5 = (logits.topk(5).indices == labels[:, None]).any(1).double().mean().item() if classes > 5 else None
+    top5 = (logits.topk(TOP).indices == labels[:, None]).any(1).double().mean().item() if classes > TOP else None
     return Metrics(
         top5=None if top5 is None else 100 * top5,
         balanced=sum(present) / len(present),

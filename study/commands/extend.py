@@ -14,8 +14,8 @@ from kdq.errors import UserError
 from study.control.journal import Journal, Left, Reported
 from study.control.study_file import planned
 from study.plan.plan import Plan, differences
+from study.results.point import TEACHER
 from study.searchers.optuna_searcher import population
-from study.space.declaration import TEACHER
 
 MAY_CHANGE = ("seeds", "space.", "workload.train.epochs", "workload.train.milestones")
 """Prefixes of the settings that an extension may change; the others define the study."""

@@ -51,7 +51,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A trial ended. objectives: (accuracy, total bits) of a completed trial."""
+    """A trial ended. objectives: (score, total bits) of a completed trial."""
 
     trial: str
     status: TrialStatus

@@ -10,7 +10,7 @@ from kdq.distill.teachers import is_trained_here
 from kdq.models.classifier import Classifier
 from study.plan.estimate_time import model, teacher_arch, views
 from study.plan.plan import Plan
-from study.space.declaration import TEACHER
+from study.results.point import TEACHER
 from study.units import size
 
 # Overhead in bytes, each rounded up from a measurement.

@@ -18,8 +18,9 @@ from kdq.models.sources import is_sourced, split_weights
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize_many
 from study.plan.plan import Plan
+from study.results.objective import OBJECTIVES, TOP1
+from study.results.point import TEACHER
 from study.space.configuration import Configuration
-from study.space.declaration import TEACHER
 from study.space.workload import Workload
 from study.units import duration
 
@@ -39,6 +40,8 @@ def describe(name: str, plan: Plan, slots: int) -> str:
         if plan.is_adaptive
         else []
     )
+    decides = OBJECTIVES[plan.space.objective]
+    lines += [f"  validation {decides.title} decides"] if decides.name != TOP1 else []
     return "\n".join([*lines, _bits(plan), estimate(plan, slots)])
 
 

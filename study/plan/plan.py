@@ -20,10 +20,12 @@ from kdq.models.sources import short_name
 from kdq.pipeline.point import POINT_VERSION
 from kdq.pipeline.student import STUDENT_VERSION
 from kdq.store.stage import Json, canonical, digest
+from study.results.objective import TOP1
+from study.results.point import TEACHER
 from study.schedulers.registry import by_configuration, make_scheduler
 from study.schedulers.scheduler import RungConfig, Scheduler
 from study.space.configuration import Configuration
-from study.space.declaration import METHOD, TEACHER, defaults
+from study.space.declaration import METHOD, defaults
 from study.space.space import LARGEST, Space
 from study.space.workload import Workload
 
@@ -209,6 +211,7 @@ class Plan:
             "calibration_images": workload.calibration_images,
             "quantizer": workload.quantizer.method,
             "activation_bits": workload.quantizer.activation_bits or "float",
+            **({"objective": self.space.objective} if self.space.objective != TOP1 else {}),
             **({"peer_init": workload.peer_init} if self.needs_peer else {}),
             **flat({"quantizer": dict(workload.quantizer.params)}),
             **flat({"train": self.document()["workload"]["train"]}),

@@ -8,11 +8,8 @@ from typing import NamedTuple
 from kdq.bits import FLOAT_BITS
 from study.results.compare import Interval
 from study.results.front import SeedGroup, on_front, seed_groups
-from study.results.point import Point
+from study.results.point import TEACHER, Point
 from study.results.style import shorten
-
-TEACHER = "teacher"
-"""The method of points that are of the teacher itself, see `study.space.declaration`."""
 
 
 def _unknown(group: SeedGroup) -> Interval | None:

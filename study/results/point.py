@@ -13,6 +13,9 @@ from study.units import exact
 
 PARAMETERS = ("method", "alpha", "beta", "temperature", "mixup_alpha", "options", "student")
 
+TEACHER = "teacher"
+"""The method of a trial that quantizes the teacher itself, without distillation."""
+
 PERCENTAGES = tuple(f"{part}_{name}" for name in ("top5", "balanced", "ece", "agreement") for part in ("val", "test"))
 METRICS = tuple(
     f"{part}_{name}" for name in ("top5", "balanced", "nll", "ece", "agreement") for part in ("val", "test")

@@ -12,8 +12,9 @@ from kdq.bits import FLOAT_BITS
 from kdq.distill.methods import METHODS
 from kdq.params import Interval, Switch
 from study.results.objective import TOP1
+from study.results.point import TEACHER
 from study.schedulers.registry import SCHEDULERS, SchedulerKind, stopping
-from study.space.declaration import METHOD, TEACHER, WHEN, Declaration, Value
+from study.space.declaration import METHOD, WHEN, Declaration, Value
 from study.space.documents import Problems
 from study.space.domains import Domain, Listed, Reals
 from study.space.space import LARGEST

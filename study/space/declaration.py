@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from kdq.bits import BIT_WIDTHS
 from kdq.distill.methods import METHODS
 from kdq.store.stage import Json
+from study.results.point import TEACHER
 from study.space.domains import Domain
-
-TEACHER = "teacher"
-"""The method of a trial that quantizes the teacher itself, without distillation."""
 
 METHOD = "method"
 WHEN = "when"

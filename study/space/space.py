@@ -16,9 +16,10 @@ from kdq.distill.methods import MethodConfig
 from kdq.errors import UserError
 from kdq.store.stage import Json
 from study.results.objective import TOP1
+from study.results.point import TEACHER
 from study.schedulers.config import SchedulerConfig
 from study.space.configuration import Configuration
-from study.space.declaration import METHOD, TEACHER, Declaration, Value, Widths, defaults
+from study.space.declaration import METHOD, Declaration, Value, Widths, defaults
 from study.space.domains import Listed, Reals, Suggesting, plain
 from study.space.searchers import is_adaptive
 

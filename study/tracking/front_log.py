@@ -35,14 +35,15 @@ class FrontLog:
     ) -> None:
         self.client, self.table, self.study, self.describe = client, table, study, describe
         self.teacher: float | None = None
-        self.is_logged = False  # no point is new since
+        self.is_logged = False  # no point is new in MLflow since
+        self._logged: int | None = None  # points of the front logged last by this command
         self._draw_next = self._count_next = 0.0
         self._last_step: int | None = None
 
     def log(self, points: Sequence[Point], *, always: bool) -> None:
         """Log the front, if it has points that were not in it before; unless `always`, at most every FIGURE_SECONDS."""
         began = time.monotonic()
-        if self.is_logged or not points or (not always and began < self._draw_next):
+        if self._is_current(points) or not points or (not always and began < self._draw_next):
             return
         marked = with_front(points)
         run_id = self.table.id_of(STUDY)
@@ -56,7 +57,7 @@ class FrontLog:
         self.client.log_dict(run_id, _mlflow_table(front_table(marked)), "front.json")
         self._mark(marked)
         self.table.tag(STUDY, self.describe(marked))
-        self.is_logged = True
+        self.is_logged, self._logged = True, len(points)
         now = time.monotonic()
         self._draw_next = now + max(FIGURE_SECONDS, (now - began) / SHARE)
 
@@ -67,7 +68,7 @@ class FrontLog:
         the last step, so that the run's latest values are those of its points, even with fewer trials than before.
         """
         began = time.monotonic()
-        if self.is_logged or not points or (not always and began < self._count_next):
+        if self._is_current(points) or not points or (not always and began < self._count_next):
             return
         run_id = self.table.id_of(STUDY)
         if self._last_step is None:
@@ -85,6 +86,11 @@ class FrontLog:
         self._last_step = step
         ended = time.monotonic()
         self._count_next = ended + (ended - began) / SHARE
+
+    def _is_current(self, points: Sequence[Point]) -> bool:
+        """Return whether the front of these points is logged: of points that were in MLflow before, some may be
+        missing in what was logged while the others were found."""
+        return self.is_logged and self._logged in (None, len(points))
 
     def _mark(self, marked: Sequence[Point]) -> None:
         """Set the tag of the points that came to the front or left it; those of former trials are not on it."""

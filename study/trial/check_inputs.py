@@ -18,6 +18,7 @@ from study.plan.plan import Plan
 from study.space.workload import Workload
 from study.trial.inputs import (
     check_layers,
+    check_objective,
     check_quantizable,
     check_trainable,
     check_trained,
@@ -78,6 +79,7 @@ def _stand_in(spec: DataSpec, class_names: tuple[str, ...]) -> Dataset:
 def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: StageStore) -> None:
     workload = plan.workload
     reference = DataRef("", data.fingerprint, len(data.train_labels), len(data.val_labels))
+    check_objective(plan, data)
     if plan.needs_distilling:
         check_trainable("student", workload.student, data)
     if isinstance(spec, Trained):

@@ -22,6 +22,7 @@ from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, 
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.huggingface import labels, load_pretrained, unnamed
 from kdq.models.images import as_float
+from kdq.models.metrics import TOP
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sources import is_sourced
 from kdq.pipeline.accuracy import evaluate_once
@@ -29,7 +30,7 @@ from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 from study.plan.plan import Plan
-from study.space.declaration import TEACHER
+from study.results.point import TEACHER
 from study.space.workload import Workload
 from study.trial.worker import DataRef, Inputs, ModelRef, load_teacher
 
@@ -79,6 +80,7 @@ def prepare_models(
 ) -> tuple[Inputs, dict[str, float]]:
     """Return what the trials of a plan share, and the teacher's accuracies as metrics of the study."""
     metrics: dict[str, float] = {}
+    check_objective(plan, data)
     if plan.needs_distilling:
         check_trainable("student", plan.workload.student, data)
     if isinstance(teacher, Trained):
@@ -129,6 +131,14 @@ def _pretrained(spec: Transformers, data: Dataset, store: StageStore, log: Log) 
 
     stage = Stage("teacher", TEACHER_VERSION, {**spec.identity(), "class_names": data.class_names})
     return ModelRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
+
+
+def check_objective(plan: Plan, data: Dataset) -> None:
+    """Raise UserError if the data have too few classes for the metric that decides."""
+    if plan.space.objective == "top5" and data.classes <= TOP:
+        raise UserError(
+            f"objective: 'top5' needs more than {TOP} classes, and {plan.workload.dataset} has {data.classes}; use top1"
+        )
 
 
 def check_trainable(role: str, arch: str, data: Dataset) -> None:

@@ -11,8 +11,8 @@ from kdq.pipeline.student import StudentSpec
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import digest
 from study.plan.plan import Plan
+from study.results.point import TEACHER
 from study.space.configuration import Configuration
-from study.space.declaration import TEACHER
 
 
 @dataclass(frozen=True, slots=True)

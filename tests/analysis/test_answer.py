@@ -255,3 +255,11 @@ def test_studies_of_different_objectives_are_not_compared(shelf, capsys):
         "error: the studies have different objectives: nll (by_nll), top1 (other); compare studies of one objective"
     )
     assert capsys.readouterr().err == f"{message}\n"
+
+
+def test_the_list_has_the_accuracy_of_the_best_by_another_objective(shelf, capsys):
+    assert main(["best", "--study", "by_nll", "--max-bits", "1e9", "--format", "json", "--tracking-uri", shelf]) == 0
+    best = json.loads(capsys.readouterr().out)
+    assert main(["list", "--format", "json", "--tracking-uri", shelf]) == 0
+    (own,) = (row for row in json.loads(capsys.readouterr().out) if row["study"] == "by_nll")
+    assert own["best_val_top1"] == best["val_top1"] < 70  # others have up to 73

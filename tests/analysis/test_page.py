@@ -228,6 +228,7 @@ KINDS = [
     ["all_failed"],
     ["normal"],
     ["lacking"],
+    ["by_nll"],
     ["normal", "other"],
     ["grid"],
     ["mixed"],
@@ -252,6 +253,16 @@ def test_every_study_has_a_page_that_fits_a_phone(studies, width, logged, shelf,
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     assert errors == []
     context.close()
+
+
+def test_a_metric_that_should_be_low_is_drawn_upside_down_with_its_unit(shelf, tmp_path, show):
+    opened = show(write(tmp_path / "page.html", shelf, "by_nll"))
+    low, high = opened.evaluate("$('front')._fullLayout.yaxis.range")
+    assert low > high
+    assert "validation negative log-likelihood (nats)" in opened.locator("#front").inner_text()
+    assert "nats [0.000, 1.000]" in opened.evaluate("hover({ ...measured[0], low: 0, high: 1 })")
+    opened.select_option("#kind", "targets")
+    assert opened.locator("#shown").inner_text() == "at most 0.250 nats"
 
 
 def test_a_name_that_is_html_is_shown_as_it_is(html_named, tmp_path, show):

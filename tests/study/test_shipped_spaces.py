@@ -18,12 +18,12 @@ from study.backends import ray_tune
 from study.backends.inline import run_inline
 from study.plan import estimate_time
 from study.results.objective import OBJECTIVES
-from study.results.point import Point
+from study.results.point import TEACHER, Point
 from study.run import main
 from study.schedulers.registry import SCHEDULERS
 from study.searchers.optuna_searcher import OptunaSearcher
 from study.space import load as load_module
-from study.space.declaration import METHOD, TEACHER
+from study.space.declaration import METHOD
 from study.space.load import load_space
 from study.space.searchers import SEARCHERS, adaptive
 from study.space.space import Space

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdq.distill.methods import METHODS
+from study.results.point import TEACHER
 from study.space.configuration import Configuration
-from study.space.declaration import METHOD, TEACHER
+from study.space.declaration import METHOD
 from study.space.domains import Listed
 from study.space.load import read_space
 from study.space.space import Space

@@ -18,11 +18,11 @@ from kdq.distill.methods import METHODS, MethodConfig
 from kdq.distill.teachers import parse_spec
 from kdq.errors import UserError
 from study.plan.plan import Plan
+from study.results.point import TEACHER
 from study.schedulers.config import SchedulerConfig
 from study.space import load as load_module
 from study.space import workload as workload_module
 from study.space.configuration import Configuration
-from study.space.declaration import TEACHER
 from study.space.load import load_space, read_space
 from study.space.searchers import SEARCHERS
 from study.space.space import DEFAULT_BITS, Space

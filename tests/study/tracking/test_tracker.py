@@ -465,6 +465,28 @@ def test_the_front_is_drawn_again_at_most_now_and_then(store: Path, monkeypatch:
     assert drawn == [(1, 93.0), (1, 93.0)]
 
 
+def test_an_extension_without_new_points_logs_the_front_of_all(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its points are found one after the other, and the front is logged when the first is."""
+    points = [POINT, replace(POINT, bits=8, total_bits=2000)]
+    first = opened(store, "again")
+    start(first)
+    for point in points:
+        first.log_point(point, "point", {**PARAMS, "bits": point.bits}, [], {})
+    first.log_front(points, 1, always=True)
+    first.end_study("completed", {})
+    again = opened(store, "again")
+    again.extend({"settings": "others"}, "command", None)
+    start(again)
+    drawn: list[int] = []
+    monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, *_: drawn.append(len(points)))
+    for number in (1, 2):
+        again.log_point(points[number - 1], "point", {**PARAMS, "bits": points[number - 1].bits}, [], {})
+        again.log_front(points[:number], number)
+    again.log_front(points, 2, always=True)
+    again.log_front(points, 2, always=True)
+    assert drawn == [1, 2]
+
+
 def test_a_front_without_new_points_is_not_logged_again(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr("study.tracking.front_log.draw_front", lambda points, *_: drawn.append(len(points)))

@@ -2,7 +2,9 @@
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from study.plan.plan import Plan
 from study.space.load import load_space
 from study.space.workload import load_workload
 from study.trial.check_inputs import check_inputs
-from study.trial.inputs import prepare_data
+from study.trial.inputs import check_objective, prepare_data
 
 GREY, RGB = Normalization((0.5,), (0.25,)), Normalization((0.5,) * 3, (0.25,) * 3)
 
@@ -81,6 +83,15 @@ def test_good_inputs_pass_and_leave_nothing_behind(
     assert sorted(kept.rglob("*")) == before
     assert not (tmp_path / "new").exists()
     assert list(temporary.iterdir()) == []
+
+
+def test_top5_of_few_classes_is_refused_before_anything_is_trained(kept: Path) -> None:
+    space = load_space("smoke", {"objective": "top5"})
+    asked = replace(plan("smoke"), space=space)
+    data = prepare_data(asked.workload, None, StageStore(kept / "stages"), quiet)[1]
+    check_objective(asked, data)
+    with pytest.raises(UserError, match=r"^objective: 'top5' needs more than 5 classes, and digits has 5; use top1$"):
+        check_objective(asked, SimpleNamespace(classes=5))  # type: ignore[arg-type]
 
 
 def cut(path: Path) -> None:
