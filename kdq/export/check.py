@@ -14,13 +14,12 @@ from kdq.models.images import as_float, check_images
 LARGEST_LOSS = 0.1
 """Points of top-1 accuracy by which the two may differ on labelled images."""
 
-LARGEST_ERROR = 0.01
+LARGEST_ERROR = 0.001
 LARGEST_ERROR_ROUNDED = 0.05
 """Relative error of the logits that is allowed on images without labels, with float and with quantized activations.
 
-Float: onnxruntime rounds the inputs of products with matrices of 4 bits, outside convolutions, to 8 bits. Quantized: a
-sum that is computed in another order differs in its last bits, so that an activation near the middle between two levels
-may be rounded to the other one.
+Quantized: a sum that is computed in another order differs in its last bits, so that an activation near the middle
+between two levels may be rounded to the other one.
 """
 
 

@@ -28,19 +28,28 @@ class Format:
     """A format of exported files.
 
     runtime: the package that runs it; write: (packed model, its description, height and width) -> content of the file;
-    run: (content, packed model) -> function from float32 images to logits; widths: bits of an exported weight for each
-    quantized layer; require: raises UserError if a package is missing.
+    run: (content, packed model) -> function from float32 images to logits; settings: those of the runtime with which
+    it runs a packed model, in words; widths: bits of an exported weight for each quantized layer; require: raises
+    UserError if a package is missing.
     """
 
     runtime: str
     write: Callable[[Packed, Mapping[str, Any], tuple[int, int]], bytes]
     run: Callable[[bytes, Packed], Callable[[Tensor], Tensor]]
+    settings: Callable[[Packed], str] = lambda packed: ""
     widths: Callable[[Packed], dict[str, int]] = lambda packed: dict.fromkeys(packed.layers, 32)
     require: Callable[[], None] = lambda: None
 
 
 FORMATS = {
-    "onnx": Format("onnxruntime", onnx_format.write, onnx_format.run, onnx_format.widths, onnx_format.require),
+    "onnx": Format(
+        "onnxruntime",
+        onnx_format.write,
+        onnx_format.run,
+        onnx_format.settings,
+        onnx_format.widths,
+        onnx_format.require,
+    ),
     "torch": Format("torch", torch_format.write, torch_format.run),
     "safetensors": Format("torch", safetensors_format.write, safetensors_format.run),
 }
@@ -104,7 +113,7 @@ def export(
         raise UserError(f"{images_name}: their labels {wrong}; give images of the model's own classes")
     widths = {name: (packed.layers[name].alphabet.bits, bits) for name, bits in form.widths(packed).items()}
     content = form.write(packed, describe(packed, size, widths), size)
-    runtime = f"{form.runtime} {import_module(form.runtime).__version__}"
+    runtime = f"{form.runtime} {import_module(form.runtime).__version__} {form.settings(packed)}".rstrip()
     check = compare(packed.model, form.run(content, packed), images, labels, runtime)
     check.verify(any(layer.inputs for layer in packed.layers.values()))
     card = output.with_name(f"{output.name}.md")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdq.errors import UserError, printable
 from kdq.models.checkpoint_file import check_kind
 from kdq.models.classifier import Classifier
-from kdq.models.modules import at_most_modules
+from kdq.models.modules import bounded
 from kdq.models.preprocessing import Preprocessing, preprocessing_of, resize
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -204,7 +204,7 @@ def _check_extent(folder: Path, config: Any) -> None:
     from transformers import AutoModelForImageClassification
 
     tensors, values = _extent(folder)
-    with torch.device("meta"), at_most_modules(tensors, CONFIG):
+    with torch.device("meta"), bounded(CONFIG, tensors=tensors):
         described = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
     if (wanted := sum(parameter.numel() for parameter in described.parameters())) > values:
         raise ValueError(f"{CONFIG} describes a model of {wanted:,} weights, its safetensors hold {values:,}")

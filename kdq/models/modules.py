@@ -4,10 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.nn.parameter import is_lazy
+
+from kdq.errors import UserError
 
 MODULES_A_TENSOR = 20
 """Modules that a model may have for each tensor of its weights; libraries' have about two."""
+
+REGISTERED = 4
+"""Times that a weight may be registered while a model is being built: tied to others, or replaced, as by a new head."""
 
 
 def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -19,21 +28,35 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 @contextmanager
-def at_most_modules(tensors: int, where: str) -> Iterator[None]:
-    """Raise ValueError as soon as a model is being built of far more modules than there are tensors of its weights.
+def bounded(where: str, *, tensors: int, weights: int | None = None) -> Iterator[None]:
+    """Raise UserError as soon as a model is being built that is far larger than a file of its weights.
 
-    where: what describes the model, for the message.
+    tensors: of its weights, to which the number of its modules is compared; weights: at most so many values in them.
+    where: what describes the model, for the message. A parameter is counted before it is filled, so it takes no memory.
     """
-    built, most = 0, 1000 + MODULES_A_TENSOR * tensors
+    modules, values, most = 0, 0, 1000 + MODULES_A_TENSOR * tensors
 
-    def note(*_: object) -> None:
-        nonlocal built
-        built += 1
-        if built > most:
-            raise ValueError(f"{where} describes a model of more layers than its safetensors hold weights for")
+    def note_module(*_: object) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > most:
+            raise UserError(f"{where} describes a model of more layers than its safetensors hold weights for")
 
-    handle = register_module_module_registration_hook(note)
+    def note_parameter(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal values
+        values += 0 if parameter is None or is_lazy(parameter) else parameter.numel()
+        if weights is not None and values > REGISTERED * weights:
+            least = values // REGISTERED
+            raise UserError(
+                f"{where} describes a model of at least {least:,} weights, its safetensors hold {weights:,}"
+            )
+
+    handles = (
+        register_module_module_registration_hook(note_module),
+        register_module_parameter_registration_hook(note_parameter),
+    )
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -14,7 +14,7 @@ refused, since damage to it cannot be noticed.
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -35,11 +35,11 @@ from kdq.models.classifier import (
 )
 from kdq.models.graph import fold
 from kdq.models.huggingface import Pretrained
-from kdq.models.modules import at_most_modules
+from kdq.models.modules import bounded
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import is_intact, write_sealed
-from kdq.models.sources import build_network, is_sourced, with_code, without_path
+from kdq.models.sources import is_sourced, with_code, without_path
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes
 from kdq.quantize.activations import InputRange, attach, check_activation_bits
@@ -146,9 +146,8 @@ def unpack(path: Path | str, code: Path | str | None = None) -> Packed:
         normalization, signature = _images(header)
     try:
         arch = with_code(header["arch"], code)
-        if code is None:
-            _check_extent(arch, header, tensors)
-        model = build(arch, classes=header["classes"], normalization=normalization, seed=0)
+        with nullcontext() if code else _bounded(tensors):  # the code of a file that its user names may build anything
+            model = build(arch, classes=header["classes"], normalization=normalization, seed=0)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     with _reading(path):
@@ -209,17 +208,10 @@ def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]
     return normalization, signature
 
 
-def _check_extent(arch: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError if the header describes a network of more weights than the file has bits, before it takes memory.
-
-    The code of a file that its user has named may build what it likes.
-    """
-    with torch.device("meta"), at_most_modules(len(tensors), "its header"):
-        network = build_network(arch, header["classes"], len(header["mean"]))
-    weights = sum(parameter.numel() for parameter in network.parameters())
+def _bounded(tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """Raise UserError while a network is built of far more weights than the file has bits, before it takes memory."""
     bits = 8 * sum(tensor.nbytes for tensor in tensors.values())
-    if weights > bits:
-        raise UserError(f"describes {arch} of {weights:,} weights, and holds {bits:,} bits; pack the model again")
+    return bounded("its header", tensors=len(tensors), weights=bits)
 
 
 def _layers(tensors: Mapping[str, Tensor], header: Mapping[str, Any], model: Classifier) -> dict[str, QuantizedLayer]:

@@ -43,11 +43,21 @@ class Member:
             pytest.importorskip(self.package)
         model = build(self.arch, classes=CLASSES, normalization=NORMALIZATION, seed=0).eval()
         model.signature = Signature(tuple("abcde"), (self.size, self.size), "RGB")
+        fill_zeros(model)
         return model
 
     def images(self, count: int = 4) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return torch.randint(0, 256, (count, 3, self.size, self.size), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def fill_zeros(model: Classifier) -> None:
+    """Make weights random that start at 0, as a ViT's head does: such a network's predictions prove nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        if not weight.any():
+            weight.normal_(0, 0.1, generator=generator)
 
 
 SIZES = "hidden_size=16&num_attention_heads=2&image_size=32"
@@ -68,7 +78,7 @@ ZOO = {
     "EfficientNet": narrow("efficientnet"),
     "MobileNetV3 of timm": Member("timm:mobilenetv3_small_050", package="timm"),
     "MobileNetV2": Member("torchvision:mobilenet_v2?width_mult=0.25"),
-    "MobileNetV3": Member("torchvision:mobilenet_v3_small?stem=small"),
+    "MobileNetV3": Member("torchvision:mobilenet_v3_small?stem=small&width_mult=0.25&reduced_tail=true"),
 }
 WHOLE = {
     "RegNet": Member("torchvision:regnet_y_400mf"),
@@ -97,11 +107,12 @@ def every_layer(model: Classifier) -> set[str]:
 def test_a_network_quantizes_packs_loads_and_exports(name: str, tmp_path: Path) -> None:
     member, method = MEMBERS[name], "rtn" if name in WHOLE else "least_squares"
     given, images = member.build(), member.images()
-    for made in quantize_many(given, images, [QuantizeConfig(bits, method) for bits in (4, 8)]):
+    for made in quantize_many(given, images, [QuantizeConfig(bits, method) for bits in (8, 4)]):
         assert set(made.layers) == every_layer(made.model)
         file = tmp_path / "packed.safetensors"
         pack(made, file)
         assert 8 * payload_bytes(file) == total_bits(made)
         torch.testing.assert_close(logits(load(file, member.code), images), logits(made.model, images), rtol=0, atol=0)
-    exported = export(file, "torch", tmp_path / "exported.pt2", images, code=member.code)
-    assert exported.check.agreement == 1
+    for to in ("onnx", "torch") if name in WHOLE else ("onnx",):
+        exported = export(file, to, tmp_path / f"exported.{to}", images, code=member.code)
+        assert exported.check.agreement == 1
