@@ -1,8 +1,8 @@
 """Two studies, or two configurations of a study, compared at each width and by their hypervolumes.
 
-At each width, the configuration of the best objective stands for its side, and its validation accuracy is compared.
-Differences are paired over the same images, and over seeds where both sides have the same parameters and seeds. Each
-has 95 % by itself.
+At each width, the configuration of the best objective stands for its side. Differences of accuracies are paired over
+the same images, and over seeds where both sides have the same parameters and seeds; those of another objective are
+paired over the seeds that both sides have. Each has 95 % by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from itertools import chain
 
 import numpy as np
 
-from analysis.results import Results
-from analysis.volumes import Scale, scale
+from analysis.results import Results, by_seed
+from analysis.volumes import Scale, common_objective, scale
 from kdq.bits import Bits, display_order
 from kdq.errors import UserError, quoted
-from study.results.compare import Interval, Sample, SeedNoise, difference
+from study.results.compare import Interval, Sample, SeedNoise, difference, paired
 from study.results.front import SeedGroup, front_shares, most_valuable
-from study.results.objective import TOP1
+from study.results.objective import OBJECTIVES, TOP1, Objective
 
 HYPERVOLUME = "hypervolume"
 
@@ -38,9 +38,11 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """a, b: mean validation accuracies in percent, or hypervolumes in percent of the reference model's.
+    """a, b: mean objectives, such as validation accuracies in percent, or hypervolumes in percent of the reference
+    model's.
 
-    bits: the width, or HYPERVOLUME; n_a, n_b: seeds; difference: a minus b, None if the images are unknown or differ.
+    bits: the width, or HYPERVOLUME; n_a, n_b: seeds; difference: a minus b, None if the images are unknown or differ,
+    or, for another objective than accuracy, with fewer than two seeds or others; measured: what is compared.
     """
 
     bits: Bits
@@ -49,6 +51,7 @@ class Comparison:
     n_a: int
     n_b: int
     difference: Interval | None
+    measured: Objective = OBJECTIVES[TOP1]
 
 
 def side(name: str, study: Results | None, known: Mapping[str, Results]) -> Side:
@@ -87,9 +90,23 @@ def common_scale(a: Side, b: Side) -> Scale | None:
 
 def _at(bits: Bits, a: tuple[Side, SeedGroup], b: tuple[Side, SeedGroup], noise: SeedNoise) -> Comparison:
     (side_a, group_a), (side_b, group_b) = a, b
-    samples = side_a.results.sample(group_a), side_b.results.sample(group_b)
-    interval = _difference(side_a, side_b, samples, noise)
-    return Comparison(bits, group_a.mean("val_top1"), group_b.mean("val_top1"), group_a.n, group_b.n, interval)
+    decides = common_objective([side_a.results, side_b.results])
+    if decides.name == TOP1:
+        samples = side_a.results.sample(group_a), side_b.results.sample(group_b)
+        interval = _difference(side_a, side_b, samples, noise)
+    else:
+        interval = _over_seeds(a, b)
+    return Comparison(bits, group_a.value, group_b.value, group_a.n, group_b.n, interval, decides)
+
+
+def _over_seeds(a: tuple[Side, SeedGroup], b: tuple[Side, SeedGroup]) -> Interval | None:
+    """Return the difference of objectives, paired over seeds; None if the seeds or the images differ."""
+    (side_a, group_a), (side_b, group_b) = a, b
+    pairs = list(zip(by_seed(group_a), by_seed(group_b), strict=False))
+    same = group_a.n == group_b.n > 1 and all(first.seed == second.seed for first, second in pairs)
+    if not same or not side_a.results.study.has_images_of(side_b.results.study):
+        return None
+    return paired([first.value - second.value for first, second in pairs])
 
 
 def _volumes(a: Side, b: Side, named: Scale) -> Comparison:

@@ -1,4 +1,4 @@
-"""How accuracies change with one parameter, whatever the others are."""
+"""How a study's objective changes with one parameter, whatever the others are."""
 
 import statistics
 from collections.abc import Collection, Sequence
@@ -10,22 +10,22 @@ from analysis.results import Results
 from kdq.bits import Bits, display_order
 from kdq.errors import UserError, quoted
 from study.results.compare import paired
-from study.results.front import SeedGroup, comparable, seed_groups
+from study.results.front import SeedGroup, comparable, most_valuable, seed_groups
 from study.results.point import Point
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The validation accuracy, in percent, of the points with a value of a parameter at a width.
+    """The objective, such as validation accuracy in percent, of the points with a value of a parameter at a width.
 
-    val_top1, deviation, low, high: their mean, sample standard deviation and 95 % t-interval, None for one point; best:
-    the mean of the best configuration among them that has all seeds, None if there is none; n: how many points.
+    mean, deviation, low, high: their mean, sample standard deviation and 95 % t-interval, None for one point; best: the
+    mean of the best configuration among them that has all seeds, None if there is none; n: how many points.
     """
 
     study: str
     bits: Bits
     value: Value
-    val_top1: float
+    mean: float
     deviation: float | None
     low: float | None
     high: float | None
@@ -34,12 +34,12 @@ class Effect:
 
 
 class Dot(NamedTuple):
-    """A point whose parameter has a value."""
+    """A point whose parameter has a value, and its objective."""
 
     study: str
     bits: Bits
     value: Value
-    val_top1: float
+    height: float
 
 
 def effects(studies: Sequence[Results], parameter: str) -> list[Effect]:
@@ -59,7 +59,7 @@ def effects(studies: Sequence[Results], parameter: str) -> list[Effect]:
 def dots(studies: Sequence[Results], parameter: str) -> list[Dot]:
     """Return the points over which `effects` are means, in the same order."""
     cells = ((each.name, key, points) for each in studies for key, points in _cells(each, parameter).items())
-    return [Dot(name, *key, point.val_top1) for name, key, points in cells for point in points]
+    return [Dot(name, *key, point.value) for name, key, points in cells for point in points]
 
 
 def check_parameters(studies: Sequence[Results], *names: str) -> None:
@@ -85,10 +85,11 @@ def _cells(results: Results, parameter: str) -> dict[tuple[Bits, Value], list[Po
 
 
 def _effect(study: str, bits: Bits, value: Value, points: Sequence[Point], compared: Collection[SeedGroup]) -> Effect:
-    accuracies = [point.val_top1 for point in points]
-    best = max((group.mean("val_top1") for group in seed_groups(points) if group in compared), default=None)
+    values = [point.value for point in points]
+    own = [group for group in seed_groups(points) if group in compared]
+    best = most_valuable(own).value if own else None
     if len(points) == 1:
-        return Effect(study, bits, value, accuracies[0], None, None, None, best, 1)
-    interval = paired(accuracies)
+        return Effect(study, bits, value, values[0], None, None, None, best, 1)
+    interval = paired(values)
     ends = interval.low, interval.high
-    return Effect(study, bits, value, interval.value, statistics.stdev(accuracies), *ends, best, len(points))
+    return Effect(study, bits, value, interval.value, statistics.stdev(values), *ends, best, len(points))

@@ -1,4 +1,4 @@
-"""Means over a grid of two parameters, whatever the others are: of accuracy at a width, or of hypervolume."""
+"""Means over a grid of two parameters, whatever the others are: of the objective at a width, or of hypervolume."""
 
 import statistics
 from bisect import bisect_right
@@ -22,9 +22,9 @@ BINS = 6
 class Cell:
     """What a study has where two parameters have two values, or are in two bins.
 
-    bits: a width, or `hypervolume`; mean, deviation: of the validation accuracies of all points of this width, in
-    percent, or of the hypervolumes of all trials, in percent of the reference model's (`analysis.volumes.Scale`); the
-    sample standard deviation is None for one; n: of so many.
+    bits: a width, or `hypervolume`; mean, deviation: of the objectives of all points of this width, such as validation
+    accuracies in percent, or of the hypervolumes of all trials, in percent of the reference model's
+    (`analysis.volumes.Scale`); the sample standard deviation is None for one; n: of so many.
     """
 
     study: str
@@ -55,7 +55,7 @@ class _Measured(NamedTuple):
 def heatmap(studies: Sequence[Results], rows: str, columns: str, bits: int | None = None) -> Grid:
     """Return the means of studies by the values of two parameters, each study's cells row by row.
 
-    bits: the width whose accuracies are averaged; None for the hypervolumes of trials. A number with more than `VALUES`
+    bits: the width whose objectives are averaged; None for the hypervolumes of trials. A number with more than `VALUES`
     values is cut into `BINS` bins with about as many points each, named by their least and greatest value. Raises
     UserError for a parameter or width that no point has.
     """
@@ -98,7 +98,7 @@ def _measured(results: Results, rows: str, columns: str, bits: int | None, named
         if bits is None and point.trial_id in volumes:
             yield _Measured(results.name, own[rows], own[columns], volumes.pop(point.trial_id))
         elif point.bits == bits:
-            yield _Measured(results.name, own[rows], own[columns], point.val_top1)
+            yield _Measured(results.name, own[rows], own[columns], point.value)
 
 
 def _levels(values: Iterable[Value]) -> Mapping[Value, Value]:

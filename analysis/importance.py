@@ -54,7 +54,7 @@ def _of_study(results: Results, evaluator: str) -> Iterable[Importance]:
     widths = sorted({p.bits for p in results.points if isinstance(p.bits, int)}, key=display_order)
     for bits in widths:
         own = [point for point in results.points if point.bits == bits]
-        yield from _ranked(results.name, bits, own, lambda point: point.val_top1, evaluator)
+        yield from _ranked(results.name, bits, own, lambda point: point.score, evaluator)
     named = scale([results])
     if named and len(widths) > 1:
         areas = named.of_trials(results)
@@ -105,7 +105,7 @@ def _evaluate(
 
     study = as_optuna(points, "importance")
     trials = study.get_trials(deepcopy=False)
-    errors = [100 - value(point) for point in points]  # PED-ANOVA asks what makes a value low
+    errors = [-value(point) for point in points]  # PED-ANOVA asks what makes a value low
     present = [name for name in names if len({trial.params.get(name) for trial in trials}) > 1]
     found: dict[str, float] = dict.fromkeys(names, 0.0)
     if present:

@@ -1,4 +1,4 @@
-"""A table of accuracies by two parameters, such as methods × widths, with the study paper's numbers beside."""
+"""A table of the objective by two parameters, such as methods × widths, with the study paper's numbers beside."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,15 @@ from importlib.resources import files
 from typing import Any
 
 from analysis.results import Results, label
+from analysis.volumes import common_objective
 from kdq.bits import bits_name, display_order
 from kdq.errors import UserError, unknown
 from study.results.front import SeedGroup
+from study.results.objective import TOP1, Objective
 from study.results.point import PARAMETERS
 from study.units import exact
 
 AXES = (*PARAMETERS, "bits", "study")
-MEASURES = {"val": "val_top1", "test": "test_top1"}
 COLUMNS = ("row", "column", "mean", "deviation", "n", "is_best", "study", "configuration")
 DATASETS = ("cifar10", "cifar100")
 Key = Any
@@ -22,10 +23,10 @@ Key = Any
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The configuration of the best validation accuracy of a row and a column, and its measure over its seeds.
+    """The configuration of the best objective of a row and a column, and its measure over its seeds.
 
-    mean, deviation: percent; deviation and configuration are None where unknown; study is "paper" for a number of the
-    paper's.
+    mean, deviation: of the objective on validation or test images, such as accuracy in percent; deviation and
+    configuration are None where unknown; study is "paper" for a number of the paper's.
     """
 
     row: Key
@@ -41,7 +42,7 @@ def cells(studies: Sequence[Results], rows: str, columns: str, measure: str) -> 
     """Return the cells of a table of studies, by rows and columns in order.
 
     rows, columns: two of `AXES`; a configuration without one, such as alpha where the method has none, is left out.
-    measure: "val" or "test"; a cell's configuration is chosen by validation accuracy in any case.
+    measure: "val" or "test"; a cell's configuration is chosen on validation images in any case.
     """
     chosen: dict[tuple[Key, Key], tuple[SeedGroup, Results]] = {}
     for each in studies:
@@ -49,7 +50,8 @@ def cells(studies: Sequence[Results], rows: str, columns: str, measure: str) -> 
             key = (_value(group, each, rows), _value(group, each, columns))
             if None not in key and (key not in chosen or _rank(group) > _rank(chosen[key][0])):
                 chosen[key] = (group, each)
-    name = MEASURES[measure]
+    decides = common_objective(studies)
+    name = decides.column if measure == "val" else decides.test_column
     found = [
         Cell(*key, group.mean(name), group.deviation(name), group.n, each.name, label(group))
         for key, (group, each) in chosen.items()
@@ -57,12 +59,12 @@ def cells(studies: Sequence[Results], rows: str, columns: str, measure: str) -> 
     return sorted(found, key=lambda cell: (order(rows, cell.row), order(columns, cell.column)))
 
 
-def best_of_columns(found: Sequence[Cell]) -> set[tuple[Key, Key]]:
-    """Return the row and the column of the cells with the highest mean of their column; ties are all best."""
-    highest: dict[Key, float] = {}
+def best_of_columns(found: Sequence[Cell], decides: Objective) -> set[tuple[Key, Key]]:
+    """Return the row and the column of the cells with the best mean of their column; ties are all best."""
+    best: dict[Key, float] = {}
     for cell in found:
-        highest[cell.column] = max(cell.mean, highest.get(cell.column, 0.0))
-    return {(cell.row, cell.column) for cell in found if cell.mean == highest[cell.column]}
+        best[cell.column] = max(cell.mean, best.get(cell.column, cell.mean), key=decides.score)
+    return {(cell.row, cell.column) for cell in found if cell.mean == best[cell.column]}
 
 
 def paper_cells(dataset: str) -> list[Cell]:
@@ -86,8 +88,8 @@ def heading(axis: str, value: Key) -> str:
     return exact(value) if isinstance(value, float) else str(value)
 
 
-def check_axes(rows: str, columns: str, paper: str | None) -> None:
-    """Raise UserError unless a table can have these rows and columns."""
+def check_axes(rows: str, columns: str, paper: str | None, decides: Objective) -> None:
+    """Raise UserError unless a table can have these rows and columns, and the paper's numbers beside them."""
     for axis in (rows, columns):
         if axis not in AXES:
             raise unknown("parameter", axis, AXES)
@@ -95,6 +97,10 @@ def check_axes(rows: str, columns: str, paper: str | None) -> None:
         raise UserError(f"--rows {rows} --columns {columns}: must differ")
     if paper and (rows, columns) != ("method", "bits"):
         raise UserError("--paper: the paper's tables are of methods × widths; use --rows method --columns bits")
+    if paper and decides.name != TOP1:
+        raise UserError(
+            f"--paper: the paper's tables are of accuracy, the studies' objective is {decides.name}; omit it"
+        )
 
 
 def _value(group: SeedGroup, results: Results, axis: str) -> Key:
@@ -103,7 +109,7 @@ def _value(group: SeedGroup, results: Results, axis: str) -> Key:
 
 
 def _rank(group: SeedGroup) -> tuple[float, float, str]:
-    return group.mean("val_top1"), -group.mean("total_bits"), label(group)
+    return group.score, -group.mean("total_bits"), label(group)
 
 
 def order(axis: str, value: Key) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> "Report":
     from analysis.comparison import common_scale, compare
     from analysis.formats import Report
     from analysis.results import no_points
+    from analysis.volumes import common_objective
     from kdq.bits import bits_name
 
     a, b = _sides(options)
@@ -38,9 +39,12 @@ def run(options: argparse.Namespace) -> "Report":
     ]
     named = common_scale(a, b)
     notes = [f"hypervolume: {named.definition}"] if named and rows else []
+    decides = common_objective([a.results, b.results])
     if rows and not a.results.study.has_images_of(b.results.study):
         notes.append("no intervals: the studies do not have the same validation images")
-    head = f"A: {a.name}\nB: {b.name}\nvalidation accuracy in percent of the best configuration at each width"
+    head = (
+        f"A: {a.name}\nB: {b.name}\nvalidation {decides.title} ({decides.unit}) of the best configuration at each width"
+    )
     pointless = [f"{each.name}: {no_points([each.results])}" for each in (a, b) if not each.groups]
     empty = "\n".join(pointless) or "no width in common"
     return Report(COLUMNS, rows, notes, display=display, head=head, empty=empty)
@@ -73,12 +77,16 @@ def _verdict(each: "Comparison") -> str:
         return "unknown"
     if not each.difference.excludes_zero:
         return "no difference"
-    return "A is better" if each.difference.low > 0 else "B is better"
+    return "A is better" if (each.difference.low > 0) == each.measured.is_higher_better else "B is better"
 
 
 def _shown(each: "Comparison", a: "Side", b: "Side") -> dict[str, Any]:
-    interval = each.difference
-    ends = f"[{interval.low:+.2f}, {interval.high:+.2f}]" if interval else None
-    over = None if interval is None else "images and seeds" if interval.over_seeds else "images"
-    cells = {"A": each.a, "B": each.b, "A − B": f"{each.a - each.b:+.2f}", "95 % interval": ends, "over": over}
+    from study.results.objective import TOP1
+
+    interval, number = each.difference, each.measured.number
+    ends = f"[{number(interval.low, '+')}, {number(interval.high, '+')}]" if interval else None
+    over_both = "images and seeds" if each.measured.name == TOP1 else "seeds"
+    over = None if interval is None else over_both if interval.over_seeds else "images"
+    means = {"A": number(each.a), "B": number(each.b), "A − B": number(each.a - each.b, "+")}
+    cells = {**means, "95 % interval": ends, "over": over}
     return {**cells, "verdict": _verdict(each)}

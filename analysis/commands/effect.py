@@ -1,4 +1,4 @@
-"""`effect`: accuracies by the values of one parameter."""
+"""`effect`: the objective by the values of one parameter."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -8,9 +8,8 @@ from analysis.commands.command import add_studies, draw, figure, read_studies
 if TYPE_CHECKING:
     from analysis.formats import Report
 
-NAME, PURPOSE = "effect", "print the validation accuracy at each width by the values of one parameter"
+NAME, PURPOSE = "effect", "print the objective, validation accuracy by default, by the values of one parameter"
 FORMATS: tuple[str, ...] = ("table", "csv", "json", "markdown", "latex")
-COLUMNS = ("bits", "value", "val_top1", "deviation", "low", "high", "best", "n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +25,23 @@ def run(options: argparse.Namespace) -> "Report":
     from analysis.figures.effect import draw_effect
     from analysis.formats import Report
     from analysis.results import no_points
+    from analysis.volumes import common_objective
 
     studies, name = read_studies(options), options.parameter
     several = ("study",) if len(studies) > 1 else ()
+    decides = common_objective(studies)
     found, empty = effects(studies, name), no_points(studies)
     if options.figure:
-        title = f"{', '.join(options.studies)}: validation accuracy by {name}"
-        drawing = (found, dots(studies, name), name, options.figure, title, empty)
+        title = f"{', '.join(options.studies)}: validation {decides.title} by {name}"
+        drawing = (found, dots(studies, name), name, decides, options.figure, title, empty)
         draw(lambda: draw_effect(*drawing), options.figure)
     notes = [
-        "val_top1, deviation, low, high: mean, standard deviation and 95 % interval over the points of all "
+        f"{decides.column}, deviation, low, high: mean, standard deviation and 95 % interval over the points of all "
         "configurations with the value; best: of the best configuration, of those "
         "with all seeds"
     ]
     drawn = [f"figure {options.figure}"] if options.figure else []
-    rows = [asdict(each) for each in found]
-    return Report((*several, *COLUMNS), rows, [*(notes if rows else ()), *drawn], empty=empty)
+    rows = [{decides.column: each.mean, **asdict(each)} for each in found]
+    columns = (*several, "bits", "value", decides.column, "deviation", "low", "high", "best", "n")
+    shown = dict.fromkeys(("deviation", "low", "high", "best"), f".{decides.decimals}f")
+    return Report(columns, rows, [*(notes if rows else ()), *drawn], empty=empty, formats=shown)

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> "Report":
     ]
     if found and not options.evaluator and evaluator != "fanova":
         notes.append("pedanova, since there are more than 300 trials; --evaluator fanova takes minutes")
-    empty = f"nothing to compare: no width has {LEAST} points that differ in a parameter and in accuracy"
+    empty = f"nothing to compare: no width has {LEAST} points that differ in a parameter and in the objective"
     if options.figure:
         title = f"{', '.join(options.studies)}: importance of parameters ({evaluator})"
         draw(lambda: draw_importance(found, options.figure, title, empty), options.figure)

@@ -1,4 +1,4 @@
-"""`table`: accuracies by two parameters, by default methods × widths."""
+"""`table`: the objective by two parameters, by default methods × widths."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 NAME, PURPOSE = (
     "table",
-    "print accuracies by two parameters, such as methods by widths, with the best of a column marked",
+    "print the objective, accuracy by default, by two parameters, such as methods by widths; the best are marked",
 )
 FORMATS: tuple[str, ...] = ("table", "csv", "json", "markdown", "latex")
 
@@ -20,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rows", default="method", metavar="PARAMETER", help="parameter of the rows, bits or study (default: method)")
     add("--columns", default="bits", metavar="PARAMETER", help="parameter of the columns (default: bits)")
-    add("--measure", choices=("val", "test"), default="val", help="accuracy to show (default: val); val always chooses")
+    add(
+        "--measure",
+        choices=("val", "test"),
+        default="val",
+        help="images to show it of (default: val); val always chooses",
+    )
     add("--paper", metavar="DATASET", help="put the study paper's test accuracies beside: cifar10 or cifar100")
 
 

@@ -122,8 +122,10 @@ def test_ten_thousand_points_are_drawn(tmp_path):
     made = [Made(points)]
     assert len(points) == 10_000
     began = time.process_time()
-    draw_effect(effects(made, "alpha"), dots(made, "alpha"), "alpha", tmp_path / "effect.png", "", "")
-    draw_heatmap(heatmap(made, "alpha", "beta"), ("alpha", "beta"), tmp_path / "heatmap.png", "", "", "")
+    draw_effect(effects(made, "alpha"), dots(made, "alpha"), "alpha", OBJECTIVES[TOP1], tmp_path / "effect.png", "", "")
+    draw_heatmap(
+        heatmap(made, "alpha", "beta"), ("alpha", "beta"), OBJECTIVES[TOP1], tmp_path / "heatmap.png", "", "", ""
+    )
     found = importances(made, evaluator_for(made))
     draw_importance(found, tmp_path / "importance.png", "", "")
     print(f"{time.process_time() - began:.1f} s of processor time")

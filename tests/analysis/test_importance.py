@@ -104,10 +104,10 @@ def test_effects_are_means_over_all_others():
     found = effects([made], "alpha")
     assert [each.value for each in found] == [0.1, 0.5, 1.0, 2.0]
     for each in found:
-        assert each.val_top1 == pytest.approx(80.5 + each.value)
+        assert each.mean == pytest.approx(80.5 + each.value)
         assert each.n == 6
         assert each.best == pytest.approx(80.5 + each.value)
-        assert each.low < each.val_top1 < each.high
+        assert each.low < each.mean < each.high
 
 
 def test_the_best_of_a_value_is_no_survivor_of_early_stopping():

@@ -418,8 +418,8 @@ def _largest_file(size: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("arch", "message"),
     {
-        "torchvision:mobilenet_v2?width_mult=1000": r"of at least [\d,]+ weights, safetensors hold",
-        "transformers:vit?num_hidden_layers=1000000000": r"of at least [\d,]+ weights, safetensors hold",
+        "torchvision:mobilenet_v2?width_mult=1000": r"of at least [\d,]+ weights, its safetensors hold",
+        "transformers:vit?num_hidden_layers=1000000000": r"of at least [\d,]+ weights, its safetensors hold",
         "torchvision:nothing": "unknown model of torchvision",
         "python:nets.py:net": "a user's file, 'nets.py', which is run only if you name it",
         "resnet21": "damaged, or not a packed model",
