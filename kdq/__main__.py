@@ -96,7 +96,10 @@ def _add_export(commands: "Commands") -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="file written by kdq.pack")
     command.add_argument("--to", choices=("onnx", "torch", "safetensors"), required=True, help="format")
     command.add_argument("--output", type=Path, required=True, metavar="FILE", help="the card is FILE.md")
-    dataset = "compare accuracies on the test images of this data set (default: compare logits on random images)"
+    dataset = (
+        "compare accuracies on the test images of this data set, a name, folder:DIR, parquet:DIR or torchvision:NAME "
+        "(default: compare logits on random images)"
+    )
     command.add_argument("--dataset", metavar="NAME", help=dataset)
     command.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
     _add_model_options(command)

@@ -1,55 +1,80 @@
 """The command `export`: a packed model in another format, checked on a data set's test images or on random ones."""
 
 import shlex
+import tempfile
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from kdq.data.sources import DATASETS
-from kdq.errors import UserError, unknown
+from kdq.data.dataset import open_dataset
+from kdq.data.encoded import listed
+from kdq.data.sources import DATASETS, load_source, needs_download
+from kdq.data.spec import DataSpec
+from kdq.data.torchvision_sets import known
+from kdq.errors import UserError
 from kdq.export.model import Exported, export
+from kdq.pack.file import load
+from kdq.store.folder_store import StageStore
 
 
 def run(options: Namespace) -> int:
     """Export the model and print what was written; return the exit status."""
-    images, labels, name = _test_images(options.dataset, options.data_dir)
-    try:
-        exported = export(
-            options.model,
-            options.to,
-            options.output,
-            images,
-            labels,
-            images_name=name,
-            size=options.image_size,
-            code=options.code,
-            command=f"python -m kdq {shlex.join(options.arguments)}",
-        )
-    except OSError as error:
-        raise UserError(f"{options.output}: cannot be written ({error.strerror}); choose another --output") from error
+    with tempfile.TemporaryDirectory() as folder:
+        images, labels, name = _test_images(options, Path(folder))
+        try:
+            exported = export(
+                options.model,
+                options.to,
+                options.output,
+                images,
+                labels,
+                images_name=name,
+                size=options.image_size,
+                code=options.code,
+                command=f"python -m kdq {shlex.join(options.arguments)}",
+            )
+        except OSError as error:
+            where = options.output
+            raise UserError(f"{where}: cannot be written ({error.strerror}); choose another --output") from error
     print(_text(exported, name))
     return 0
 
 
-def _test_images(dataset: str | None, data_dir: Path | None) -> tuple[Tensor | None, Tensor | None, str]:
-    """Return test images and labels of a data set, and what they are called; none if there is no data set.
+def _test_images(options: Namespace, folder: Path) -> tuple[Tensor | None, Tensor | None, str]:
+    """Return test images and labels of the data set, and what they are called; none if there is no data set.
 
-    They are the test images, since a packed file does not say which of the others its student was trained on.
+    They are the test images, since a packed file does not say which of the others its student was trained on. folder:
+    for the decoded images.
     """
+    dataset, data_dir = options.dataset, options.data_dir
     if dataset is None:
         if data_dir is not None:
             raise UserError(f"--data-dir {data_dir}: of which data set? add --dataset {' or '.join(DATASETS)}")
         return None, None, "random images"
-    if dataset not in DATASETS:
-        raise unknown("data set", dataset, DATASETS)
-    entry = DATASETS[dataset]
-    if data_dir is None and not entry.is_embedded:
+    spec = DataSpec(dataset)
+    if needs_download(spec, data_dir):
         raise UserError(f"--dataset {dataset}: needs --data-dir, the folder with its files")
-    _, (images, labels) = entry.find(data_dir, Path()).decode()
-    return torch.from_numpy(images.copy()), torch.from_numpy(labels.copy()), f"test images of {dataset}"
+    signature = load(options.model, options.code).signature
+    store = StageStore(folder / "stages")
+    source = load_source(_sized(spec, signature.image_size or options.image_size), data_dir, store)
+    data = open_dataset(store.path(source), train_images=None, val_images=None)
+    unnamed = tuple(map(str, range(data.classes)))  # of a packed file of format 3
+    if signature.class_names not in (data.class_names, unnamed):
+        ours, theirs = (listed(names) for names in (signature.class_names, data.class_names))
+        raise UserError(f"--dataset {dataset}: has the classes {theirs}, the model has {ours}; give the model's data")
+    return data.test_images, data.test_labels, f"test images of {dataset}"
+
+
+def _sized(spec: DataSpec, size: tuple[int, int] | None) -> DataSpec:
+    """Return the data set with its images made as large as the model's, if they have no size of their own."""
+    if not spec.kind or size is None or (spec.kind == "torchvision" and known(spec.place).size):
+        return spec
+    if size[0] != size[1]:
+        raise UserError(f"--dataset {spec.dataset}: its images are made squares, the model's are {size}; leave it out")
+    return replace(spec, image_size=size[0])
 
 
 def _text(exported: Exported, images_name: str) -> str:

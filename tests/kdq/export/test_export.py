@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -387,6 +388,27 @@ def test_the_command_checks_on_test_images_and_says_both_sizes(
     assert "on 500 test images of digits: 100.00 % of the predicted classes agree" in lines[2]
     assert re.fullmatch(r"top-1: packed \d+\.\d\d %, exported \d+\.\d\d %", lines[3])
     assert f"python -m kdq export {digits} --to onnx" in Path(f"{output}.md").read_text()
+
+
+def photographs(folder: Path, classes: Sequence[str]) -> Path:
+    """A folder of ten images of each class."""
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for each, image in enumerate(images(10, seed=number, size=12)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name / f"{each}.png")
+    return folder
+
+
+def test_the_command_checks_on_images_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quantized = quantize(build("resnet8", classes=2, normalization=NORMALIZATION, seed=0), images(), QuantizeConfig(4))
+    pack(quantized, packed := tmp_path / "model.safetensors", Signature(("ant", "bee"), (8, 8), "RGB"))
+    to = ["--to", "safetensors", "--output", tmp_path / "model"]
+    own = f"folder:{photographs(tmp_path / 'own', ['ant', 'bee'])}"
+    assert main(command(packed, *to, "--dataset", own)) == 0
+    assert f"on 4 test images of {own}: 100.00 % of the predicted classes agree" in capsys.readouterr().out
+    others = f"folder:{photographs(tmp_path / 'others', ['ant', 'wasp'])}"
+    assert main(command(packed, *to, "--dataset", others)) == 2
+    assert "has the classes ant, wasp, the model has ant, bee; give the model's data" in capsys.readouterr().err
 
 
 def test_the_commands_mistakes_are_one_line_and_status_2(
