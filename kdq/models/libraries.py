@@ -17,8 +17,8 @@ from kdq.models.stems import STEMS, adapt_stem
 FILES = {"checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
 """Keyword arguments of timm.create_model by which it reads files; those of a packed file are not to be trusted."""
 
-PUBLISHED = "imagenet"
-"""The value of `weights` that stands for those of torchvision."""
+PUBLISHED = {"torchvision": "imagenet", "transformers": "pretrained"}
+"""Source -> the value of `weights` that stands for those that a model comes with."""
 
 NEAREST = 5
 
@@ -54,15 +54,30 @@ def _build_torchvision(found: Architecture, classes: int, channels: int) -> nn.M
     return net
 
 
-def published(found: Architecture) -> Path:
-    """Return the file of torchvision's ImageNet weights in torch's cache, downloaded if it is missing.
+def is_published(found: Architecture) -> bool:
+    """Return whether the weights are those that the model comes with. Raises UserError for those of another source."""
+    owners = [source for source, value in PUBLISHED.items() if value == found.weights]
+    if owners and found.source not in owners:
+        raise UserError(
+            f"{found.source}:{found.name}: weights={found.weights} are those of {owners[0]}; give weights=FILE"
+        )
+    return bool(owners)
 
-    Raises UserError if they are unavailable, or if the model has none.
+
+def published(found: Architecture) -> Path:
+    """Return the file of the weights that a model comes with, downloaded if it is missing.
+
+    torchvision's are ImageNet's, in torch's cache; those of transformers are in the model's folder, or in the Hub's
+    cache. Raises UserError if they are unavailable, or if the model has none.
     """
+    if found.source == "transformers":
+        return transformers_nets.weights_file(found.name)
+    return _torchvision_weights(found)
+
+
+def _torchvision_weights(found: Architecture) -> Path:
     from torchvision import models
 
-    if found.source != "torchvision":
-        raise UserError(f"{found.source}:{found.name}: weights={PUBLISHED} are torchvision's; give weights=FILE")
     url = str(models.get_model_weights(found.name).DEFAULT.url)
     try:
         torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)

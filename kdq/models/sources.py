@@ -6,6 +6,7 @@
     transformers:vit?hidden_size=192&num_attention_heads=3&image_size=32&patch_size=4
     python:nets.py:small_vit?depth=6
     torchvision:resnet18?weights=resnet18.safetensors
+    transformers:google/vit-base-patch16-224?weights=pretrained
 
 `stem=small` adapts the stem of a convolutional network to small images (see `stems`); `weights` names a file of
 weights, which a teacher has, and from which a student starts; every other option is a keyword argument of the function
@@ -24,7 +25,7 @@ from kdq.errors import USER_CODE, UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
 from kdq.models.architecture import WEIGHTS, Architecture, literal
 from kdq.models.checkpoint_file import read
-from kdq.models.libraries import PUBLISHED, SOURCES, published
+from kdq.models.libraries import SOURCES, is_published, published
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.stems import STEMS
 from kdq.models.weights import Network, find_weights
@@ -44,7 +45,7 @@ def parse_architecture(text: str) -> Architecture:
         raise unknown(f"stem of {text!r}", found.stem, STEMS)
     if found.source:
         SOURCES[found.source].check(found)
-    if found.weights is not None and found.weights != PUBLISHED:
+    if found.weights is not None and not is_published(found):
         user_code.hash_of(weights_file(found.weights)[0], text)
     return found
 
@@ -66,8 +67,11 @@ def build_network(text: str, classes: int, channels: int) -> nn.Module:
         return ARCHITECTURES[found.name](classes, channels)
     net = _new(found, text, classes, channels)
     if found.weights is not None:
-        file = (published(found), None) if found.weights == PUBLISHED else weights_file(found.weights)
-        _load_fitting(net, text, *file)
+        file = (published(found), None) if is_published(found) else weights_file(found.weights)
+        if isinstance(net, transformers_nets.Logits):
+            transformers_nets.start_from(net, *file)
+        else:
+            _load_fitting(net, text, *file)
     return net
 
 
@@ -122,7 +126,7 @@ def pinned(text: str) -> str:
     if not is_sourced(text):
         return text
     found = parse_architecture(text)
-    if found.weights == PUBLISHED:
+    if is_published(found):
         found = replace(found, weights=str(published(found)))
     if found.weights is not None:
         path, key = weights_file(found.weights)
@@ -142,7 +146,7 @@ def identity(text: str) -> Json:
     if not is_sourced(text):
         return text
     found = _split(text)
-    if found.weights == PUBLISHED:
+    if is_published(found):
         return identity(pinned(text))
     if found.weights is not None:
         path, key = weights_file(found.weights)

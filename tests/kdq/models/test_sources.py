@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from safetensors import safe_open
-from transformers import ViTConfig
+from transformers import ViTConfig, ViTForImageClassification
 
 from kdq.distill.teachers import Checkpoint, Trained, parse_spec
 from kdq.errors import UserError
@@ -18,6 +18,7 @@ from kdq.models.checkpoint import save
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
 from kdq.models.sources import identity, is_sourced, pinned, short_name, split_weights, with_code, without_path
+from kdq.models.transformers_nets import WEIGHTS
 from kdq.pack.file import load, pack
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize
@@ -177,6 +178,73 @@ class TestTransformers:
                 made(f"transformers:{tmp_path}")
 
 
+class TestTransformersWeights:
+    def saved(self, folder: Path, classes: int = 5, **settings: int) -> ViTForImageClassification:
+        parts = (part.partition("=") for part in TestTransformers.SIZES.split("&"))
+        sizes = {key: int(value) for key, _, value in parts}
+        torch.manual_seed(7)
+        model = ViTForImageClassification(ViTConfig(**{**sizes, "num_labels": classes, **settings}))
+        model.save_pretrained(folder)
+        return model
+
+    @pytest.mark.parametrize(
+        ("classes", "normalization", "new"),
+        [
+            (5, RGB, set()),
+            (3, RGB, {"classifier.weight", "classifier.bias"}),
+            (5, GREY, {"vit.embeddings.patch_embeddings.projection.weight"}),
+        ],
+        ids=["equal", "other classes", "other channels"],
+    )
+    def test_a_student_starts_from_the_weights_of_a_folder(
+        self, classes: int, normalization: Normalization, new: set[str], tmp_path: Path
+    ) -> None:
+        trained, arch = self.saved(tmp_path).state_dict(), f"transformers:{tmp_path}"
+        fresh, own = (made(name, normalization, classes).net for name in (arch, f"{arch}?weights=pretrained"))
+        for name, value in own.state_dict().items():
+            kept = name.removeprefix("model.")
+            assert torch.equal(value, fresh.state_dict()[name] if kept in new else trained[kept])
+
+    def test_the_weights_are_part_of_the_identity_and_not_of_a_packed_file(self, tmp_path: Path) -> None:
+        self.saved(tmp_path)
+        arch = f"transformers:{tmp_path}?weights=pretrained"
+        before = identity(arch)
+        assert before == identity(pinned(arch)) == identity(f"transformers:{tmp_path}?weights={tmp_path}/{WEIGHTS}")
+        assert str(tmp_path) not in str(before) + without_path(pinned(arch))
+        self.saved(tmp_path, classes=4)
+        assert identity(arch) != before
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        {
+            "image_size=32": r"position_embeddings has shape \[1, 5, 16\], the model's \[1, 17, 16\]",
+            "num_hidden_layers=2": "lacks vit.layers.1.attention.k_proj.bias and 15 others",
+            "intermediate_size=8": "has shape",
+        }.items(),
+    )
+    def test_weights_of_another_shape_are_refused(self, options: str, message: str, tmp_path: Path) -> None:
+        self.saved(tmp_path)
+        with pytest.raises(UserError, match=message):
+            made(f"transformers:{tmp_path}?{options}&weights=pretrained")
+
+    def test_weights_of_more_layers_are_refused(self, tmp_path: Path) -> None:
+        self.saved(tmp_path, num_hidden_layers=2)
+        with pytest.raises(UserError, match=r"the model has no vit\.layers\.1\."):
+            made(f"transformers:{tmp_path}?num_hidden_layers=1&weights=pretrained")
+
+    @pytest.mark.parametrize(
+        ("arch", "message"),
+        {
+            "transformers:vit?weights=pretrained": "a type has no weights",
+            "transformers:vit?weights=imagenet": "weights=imagenet are those of torchvision",
+            "torchvision:resnet18?weights=pretrained": "weights=pretrained are those of transformers",
+        }.items(),
+    )
+    def test_published_weights_are_those_of_their_source(self, arch: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            made(arch)
+
+
 class TestWeights:
     def test_a_student_starts_from_weights_of_other_classes(self, tmp_path: Path) -> None:
         trained, path = made(SMALL, classes=7), tmp_path / "weights.safetensors"
@@ -201,7 +269,7 @@ class TestWeights:
         assert torch.equal(student.features[3].squeeze.weight, source.net.features[3].squeeze.weight)
         assert student.classifier[1].out_channels == 5
         assert pinned("torchvision:squeezenet1_1?weights=imagenet").endswith(f"?weights={tmp_path}/checkpoints/{name}")
-        with pytest.raises(UserError, match="weights=imagenet are torchvision's"):
+        with pytest.raises(UserError, match="weights=imagenet are those of torchvision"):
             pinned(f"python:{NETS}:branching?weights=imagenet")
 
     def test_they_are_part_of_the_identity(self, tmp_path: Path) -> None:
