@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 from kdq.errors import UserError, printable
 from kdq.models.checkpoint_file import check_kind
-from kdq.models.classifier import Classifier
+from kdq.models.classifier import Classifier, build
 from kdq.models.modules import bounded
 from kdq.models.preprocessing import Preprocessing, preprocessing_of, resize
+from kdq.models.sources import pinned
+from kdq.models.transformers_nets import Logits
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 LARGEST_JSON = 10_000_000  # bytes: the labels of ImageNet-21k take 2 MB
@@ -65,6 +67,31 @@ def load_pretrained(
     loaded = Classifier(f"transformers:{config.model_type}", net, len(class_names), preprocessing.normalization).eval()
     _try(folder, loaded, size or preprocessing.size)
     return loaded
+
+
+def as_network(loaded: Classifier, folder: Path, size: tuple[int, int]) -> Classifier | None:
+    """Return what `load_pretrained` returned as a network by its configuration, which can be quantized and packed.
+
+    size: height and width of the images. None if the model resizes such images, is not the first classifier of its
+    type, or has no last linear layer whose rows could be put in the order of the data set's classes.
+    """
+    pretrained = loaded.net
+    assert isinstance(pretrained, Pretrained)
+    wanted, state = pretrained.preprocessing, pretrained.model.state_dict()
+    if wanted.size not in (None, size) or wanted.crop not in (None, size):
+        return None
+    arch = pinned(f"transformers:{folder}")
+    network = build(arch, classes=loaded.classes, normalization=loaded.normalization, seed=0)
+    assert isinstance(network.net, Logits)
+    own = network.net.model.state_dict()
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in state.items()}:
+        return None
+    last = [name for name, _ in pretrained.model.named_parameters()][-1].rpartition(".")[0]
+    if not isinstance(pretrained.model.get_submodule(last), nn.Linear):
+        return None
+    rows = {name: value[pretrained.order] for name, value in state.items() if name.rpartition(".")[0] == last}
+    network.net.model.load_state_dict({**state, **rows})
+    return network.eval()
 
 
 def labels(folder: Path) -> tuple[str, ...]:

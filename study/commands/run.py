@@ -107,14 +107,10 @@ def _run_study(name: str, plan: Plan, options: RunOptions) -> int:
 
 
 def _teacher(plan: Plan, options: RunOptions) -> "TeacherSpec | None":
-    """Return the specification of the teacher, if the study needs one; raise UserError if it does not suit the plan."""
-    from study.trial.inputs import check_quantizable, teacher_spec
+    """Return the specification of the teacher, if the study needs one."""
+    from study.trial.inputs import teacher_spec
 
-    if not plan.needs_teacher:
-        return None
-    teacher = teacher_spec(plan.workload, options.data_dir)
-    check_quantizable(plan, teacher)
-    return teacher
+    return teacher_spec(plan.workload, options.data_dir) if plan.needs_teacher else None
 
 
 @dataclass(frozen=True, slots=True)

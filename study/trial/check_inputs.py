@@ -42,8 +42,6 @@ def check_inputs(plan: Plan, data_dir: Path | None, root: Path) -> None:
     a teacher or a peer on the Hub is downloaded into its cache.
     """
     spec = teacher_spec(plan.workload, data_dir) if plan.needs_teacher else None
-    if spec:
-        check_quantizable(plan, spec)
     try:
         with TemporaryDirectory(prefix="kdq-dry-run-") as folder:
             store = StageStore(Path(folder) / "stages")
@@ -86,6 +84,7 @@ def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: St
         check_trained(plan, spec, data)
     elif spec:
         teacher = prepare_teacher(workload, spec, reference, data, store, _silent)
+        check_quantizable(plan, teacher)
         if data.fingerprint:
             evaluate_teacher(teacher, reference, _sample(data), store, _silent)
         if plan.compares_features:

@@ -20,11 +20,11 @@ from kdq.distill.teachers import Hub, TeacherSpec, Trained, Transformers, find_c
 from kdq.errors import USER_CODE, UserError, first_line
 from kdq.models.checkpoint import IMAGENET, Checkpoint, load, normalization_of, save, save_state
 from kdq.models.classifier import Classifier, Normalization, build
-from kdq.models.huggingface import labels, load_pretrained, unnamed
+from kdq.models.huggingface import as_network, labels, load_pretrained, unnamed
 from kdq.models.images import as_float
 from kdq.models.metrics import TOP
 from kdq.models.resnets import ARCHITECTURES
-from kdq.models.sources import is_sourced
+from kdq.models.sources import is_sourced, short_name
 from kdq.pipeline.accuracy import evaluate_once
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
 from kdq.store.folder_store import StageStore
@@ -87,6 +87,7 @@ def prepare_models(
         check_trained(plan, teacher, data)
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
+        check_quantizable(plan, teacher_ref)
         if plan.compares_features:
             check_layers(plan, load_teacher(teacher_ref, data), data)
         val, test = evaluate_teacher(
@@ -118,7 +119,10 @@ def prepare_teacher(
 
 
 def _pretrained(spec: Transformers, data: Dataset, store: StageStore, log: Log) -> ModelRef:
-    """Return a teacher of the transformers library as a stage: checked against the data, its files copied unchanged."""
+    """Return a teacher of the transformers library as a stage: checked against the data.
+
+    It is a network like others if it takes the data's images as they are; else its files are copied unchanged.
+    """
     source = spec.fetch()
     channels, height, width = data.train_images.shape[1:]
     model = load_pretrained(source, data.class_names, channels, (height, width))
@@ -129,7 +133,12 @@ def _pretrained(spec: Transformers, data: Dataset, store: StageStore, log: Log) 
         for file in spec.files():
             shutil.copyfile(file, folder / file.name)
 
-    stage = Stage("teacher", TEACHER_VERSION, {**spec.identity(), "class_names": data.class_names})
+    inputs = {**spec.identity(), "class_names": data.class_names}
+    if network := as_network(model, source, (height, width)):
+        stage = Stage("teacher", TEACHER_VERSION, {**inputs, "arch": network.arch})
+        own = store.make(stage, lambda folder: save(network, folder / MODEL_FILE))
+        return ModelRef(str(own), stage.id, network.arch)
+    stage = Stage("teacher", TEACHER_VERSION, inputs)
     return ModelRef(str(store.make(stage, copy)), stage.id, model.arch, pretrained=True)
 
 
@@ -231,7 +240,7 @@ def evaluate_teacher(
     fingerprint = reference.fingerprint
     found = evaluate_once(store, teacher.id, fingerprint, lambda: load_teacher(teacher, data), data).accuracies()
     val, test = found["val_top1"], found["test_top1"]
-    log(f"teacher: {teacher.arch}, val {val:.2f} %, test {test:.2f} %")
+    log(f"teacher: {short_name(teacher.arch)}, val {val:.2f} %, test {test:.2f} %")
     if val < CHANCE_FACTOR * 100 / data.classes:
         trained = "it has not learned this data set; train it longer (teacher_train.epochs), or give another --teacher"
         given = (
@@ -266,11 +275,11 @@ def check_layers(plan: Plan, teacher: Classifier, data: Dataset) -> None:
     check_shapes(layers, student, teacher, as_float(data.train_images[:1]))
 
 
-def check_quantizable(plan: Plan, spec: TeacherSpec) -> None:
+def check_quantizable(plan: Plan, teacher: ModelRef) -> None:
     """Raise UserError if the space quantizes the teacher itself, but the quantizer does not support it."""
-    if isinstance(spec, Transformers) and TEACHER in plan.methods:
+    if teacher.pretrained and TEACHER in plan.methods:
         raise UserError(
-            f"teacher 'transformers:{spec.source}': the space {plan.space_name!r} quantizes the teacher itself, but a "
-            f"model of the transformers library can only teach; use a teacher of kdq's own architectures "
-            f"({', '.join(ARCHITECTURES)}), or a space that distills"
+            f"teacher {plan.workload.teacher!r}: the space {plan.space_name!r} quantizes the teacher itself, but a "
+            "model of the transformers library that resizes the data's images, or has another head than others of its "
+            "type, can only teach; give images of its own size (image_size), or use a space that distills"
         )

@@ -23,6 +23,7 @@ from transformers import (
     ConvNextImageProcessor,
     DeiTConfig,
     DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
     EfficientNetImageProcessor,
     PreTrainedConfig,
     ResNetConfig,
@@ -34,10 +35,13 @@ from transformers import (
 from kdq.data.sources import CIFAR10_CLASSES
 from kdq.distill.teachers import KINDS, Transformers, parse_spec
 from kdq.errors import UserError
-from kdq.models.classifier import Classifier
+from kdq.models.classifier import Classifier, Signature
 from kdq.models.evaluate import logits
 from kdq.models.graph import trace
-from kdq.models.huggingface import label_order, labels, load_pretrained, unnamed
+from kdq.models.huggingface import as_network, label_order, labels, load_pretrained, unnamed
+from kdq.pack.file import load, pack
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import quantize
 
 NAMES = ("cat", "dog", "maple_tree")
 
@@ -206,6 +210,37 @@ class TestRefused:
         EfficientNetImageProcessor(size=square(16), rescale_offset=True).save_pretrained(folder)
         with pytest.raises(UserError, match="EfficientNetImageProcessor does more to an image"):
             load_pretrained(folder, NAMES, 3)
+
+
+class TestAsNetwork:
+    @pytest.mark.parametrize("model", ["vit as it is", "vit", "vit not normalised"])
+    def test_it_gives_the_same_logits(self, model: str, tmp_path: Path) -> None:
+        folder, pixels = save(tmp_path, model, names=("Maple Tree", "CAT", "dog")), images(16)
+        loaded = load_pretrained(folder, NAMES, 3)
+        network = as_network(loaded, folder, (16, 16))
+        assert network is not None
+        assert network.arch.startswith("transformers:vit?")
+        torch.testing.assert_close(logits(network, pixels), logits(loaded, pixels))
+
+    def test_it_is_quantized_and_packed_as_other_networks_are(self, tmp_path: Path) -> None:
+        folder, pixels = save(tmp_path, "vit"), images(16)
+        network = as_network(load_pretrained(folder, NAMES, 3), folder, (16, 16))
+        assert network is not None
+        quantized = quantize(network, pixels, QuantizeConfig(4))
+        pack(quantized, tmp_path / "packed", Signature(NAMES, (16, 16), "RGB"))
+        assert torch.equal(logits(load(tmp_path / "packed"), pixels), logits(quantized.model, pixels))
+
+    @pytest.mark.parametrize(("model", "size"), [("vit", 32), ("bit", 40), ("large", 32)])
+    def test_one_that_resizes_or_crops_is_none(self, model: str, size: int, tmp_path: Path) -> None:
+        folder = save(tmp_path, model)
+        assert as_network(load_pretrained(folder, NAMES, 3), folder, (size, size)) is None
+
+    def test_another_head_than_that_of_its_type_is_none(self, tmp_path: Path) -> None:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        config = DeiTConfig(**sizes, image_size=16, patch_size=8, id2label=dict(enumerate(NAMES)))
+        DeiTForImageClassificationWithTeacher(config).save_pretrained(tmp_path)
+        ViTImageProcessor(size=square(16)).save_pretrained(tmp_path)
+        assert as_network(load_pretrained(tmp_path, NAMES, 3), tmp_path, (16, 16)) is None
 
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"

@@ -157,12 +157,30 @@ def test_a_random_one_stops_the_study(prepared: Prepared, tmp_path: Path) -> Non
         evaluate_teacher(teacher, reference, data, store, quiet, is_trained_here=True)
 
 
-def test_it_cannot_itself_be_quantized(tmp_path: Path) -> None:
-    spec = parse_spec(f"transformers:{tmp_path}")
+def test_one_that_resizes_cannot_itself_be_quantized(prepared: Prepared, fine_tuned: Path) -> None:
+    teacher = prepare(prepared, fine_tuned)
     with pytest.raises(UserError, match="'teacher_ptq' quantizes the teacher itself"):
-        check_quantizable(plan("teacher_ptq"), spec)
-    check_quantizable(plan(), spec)
-    check_quantizable(plan("teacher_ptq"), parse_spec("train:resnet20"))
+        check_quantizable(plan("teacher_ptq"), teacher)
+    check_quantizable(plan(), teacher)
+
+
+def test_one_that_takes_the_images_as_they_are_is_quantized(
+    prepared: Prepared, fine_tuned: Path, tmp_path: Path
+) -> None:
+    store, reference, data = prepared
+    folder = Path(shutil.copytree(fine_tuned, tmp_path / "model"))
+    ViTImageProcessor(do_resize=False, image_mean=[0.3], image_std=[0.4]).save_pretrained(folder)
+    teacher = prepare(prepared, folder)
+    check_quantizable(plan("teacher_ptq"), teacher)
+    images = data.val_images[:20]
+    expected = load_pretrained(folder, data.class_names, 1)
+    torch.testing.assert_close(logits(load_teacher(teacher, data), images), logits(expected, images))
+    shutil.rmtree(folder)
+    inputs = Inputs(str(store.root), reference, teacher)
+    (trial, *_) = make_trials(plan("teacher_ptq"), inputs).values()
+    points = [event for event in run(trial, inputs, tmp_path / "log") if isinstance(event, PointMeasured)]
+    assert points
+    assert str(tmp_path) not in Path(points[0].files[0]).read_bytes().decode("latin-1")
 
 
 def run(trial: Trial, inputs: Inputs, log: Path) -> list[Event]:
