@@ -32,11 +32,6 @@ WHOLE_STUDIES = ("faults", "packaging", "study")
 """Folders of tests that mostly wait for processes: they begin first, so that short tests fill the last minutes."""
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as processors: tests that wait for processes leave them idle for a third of the time."""
-    return max(2, 3 * len(os.sched_getaffinity(0)) // 2)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that hangs ends, long after the slowest would have; whole studies begin first."""
     tests = Path(__file__).parent

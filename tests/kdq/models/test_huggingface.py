@@ -35,13 +35,10 @@ from transformers import (
 from kdq.data.sources import CIFAR10_CLASSES
 from kdq.distill.teachers import KINDS, Transformers, parse_spec
 from kdq.errors import UserError
-from kdq.models.classifier import Classifier, Signature
+from kdq.models.classifier import Classifier
 from kdq.models.evaluate import logits
 from kdq.models.graph import trace
 from kdq.models.huggingface import as_network, label_order, labels, load_pretrained, unnamed
-from kdq.pack.file import load, pack
-from kdq.quantize.config import QuantizeConfig
-from kdq.quantize.model import quantize
 
 NAMES = ("cat", "dog", "maple_tree")
 
@@ -221,14 +218,6 @@ class TestAsNetwork:
         assert network is not None
         assert network.arch.startswith("transformers:vit?")
         torch.testing.assert_close(logits(network, pixels), logits(loaded, pixels))
-
-    def test_it_is_quantized_and_packed_as_other_networks_are(self, tmp_path: Path) -> None:
-        folder, pixels = save(tmp_path, "vit"), images(16)
-        network = as_network(load_pretrained(folder, NAMES, 3), folder, (16, 16))
-        assert network is not None
-        quantized = quantize(network, pixels, QuantizeConfig(4))
-        pack(quantized, tmp_path / "packed", Signature(NAMES, (16, 16), "RGB"))
-        assert torch.equal(logits(load(tmp_path / "packed"), pixels), logits(quantized.model, pixels))
 
     @pytest.mark.parametrize(("model", "size"), [("vit", 32), ("bit", 40), ("large", 32)])
     def test_one_that_resizes_or_crops_is_none(self, model: str, size: int, tmp_path: Path) -> None:
