@@ -41,7 +41,9 @@ def run(options: argparse.Namespace) -> "Report":
         "with all seeds"
     ]
     drawn = [f"figure {options.figure}"] if options.figure else []
-    rows = [{decides.column: each.mean, **asdict(each)} for each in found]
+    rows = [
+        {decides.column if name == "mean" else name: value for name, value in asdict(each).items()} for each in found
+    ]
     columns = (*several, "bits", "value", decides.column, "deviation", "low", "high", "best", "n")
     shown = dict.fromkeys(("deviation", "low", "high", "best"), f".{decides.decimals}f")
     return Report(columns, rows, [*(notes if rows else ()), *drawn], empty=empty, formats=shown)

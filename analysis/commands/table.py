@@ -20,12 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--rows", default="method", metavar="PARAMETER", help="parameter of the rows, bits or study (default: method)")
     add("--columns", default="bits", metavar="PARAMETER", help="parameter of the columns (default: bits)")
-    add(
-        "--measure",
-        choices=("val", "test"),
-        default="val",
-        help="images to show it of (default: val); val always chooses",
-    )
+    help_ = "on the validation or the test images (default: val); val always chooses"
+    add("--measure", choices=("val", "test"), default="val", help=help_)
     add("--paper", metavar="DATASET", help="put the study paper's test accuracies beside: cifar10 or cifar100")
 
 

@@ -30,8 +30,7 @@ def draw_heatmap(
     """Write a figure: light cells have good means, cells without points are blank.
 
     names: of the parameters of rows and columns; shown: what is better, and its digits; measure: what the means are of,
-    in words. At most `AT_MOST` studies are drawn,
-    as the title then says. nothing: the text of a figure without cells.
+    in words. At most `AT_MOST` studies are drawn, as the title then says. nothing: the text of a figure without cells.
     """
     from matplotlib.colors import Normalize
 

@@ -115,7 +115,7 @@ def export(
     content = form.write(packed, describe(packed, size, widths), size)
     runtime = f"{form.runtime} {import_module(form.runtime).__version__} {form.settings(packed)}".rstrip()
     check = compare(packed.model, form.run(content, packed), images, labels, runtime)
-    check.verify(any(layer.inputs for layer in packed.layers.values()))
+    check.verify(packed.rounds_inputs)
     card = output.with_name(f"{output.name}.md")
     exported = Exported(output, card, to, Path(packed_path).stat().st_size, len(content), widths, check)
     publish(output, content)

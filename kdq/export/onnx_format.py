@@ -70,7 +70,7 @@ def run(content: bytes, packed: Packed) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if not has_rounded_inputs(packed):
+    if not packed.rounds_inputs:
         options.add_session_config_entry(FLOAT_SESSION, "1")
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -79,12 +79,7 @@ def run(content: bytes, packed: Packed) -> Callable[[Tensor], Tensor]:
 
 def settings(packed: Packed) -> str:
     """Return the settings of onnxruntime with which `run` runs the model, in words."""
-    return "" if has_rounded_inputs(packed) else f"{FLOAT_SESSION}=1"
-
-
-def has_rounded_inputs(packed: Packed) -> bool:
-    """Return whether the inputs of quantized layers are quantized."""
-    return any(layer.inputs for layer in packed.layers.values())
+    return "" if packed.rounds_inputs else f"{FLOAT_SESSION}=1"
 
 
 def widths(packed: Packed) -> dict[str, int]:

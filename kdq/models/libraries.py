@@ -71,7 +71,7 @@ def published(found: Architecture) -> Path:
     cache. Raises UserError if they are unavailable, or if the model has none.
     """
     if found.source == "transformers":
-        return transformers_nets.weights_file(found.name)
+        return transformers_nets.own_weights(found.name)
     return _torchvision_weights(found)
 
 

@@ -32,7 +32,8 @@ def bounded(where: str, *, tensors: int, weights: int | None = None) -> Iterator
     """Raise UserError as soon as a model is being built that is far larger than a file of its weights.
 
     tensors: of its weights, to which the number of its modules is compared; weights: at most so many values in them.
-    where: what describes the model, for the message. A parameter is counted before it is filled, so it takes no memory.
+    where: what describes the model, for the message. Most parameters are counted before they are filled, and take no
+    memory then; one that is made of random numbers already does.
     """
     modules, values, most = 0, 0, 1000 + MODULES_A_TENSOR * tensors
 

@@ -20,8 +20,11 @@ NUMBERED = re.compile(r"\.\d+\..*\.(weight|bias)$")
 LARGEST_CONFIG = 10_000_000
 """Bytes of a configuration: the labels of ImageNet-21k take 2 MB."""
 
-OURS = ("id2label", "label2id", "num_labels", "num_channels", "architectures", "transformers_version", "dtype")
-"""Settings that depend on the data set, or that no network depends on."""
+OURS = (
+    "id2label", "label2id", "num_labels", "num_channels", "architectures", "transformers_version", "dtype",
+    "torch_dtype",
+)  # fmt: skip
+"""Settings that depend on the data set, or that no network depends on: ours are float32."""
 
 
 class Logits(nn.Module):
@@ -78,10 +81,10 @@ def build(kind: str, settings: Mapping[str, Any], classes: int, channels: int) -
 
     config = AutoConfig.for_model(kind, **settings, num_labels=classes, num_channels=channels)
     config.architectures = []  # of several classifiers of a type, the first
-    return Logits(AutoModelForImageClassification.from_config(config, trust_remote_code=False))
+    return Logits(AutoModelForImageClassification.from_config(config, trust_remote_code=False, dtype=torch.float32))
 
 
-def weights_file(name: str) -> Path:
+def own_weights(name: str) -> Path:
     """Return the file of the weights that a folder or repository has: model.safetensors, downloaded if it is missing.
 
     Raises UserError if there is none, as of a type, or where the weights are in several files.

@@ -124,6 +124,11 @@ class Packed:
     model: Classifier
     layers: Mapping[str, QuantizedLayer]
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether the inputs of quantized layers are quantized."""
+        return any(layer.inputs for layer in self.layers.values())
+
 
 def load(path: Path | str, code: Path | str | None = None) -> Classifier:
     """Load the classifier in the file, in evaluation mode on the CPU.
@@ -209,7 +214,7 @@ def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]
 
 
 def _bounded(tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-    """Raise UserError while a network is built of far more weights than the file has bits, before it takes memory."""
+    """Raise UserError while a network is built of far more weights than the file has bits, see `bounded`."""
     bits = 8 * sum(tensor.nbytes for tensor in tensors.values())
     return bounded("its header", tensors=len(tensors), weights=bits)
 

@@ -219,6 +219,19 @@ class TestAsNetwork:
         assert network.arch.startswith("transformers:vit?")
         torch.testing.assert_close(logits(network, pixels), logits(loaded, pixels))
 
+    @pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+    def test_it_is_float32_whatever_its_configuration_says(self, name: str, tmp_path: Path) -> None:
+        """Configurations of earlier versions have `torch_dtype`."""
+        folder, pixels = save(tmp_path, "resnet"), images(16)
+        ViTImageProcessor(do_resize=False).save_pretrained(folder)
+        fields = json.loads((folder / CONFIG).read_text())
+        fields.pop("dtype", None)
+        (folder / CONFIG).write_text(json.dumps({**fields, name: "float16"}))
+        loaded = load_pretrained(folder, NAMES, 3)
+        network = as_network(loaded, folder, (16, 16))
+        assert network is not None
+        torch.testing.assert_close(logits(network, pixels), logits(loaded, pixels))
+
     @pytest.mark.parametrize(("model", "size"), [("vit", 32), ("bit", 40), ("large", 32)])
     def test_one_that_resizes_or_crops_is_none(self, model: str, size: int, tmp_path: Path) -> None:
         folder = save(tmp_path, model)
