@@ -1,6 +1,6 @@
 """Calibration streams: the values of the calibration images in one version of the model, operation by operation."""
 
-import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from kdq.models.classifier import Classifier
 from kdq.models.graph import Network, layer, run
 from kdq.models.images import as_float
 from kdq.models.prepare import PREFIX, Layer
+from kdq.quantize.spill import Spilled, SpillFile
 
 BATCH = 32
 """Images per forward pass."""
@@ -25,8 +26,8 @@ TOLERANCE = 0.01
 class Stream:
     """The calibration images as they advance through one version of the model, batch by batch.
 
-    Only values that later operations need are kept: the first RESIDENT bytes of each in memory, the rest in
-    temporary files, so that memory does not grow with the number of images.
+    Only values that later operations need are kept: the first RESIDENT bytes of each in memory, the rest in a
+    temporary file, so that memory does not grow with the number of images.
     """
 
     def __init__(self, network: Network, model: Classifier, images: Tensor) -> None:
@@ -36,40 +37,52 @@ class Stream:
         starts = range(0, len(images), BATCH)
         self.batches: list[dict[fx.Node, Any]] = [{source: images[i : i + BATCH]} for i in starts]
         self.positions = [0] * len(self.batches)
+        self.file = SpillFile()
 
-    def advance(self, index: int, end: int) -> dict[fx.Node, Any]:
+    def advance(self, index: int, end: int) -> Mapping[fx.Node, Any]:
         """Run batch `index` through the operations before position `end`; return the values known there."""
-        values = self.batches[index]
-        device = self.model.mean.device
+        kept = self.batches[index]
+        reached = _Reached(kept, self.model.mean.device)
         for position in range(self.positions[index], end):
             node = self.network.nodes[position]
-            known = {operand: _to(values[operand], device) for operand in node.all_input_nodes}
-            if node.op == "placeholder":
-                values[node] = as_float(values[node])
-            else:
-                values[node] = run(node, known, self.model)
+            known = {operand: reached[operand] for operand in node.all_input_nodes}
+            reached[node] = as_float(reached[node]) if node.op == "placeholder" else run(node, known, self.model)
+            kept.pop(node, None)
             for operand in known:
                 if self.network.last_use[operand] == position:
-                    del values[operand]
+                    del reached[operand]
+                    kept.pop(operand, None)
         self.positions[index] = max(end, self.positions[index])
-        reached = {node: _to(value, device) for node, value in values.items()}
-        self.batches[index] = {node: _spill(value, index) for node, value in values.items()}
+        new = {node: value for node, value in reached.items() if node not in kept}
+        kept.update({node: _each(value, lambda part: self._keep(part, index)) for node, value in new.items()})
         return reached
 
+    def _keep(self, value: Any, index: int) -> Any:
+        """Return the value of batch `index`, moved to the file if those before it exhaust RESIDENT."""
+        if not isinstance(value, Tensor) or (index + 1) * value.nbytes <= RESIDENT:
+            return value
+        return self.file.write(value)
 
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
+
+class _Reached(dict[fx.Node, Any]):
+    """The values that one batch has reached, on the model's device; what is kept in a file is read when asked for."""
+
+    def __init__(self, kept: Mapping[fx.Node, Any], device: torch.device) -> None:
+        self.kept = kept
+        self.device = device
+
+    def __missing__(self, node: fx.Node) -> Any:
+        self[node] = _each(self.kept[node], self._load)
+        return self[node]
+
+    def _load(self, value: Any) -> Any:
+        value = value.read() if isinstance(value, Spilled) else value
+        return value.to(self.device) if isinstance(value, Tensor) else value
 
 
-def _spill(value: Any, index: int) -> Any:
-    """Return the value of batch `index`, moved to a temporary file if those before it exhaust RESIDENT."""
-    small = not isinstance(value, Tensor) or (index + 1) * value.nbytes <= RESIDENT
-    if small or value.dtype != torch.float32 or value.untyped_storage().filename is not None:
-        return value
-    dense = value if value.is_contiguous() else value.contiguous(memory_format=torch.channels_last)
-    with tempfile.NamedTemporaryFile() as file:  # the mapping outlives the name
-        mapped = torch.from_file(file.name, shared=True, size=value.numel(), dtype=torch.float32)
-    return mapped.as_strided(dense.shape, dense.stride()).copy_(dense)
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a value changed, or its parts if there are several, as of torch.chunk."""
+    return type(value)(change(part) for part in value) if type(value) in (tuple, list) else change(value)
 
 
 def check_stream(network: Network, model: Classifier, original: nn.Module, images: Tensor) -> None:
