@@ -27,17 +27,26 @@ settings.load_profile("any machine")
 # Ray gives its workers the lowest priority but four, so that beside other tests they would all but stand still.
 os.environ.update(RAY_worker_niceness="0")
 
+# No test cuts the power, and what is not flushed to the disk survives every kill; to wait for the disk takes minutes.
+os.fsync = lambda _: None
 
 WHOLE_STUDIES = ("faults", "packaging", "study")
 """Folders of tests that mostly wait for processes: they begin first, so that short tests fill the last minutes."""
+LONG = ("analysis/test_page.py", "benchmarks/test_gpu.py", "device/test_device.py", "docs/test_own_data_page.py")
+LONG += ("kdq/export/test_export.py", "kdq/models/test_zoo.py", "kdq/quantize/test_model.py")
+"""Files of tests that take most of a minute: they begin next, so that none is alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that hangs ends, long after the slowest would have; whole studies begin first."""
     tests = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in WHOLE_STUDIES)
+    items.sort(key=lambda item: _turn(item.path.relative_to(tests)))
     for item in items:
         item.add_marker(pytest.mark.timeout(patient(240)))
+
+
+def _turn(file: Path) -> int:
+    return 0 if file.parts[0] in WHOLE_STUDIES else 1 if file.as_posix() in LONG else 2
 
 
 @pytest.fixture(scope="session")

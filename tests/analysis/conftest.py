@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 
 from analysis.record import Row
 from kdq.correctness import encode
@@ -15,6 +16,7 @@ from kdq.store.stage import digest
 from study.results.point import METRICS, Point
 from tests.made_once import made_once
 
+NOW = 1_790_000_000_000
 SEEDS = (0, 1)
 MEASURES = ("val_top1", "test_top1", "total_bits", "packed_bytes", "avg_bits")
 
@@ -126,10 +128,8 @@ class Writer:
         if parent:
             tags["mlflow.parentRunId"] = parent
         run_id = self.client.create_run(self.experiment, tags=tags).info.run_id
-        for name, value in dict(params).items():
-            self.client.log_param(run_id, name, value)
-        for name, value in dict(metrics).items():
-            self.client.log_metric(run_id, name, value)
+        values = [Metric(name, value, NOW, 0) for name, value in dict(metrics).items()]
+        self.client.log_batch(run_id, values, [Param(name, str(value)) for name, value in dict(params).items()])
         if status != "RUNNING":
             self.client.set_terminated(run_id, status)
         return run_id
@@ -205,8 +205,8 @@ def log_trial(writer, study, alpha, seed, status, accuracy):
     run = writer.run("trial", tags, study, status="RUNNING", params=params, metrics=finals)
     for epoch in (1, 2, 3) if status == "completed" else ():
         probes = {f"probe_top1_{bits}bit": accuracy + bits / 10 - 9 + 3 * epoch for bits in WIDTHS}
-        for metric, value in {**probes, "val_top1": probes["probe_top1_32bit"], "seconds": 2.0}.items():
-            writer.client.log_metric(run, metric, value, step=epoch)
+        curves = {**probes, "val_top1": probes["probe_top1_32bit"], "seconds": 2.0}
+        writer.client.log_batch(run, [Metric(name, value, NOW, epoch) for name, value in curves.items()])
     for bits in WIDTHS if status == "completed" else ():
         sizes = {"avg_bits": float(bits), "total_bits": 250_000 * bits, "packed_bytes": 32_000 * bits}
         point = replace(grid_points()[0], trial_id=trial, alpha=alpha, seed=seed, bits=bits, **sizes)

@@ -191,19 +191,16 @@ def check_cards(opened, document):
     assert (len(cards) == 1) == (recommended is None or recommended["command"] == document["command"])
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_the_picker_answers_as_best_does(budget, page, shelf, show, capsys):
-    document = best(shelf, capsys, "--max-bits", str(budget))
+def test_the_picker_answers_as_best_does(page, shelf, show, capsys):
     opened = show(page)
-    opened.evaluate("limit => { $('limit').value = Math.min(1000, place(limit)); pick(); }", budget)
-    check_cards(opened, document)
-    alike = len(document["cannot_be_told_from_best"])
-    assert f"{alike} of {document['compared']} others cannot be told from it" in opened.locator("#picked").inner_text()
-    assert opened.locator("#others tbody tr").count() == min(alike, 12)
-
-
-def test_the_picker_answers_as_best_does_for_a_target(page, shelf, show, capsys):
-    opened = show(page)
+    for budget in BUDGETS:
+        document = best(shelf, capsys, "--max-bits", str(budget))
+        opened.evaluate("limit => { $('limit').value = Math.min(1000, place(limit)); pick(); }", budget)
+        check_cards(opened, document)
+        alike = len(document["cannot_be_told_from_best"])
+        told = f"{alike} of {document['compared']} others cannot be told from it"
+        assert told in opened.locator("#picked").inner_text(), budget
+        assert opened.locator("#others tbody tr").count() == min(alike, 12), budget
     opened.locator("#kind").select_option("targets")
     limits = opened.evaluate("offered().map((found) => found.limit)")
     for limit in limits:
@@ -240,17 +237,18 @@ POINTLESS = ("empty", "all_failed")
 
 
 @pytest.mark.parametrize("studies", KINDS, ids=" and ".join)
-@pytest.mark.parametrize("width", [360, 1200])
-def test_every_study_has_a_page_that_fits_a_phone(studies, width, logged, shelf, tmp_path, browser):
+def test_every_study_has_a_page_that_fits_a_phone_and_a_screen(studies, logged, shelf, tmp_path, browser):
     path = write(tmp_path / "page.html", logged.uri if studies[0] in ("grid", "mixed", "recorded") else shelf, *studies)
-    context = browser.new_context(viewport={"width": width, "height": 800}, offline=True)
+    context = browser.new_context(viewport={"width": 360, "height": 800}, offline=True)
     opened = context.new_page()
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.goto(path.as_uri())
     opened.wait_for_selector(".scripted .whole" if studies[0] in POINTLESS else "#front .main-svg", timeout=60_000)
     assert opened.locator("#front").is_visible() == (studies[0] not in POINTLESS)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    for width in (360, 1200):
+        opened.set_viewport_size({"width": width, "height": 800})
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width
     assert errors == []
     context.close()
 

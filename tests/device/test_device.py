@@ -25,6 +25,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What failed in each check, by the check's name; an empty list for one that ran and passed."""
     report = tmp_path_factory.mktemp("device") / "report.xml"
     command = [sys.executable, "-m", "pytest", str(CHECKS), "-n0", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    command += [f"--basetemp={report.with_name('temporary')}"]
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert report.exists(), child.stdout + child.stderr
     found: dict[str, list[str]] = {}

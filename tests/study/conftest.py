@@ -13,12 +13,13 @@ import pytest
 
 from study.backends import ray_tune
 from study.control.controller import Controller
+from study.plan import estimate_time
 from study.plan.resources import Resources
 from study.schedulers.scheduler import Decision
 from study.trial.events import Event
 from tests.made_once import made_once
 from tests.patience import patient
-from tests.study.inline_study import call, inline_main, run_here
+from tests.study.inline_study import COSTS, call, inline_main, run_here
 from tests.study.prepared import TEACHER, make_prepared
 
 Result = subprocess.CompletedProcess[str]
@@ -98,15 +99,22 @@ def tiny() -> dict[str, str | int]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """The folder of that study, run on Ray from nothing to its end, and what its command printed; only to be read."""
+    """The folder of that study, run from nothing to its end, and what its command printed; only to be read."""
 
     def make(folder: Path) -> None:
-        result = _run(folder, *SMALL)
+        result = call(inline_main, folder, *SMALL)
         assert result.returncode == 0, result.stdout + result.stderr
         (folder / "result.json").write_text(json.dumps([result.args, 0, result.stdout, result.stderr]))
 
     folder = made_once(tmp_path_factory, "finished", make)
     return folder, Result(*json.loads((folder / "result.json").read_text()))
+
+
+@pytest.fixture(autouse=True)
+def quick_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of work is measured once, not for a second."""
+    measure = estimate_time.measure
+    monkeypatch.setattr(estimate_time, "measure", lambda plan, *_, **__: measure(plan, 0.0))
 
 
 @pytest.fixture
@@ -134,6 +142,7 @@ def serially(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setattr(queue, "report", looked_at)
             run_here(queue, resources, slots, folder)
 
+        monkeypatch.setattr(estimate_time, "measure", lambda *_, **__: COSTS)
         monkeypatch.setattr(ray_tune, "run_on_ray", run)
 
     return install

@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 AXIS = ["--space", "smoke", "--set", "bits={grid: [2, 4]}", "--epochs", "4", "--set", "teacher_train.epochs=3"]
+AXIS += ["--set", "quantizer.method=rtn"]
 
 
 @pytest.mark.parametrize("scheduler", ["asha_pareto", "halving_pareto", "none"])

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "study" / "inline_study.py"
-COMMON = ["--space", "dkd_grid", "--epochs", "2", "--set", "teacher_train.epochs=3"]
+COMMON = ["--space", "dkd_grid", "--epochs", "2", "--set", "teacher_train.epochs=3", "--set", "quantizer.method=rtn"]
 STUDIES = {"ada": ["--trials", "3", "--bits", "2"], "bob": ["--trials", "2", "--bits", "2,4"]}
 """They share their teacher, two students, the float points and those at 2 bits."""
 

@@ -28,7 +28,7 @@ SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid
 SETTINGS = {
     "teacher": "train:resnet8",
     "teacher_train.epochs": 10,
-    "teacher_train.batch_size": 8,
+    "teacher_train.batch_size": 32,
     "train_images": 400,
     "val_images": 20,
     "train.epochs": 30,

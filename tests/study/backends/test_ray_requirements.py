@@ -57,7 +57,8 @@ def test_a_dry_run_warns_of_a_newer_ray(
 
 def test_a_dry_run_here_imports_ray_and_not_mlflow(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom study.run import main\n"
+        "import sys\nfrom study.plan import estimate_time\nfrom study.run import main\n"
+        "estimate_time.PROBE_SECONDS = 0.0\n"
         "assert main(['--space', 'smoke', '--set', 'method=ce', '--dry-run']) == 0\n"
         "assert 'ray' in sys.modules and 'mlflow' not in sys.modules"
     )
