@@ -77,11 +77,11 @@ def _add_predict(commands: "Commands") -> None:
     )
     command.add_argument("--format", choices=("table", "csv"), default="table", help="default: table")
     resize = (
-        "how an image gets the model's size: crop (default, as in torchvision's and timm's evaluation) resizes the "
+        "how an image gets the model's size, by default as the images that it was trained on: crop resizes the "
         "shorter side and cuts out the centre; stretch resizes both sides; pad resizes the longer side and adds black; "
         "none refuses images of another size"
     )
-    command.add_argument("--resize", choices=("crop", "stretch", "pad", "none"), default="crop", help=resize)
+    command.add_argument("--resize", choices=("crop", "stretch", "pad", "none"), help=resize)
     _add_model_options(command)
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdq.errors import UserError, first_line
-from kdq.models.classifier import CHANNEL_ORDERS, Normalization, Signature
+from kdq.models.classifier import CHANNEL_ORDERS, RESIZES, Normalization, Signature
 from kdq.store.damage import damaged, read_json
 from kdq.store.stage import digest
 
@@ -58,6 +58,7 @@ class Dataset:
     test_labels: Tensor
     fingerprint: str
     found: tuple[str, ...] | None = None
+    resize: str = "crop"
 
     def __post_init__(self) -> None:
         for split in ("train", "val", "test"):
@@ -80,7 +81,7 @@ class Dataset:
     def signature(self) -> Signature:
         """What a classifier of these images takes and returns."""
         channels, height, width = self.train_images.shape[1:]
-        return Signature(self.class_names, (height, width), CHANNEL_ORDERS.get(channels))
+        return Signature(self.class_names, (height, width), CHANNEL_ORDERS.get(channels), self.resize)
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +110,7 @@ def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int 
     `val_images` of those (None: all). The test images are memory-mapped from the stage's file. Raises UserError if
     there are too few images, or if the stage is damaged.
     """
-    name, class_names, normalization, found = _description(stage_path)
+    name, class_names, normalization, found, resize = _description(stage_path)
     kept = ("train", "val", "test") if (stage_path / "val_labels.npy").exists() else ("train", "test")
     pairs = {split: _pair(stage_path, split, len(class_names), len(normalization.mean)) for split in kept}
     for split, (images, _) in pairs.items():
@@ -126,6 +127,7 @@ def open_dataset(stage_path: Path, *, train_images: int | None, val_images: int 
         *pairs["test"],
         fingerprint=digest({"source": stage_path.name, **counts}),
         found=found,
+        resize=resize,
     )
 
 
@@ -159,8 +161,11 @@ def labels_beyond(labels: Tensor, classes: int) -> str | None:
     return f"must be 0 to {classes - 1}, that of image {int(wrong.nonzero()[0])} is {int(labels[wrong][0])}"
 
 
-def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization, tuple[str, ...] | None]:
-    """Return name, class names, normalisation and what was found. Raises UserError if data.json lacks them."""
+def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization, tuple[str, ...] | None, str]:
+    """Return name, class names, normalisation, what was found and how images were resized, as in data.json.
+
+    Raises UserError if it lacks one of the first three.
+    """
     try:
         fields = read_json(folder / "data.json")
     except OSError as error:
@@ -174,8 +179,10 @@ def _description(folder: Path) -> tuple[str, tuple[str, ...], Normalization, tup
         found = fields.get("found")
         if found not in (None, []) and not _is_list(found, str):
             raise TypeError("its found must be a list of texts")
-        lines = None if found is None else tuple(found)
-        return name, tuple(class_names), Normalization(tuple(mean), tuple(std)), lines
+        lines, resize = None if found is None else tuple(found), fields.get("resize", "crop")
+        if resize not in RESIZES:
+            raise TypeError(f"its resize must be one of {RESIZES}")
+        return name, tuple(class_names), Normalization(tuple(mean), tuple(std)), lines, resize
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(folder, f"data.json: {type(error).__name__}: {first_line(error)}") from error
 

@@ -94,7 +94,8 @@ def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry
             _keep(folder / f"{name}_images.npy", written)
     found = [*_on_images(failures, outcomes), *_on_duplicates(own.name, targets)]
     normalization = from_counts(np.sum([outcome.values for outcome in outcomes], axis=0))
-    description = {"name": own.name, "class_names": own.class_names, **asdict(normalization), "found": found}
+    images = {"resize": geometry.resize, "found": found}
+    description = {"name": own.name, "class_names": own.class_names, **asdict(normalization), **images}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
 
 

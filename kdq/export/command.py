@@ -16,6 +16,7 @@ from kdq.data.spec import DataSpec
 from kdq.data.torchvision_sets import known
 from kdq.errors import UserError
 from kdq.export.model import Exported, export
+from kdq.models.classifier import Signature
 from kdq.pack.file import load
 from kdq.store.folder_store import StageStore
 
@@ -59,7 +60,7 @@ def _test_images(options: Namespace, folder: Path) -> tuple[Tensor | None, Tenso
         raise UserError(f"--dataset {dataset}: needs --data-dir, the folder with its files")
     signature = load(options.model, options.code).signature
     store = StageStore(folder / "stages")
-    source = load_source(_sized(spec, signature.image_size or options.image_size), data_dir, store)
+    source = load_source(_sized(spec, signature, options.image_size), data_dir, store)
     data = open_dataset(store.path(source), train_images=None, val_images=None)
     unnamed = tuple(map(str, range(data.classes)))  # of a packed file of format 3
     if signature.class_names not in (data.class_names, unnamed):
@@ -68,13 +69,14 @@ def _test_images(options: Namespace, folder: Path) -> tuple[Tensor | None, Tenso
     return data.test_images, data.test_labels, f"test images of {dataset}"
 
 
-def _sized(spec: DataSpec, size: tuple[int, int] | None) -> DataSpec:
-    """Return the data set with its images made as large as the model's, if they have no size of their own."""
+def _sized(spec: DataSpec, signature: Signature, given: tuple[int, int] | None) -> DataSpec:
+    """Return the data set with its images made those of the model, if they have no size of their own."""
+    size = signature.image_size or given
     if not spec.kind or size is None or (spec.kind == "torchvision" and known(spec.place).size):
         return spec
     if size[0] != size[1]:
         raise UserError(f"--dataset {spec.dataset}: its images are made squares, the model's are {size}; leave it out")
-    return replace(spec, image_size=size[0])
+    return replace(spec, image_size=size[0], resize=signature.resize)
 
 
 def _text(exported: Exported, images_name: str) -> str:

@@ -131,6 +131,7 @@ def describe(packed: Packed, size: tuple[int, int], widths: Mapping[str, tuple[i
         "class_names": list(model.signature.class_names),
         "image_size": list(size),
         "channel_order": model.signature.channel_order,
+        "resize": model.signature.resize,
         "mean": list(model.normalization.mean),
         "std": list(model.normalization.std),
         "bits": {name: packed for name, (packed, _) in widths.items()},

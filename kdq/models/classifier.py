@@ -38,19 +38,24 @@ LARGEST_SIDE = 4096
 CHANNEL_ORDERS = {1: "L", 3: "RGB"}
 """Number of channels -> their order, as Pillow names it: the only one in which images are read here."""
 
+RESIZES = ("crop", "stretch", "pad", "none")
+"""How images of other sizes get a model's: see `kdq.data.image_files.RESIZES`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What a classifier takes and returns.
 
     class_names: of its logits, in their order, all different; image_size: height and width in pixels of the images that
-    it is made for, None if unknown; channel_order: a value of CHANNEL_ORDERS, None for any other number of channels.
-    Raises UserError for a signature that is none.
+    it is made for, None if unknown; channel_order: a value of CHANNEL_ORDERS, None for any other number of channels;
+    resize: one of RESIZES, how the images that it was trained on got their size. Raises UserError for a signature that
+    is none.
     """
 
     class_names: tuple[str, ...]
     image_size: tuple[int, int] | None
     channel_order: str | None
+    resize: str = "crop"
 
     def __post_init__(self) -> None:
         texts = all(isinstance(name, str) for name in self.class_names)
@@ -61,6 +66,8 @@ class Signature:
             raise UserError(f"image size {size}: must be height and width, from 1 to {LARGEST_SIDE} pixels each")
         if self.channel_order not in (None, *CHANNEL_ORDERS.values()):
             raise unknown("channel order", str(self.channel_order), CHANNEL_ORDERS.values())
+        if self.resize not in RESIZES:
+            raise unknown("resize", str(self.resize), RESIZES)
 
     @classmethod
     def unnamed(cls, classes: int, channels: int) -> "Signature":

@@ -88,6 +88,7 @@ def pack(quantized: Quantized, path: Path | str, signature: Signature | None = N
         "class_names": signature.class_names,
         "image_size": signature.image_size,
         "channel_order": signature.channel_order,
+        **({} if signature.resize == "crop" else {"resize": signature.resize}),
         "mean": model.normalization.mean,
         "std": model.normalization.std,
         "alphabets": {name: _plain(layer.alphabet) for name, layer in quantized.layers.items()},
@@ -208,7 +209,8 @@ def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]
     names, size = header["class_names"], header["image_size"]
     if not isinstance(names, list):
         raise ValueError(f"its class names are {names!r}")
-    signature = Signature(tuple(names), None if size is None else tuple(size), header["channel_order"])
+    size = None if size is None else tuple(size)
+    signature = Signature(tuple(names), size, header["channel_order"], header.get("resize", "crop"))
     _check_signature(signature, classes, len(header["mean"]))
     return normalization, signature
 

@@ -43,16 +43,17 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def predict_files(
-    model: Classifier, files: Iterable[Path], *, resize: str = "crop", size: tuple[int, int] | None = None
+    model: Classifier, files: Iterable[Path], *, resize: str | None = None, size: tuple[int, int] | None = None
 ) -> Iterator[Prediction | Unreadable]:
     """Yield what the model predicts for the image in each file, in their order.
 
-    resize: a name in RESIZES; size: height and width of the images that the model gets, by default those in its
+    resize: a name in RESIZES; size: height and width of the images that the model gets; by default those in its
     signature. Raises UserError if neither is known, or if the model takes neither grey nor RGB images.
     """
+    own = model.signature
+    resize = resize or own.resize
     if resize not in RESIZES:
         raise unknown("way to resize", resize, RESIZES)
-    own = model.signature
     if size is not None and own.image_size not in (None, size):
         raise UserError(f"image size {size}: the model is made for {own.image_size}; leave it out")
     if (size := size or own.image_size) is None:

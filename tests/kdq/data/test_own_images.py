@@ -197,6 +197,7 @@ class TestSize:
     def test_images_are_those_that_predictions_see(self, how: str, tmp_path: Path) -> None:
         root = write_classes(tmp_path / "x", [5, 5], suffix=".jpg", size=(20, 13))
         data = opened(root, resize=how)
+        assert data.signature.resize == how
         expected = {
             resized(read_image(file, "RGB"), (SIZE, SIZE), how).numpy().tobytes() for file in root.glob("*/*.jpg")
         }

@@ -87,10 +87,12 @@ SIGNATURE = Signature(("ant", "bee", "\u00e9t\u00e9", "d", "e|f", "g\nh", ""), (
 
 
 def test_names_and_images_come_back_and_take_no_bit_of_the_payload(made: list[Quantized], tmp_path: Path) -> None:
-    for name, signature in {"named": SIGNATURE, "unnamed": None}.items():
+    padded = replace(SIGNATURE, resize="pad")
+    for name, signature in {"named": SIGNATURE, "unnamed": None, "padded": padded}.items():
         pack(made[1], tmp_path / name, signature)
         assert 8 * payload_bytes(tmp_path / name) == total_bits(made[1])
     assert load(tmp_path / "named").signature == SIGNATURE
+    assert load(tmp_path / "padded").signature == padded
     assert load(tmp_path / "unnamed").signature == Signature(tuple("0123456"), None, "RGB")
     again = quantize(load(tmp_path / "named"), images(), QuantizeConfig(4, "rtn"))
     pack(again, tmp_path / "again")

@@ -2,6 +2,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from kdq.__main__ import main
 from kdq.data.image_files import RESIZES
 from kdq.errors import UserError
+from kdq.models import classifier
 from kdq.models.classifier import Classifier, Normalization, Signature, build
 from kdq.models.evaluate import logits
 from kdq.pack.file import load, pack
@@ -63,6 +65,18 @@ def test_probabilities_are_the_softmax_of_the_logits() -> None:
     found = predict(colours(), images)
     torch.testing.assert_close(found, images.mean((2, 3)).softmax(1))
     assert torch.equal(predict(colours(), (255 * images).byte().numpy()).argmax(1), found.argmax(1))
+
+
+def test_images_are_resized_as_those_that_the_model_was_trained_on(folder: Path) -> None:
+    files, _ = find_files([folder])
+
+    def sure(own: str, **given: str) -> list[float]:
+        model = colours(replace(SIGNATURE, resize=own))
+        return [one.probability for one in predict_files(model, files, **given) if isinstance(one, Prediction)]
+
+    assert sure("pad") == sure("crop", resize="pad") == sure("stretch", resize="pad")
+    assert sure("pad") < sure("crop"), "black dilutes the colours"
+    assert tuple(RESIZES) == classifier.RESIZES
 
 
 @pytest.mark.parametrize("resize", [name for name in RESIZES if name != "none"])
