@@ -46,7 +46,8 @@ def find_images(name: str, root: Path) -> OwnImages:
         if any(own)
     }
     others = sorted({folder.name for folder in _subfolders(root)} - {folder.name for folder in folders.values()})
-    remarks = [f"ignored: the folders {listed(others)} beside {TRAIN}/"] if folders[TRAIN] != root and others else []
+    is_split = folders[TRAIN] != root
+    remarks = [f"ignored: the folders {listed(others)} beside {folders[TRAIN].name}/"] if is_split and others else []
     if found:
         skipped = [str(Path(file).relative_to(root)) for file in found]
         remarks.append(f"ignored: {len(skipped):,} files that are no images by their names ({listed(skipped)})")
@@ -59,7 +60,8 @@ def _is_utf8(text: str) -> bool:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split. A folder `train` that holds files only is a class by that name."""
-    known = {split: [root / word for word in words if (root / word).is_dir()] for split, words in KEYWORDS.items()}
+    inside = _subfolders(root)
+    known = {split: [each for each in inside if each.name.lower() in words] for split, words in KEYWORDS.items()}
     if not any(_subfolders(folder) for folder in known[TRAIN]):
         return {TRAIN: root}
     if several := [found for found in known.values() if len(found) > 1]:

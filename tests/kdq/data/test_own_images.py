@@ -86,6 +86,22 @@ class TestSplits:
         assert counts(data.test_labels) == [4] * 3
         assert ("those for validation are the test images" in found(tmp_path / "x")) == (names[1] == "validation")
 
+    @pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "Valid")])
+    def test_the_case_of_their_names_does_not_matter(self, names: tuple[str, str], tmp_path: Path) -> None:
+        write_classes(tmp_path / "x" / names[0], [20, 20, 20])
+        write_classes(tmp_path / "x" / names[1], [4, 4, 4], first=100)
+        (tmp_path / "x" / "more").mkdir()
+        data = opened(tmp_path / "x")
+        assert data.class_names == CLASSES
+        assert counts(data.test_labels) == [4] * 3
+        assert f"ignored: the folders more beside {names[0]}/" in found(tmp_path / "x")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="one folder elsewhere")
+    def test_two_folders_of_a_split_are_refused(self, tmp_path: Path) -> None:
+        for name in ("Train", "train", "test"):
+            write_classes(tmp_path / "x" / name, [4, 4])
+        assert refused(tmp_path / "x").endswith("x: has Train, train; keep one folder for each split")
+
     def test_one_folder_is_split(self, tmp_path: Path) -> None:
         data = opened(write_classes(tmp_path / "x", [50, 100, 150]))
         assert counts(data.test_labels) == [10, 20, 30]
