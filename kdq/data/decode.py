@@ -62,9 +62,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a block of images. failures: a text each; converted: how many how; values: counts of training."""
+    """What came of a block of images.
 
-    failures: list[str]
+    failures: the target and a text of each; converted: how many how; values: counts of training.
+    """
+
+    failures: list[tuple[str, str]]
     converted: Counter[str]
     values: NDArray[np.int64]
 
@@ -72,7 +75,8 @@ class Outcome:
 def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry: Geometry, *, drop: bool) -> None:
     """Fill the folder of a `data` stage. drop: leave unreadable images out.
 
-    Raises UserError that names the unreadable images unless they are dropped, and for many duplicates over splits.
+    Raises UserError that names the unreadable images unless they are dropped and leave some of each target, and for
+    many duplicates over splits.
     """
     with ExitStack() as stack:
         targets = {
@@ -80,19 +84,14 @@ def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry
             for name, (_, rows) in arrangement.rows.items()
         }
         outcomes = list(_outcomes(own, arrangement, targets, geometry))
-    failures = [failure for outcome in outcomes for failure in outcome.failures]
-    total = sum(len(target.written) for target in targets.values())
-    if failures and (not drop or len(failures) == total):
-        raise UserError(
-            f"{own.name}: {len(failures):,} of {total:,} images are unreadable: {listed(failures)}; replace or delete "
-            f"them, or leave them out by unreadable=drop"
-        )
+    unreadable = [failure for outcome in outcomes for failure in outcome.failures]
+    _check_readable(own.name, targets, unreadable, drop=drop)
     for name, (split, rows) in arrangement.rows.items():
         written = targets[name].written
         np.save(folder / f"{name}_labels.npy", own.splits[split].labels[rows][written])
         if not written.all():
             _keep(folder / f"{name}_images.npy", written)
-    found = [*_on_images(failures, outcomes), *_on_duplicates(own.name, targets)]
+    found = [*_on_images([text for _, text in unreadable], outcomes), *_on_duplicates(own.name, targets)]
     normalization = from_counts(np.sum([outcome.values for outcome in outcomes], axis=0))
     description = {"name": own.name, "class_names": own.class_names, **asdict(normalization), "found": found}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
@@ -121,7 +120,7 @@ class Decoder:
 
     def __call__(self, block: Block) -> Outcome:
         """Write the images of a block to their targets."""
-        failures: list[str] = []
+        failures: list[tuple[str, str]] = []
         converted = Counter[str]()
         training = []
         for row, encoded in enumerate(block.read(), block.start):
@@ -130,7 +129,7 @@ class Decoder:
             try:
                 pixels, changes = decoded(encoded, self.geometry)
             except UserError as error:
-                failures.append(f"{self.places[row]} {error}")
+                failures.append((name, f"{self.places[row]} {error}"))
                 continue
             self.targets[name].write(int(self.positions[row]), pixels)
             converted.update(changes)
@@ -156,6 +155,24 @@ def _outcomes(
     for name, split in own.splits.items():
         decoder = Decoder(split.places, *arrangement.places(name, len(split.labels)), targets, geometry)
         yield from on_all_cores(decoder, split.blocks())
+
+
+def _check_readable(
+    name: str, targets: Mapping[str, Target], unreadable: Sequence[tuple[str, str]], *, drop: bool
+) -> None:
+    """Raise UserError for images that are unreadable and must not be dropped, or of which none is left."""
+    if unreadable and not drop:
+        total = sum(len(target.written) for target in targets.values())
+        raise UserError(
+            f"{name}: {len(unreadable):,} of {total:,} images are unreadable: "
+            f"{listed([text for _, text in unreadable])}; replace or delete them, or leave them out by unreadable=drop"
+        )
+    for split, target in targets.items():
+        if not target.written.any():
+            raise UserError(
+                f"{name}: all {len(target.written):,} {NAMES[split]} images are unreadable: "
+                f"{listed([text for of, text in unreadable if of == split])}; replace or delete them"
+            )
 
 
 def _keep(file: Path, kept: NDArray[np.bool_]) -> None:

@@ -18,6 +18,7 @@ from kdq.data import dataset as dataset_module
 from kdq.data.arrange import TEST_SHARE, by_content
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
+from kdq.data.decode import NAMES
 from kdq.data.encoded import EncodedSplit, Survey, survey
 from kdq.data.image_files import read_image, resized
 from kdq.data.sources import fill, find_shape, find_source, load_source
@@ -321,6 +322,17 @@ class TestQuality:
             (tmp_path / "x" / name / "a.png").write_text(name)
         assert "no image is readable" in refused(tmp_path / "x", image_size=None, unreadable="drop")
         assert "no image is readable" in refused(tmp_path / "x", unreadable="drop")
+
+    @pytest.mark.parametrize("name", ["train", "val", "test"])
+    def test_a_split_of_which_nothing_is_readable_is_refused_even_if_dropped(self, name: str, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        for number, split in enumerate(NAMES):
+            write_classes(root / split, [4, 4], first=10 * number)
+        for number, file in enumerate(sorted((root / name).glob("*/*.png"))):
+            file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{number}\n")
+        first = f"{name}/bee/{10 * list(NAMES).index(name)}.png is no image that Pillow reads"
+        assert f": all 8 {NAMES[name]} images are unreadable: {first}" in (text := refused(root, unreadable="drop"))
+        assert text.endswith(" and 3 more; replace or delete them")
 
     def test_what_is_converted_is_counted(self, tmp_path: Path) -> None:
         root = write_classes(tmp_path / "x", [20, 20])
