@@ -193,6 +193,32 @@ class TestClasses:
         (tmp_path / "x" / "originals").mkdir()
         assert "ignored: the folders originals beside train/" in found(tmp_path / "x")
 
+    def test_images_outside_of_the_class_folders_are_counted(self, tmp_path: Path) -> None:
+        flat = write_classes(tmp_path / "x", [10, 10])
+        for place in ("a.jpg", "b.PNG", ".hidden.png", "labels.csv"):
+            (flat / place).write_bytes(b"x")
+        assert "ignored: 2 images outside of the class folders (a.jpg, b.PNG)" in found(flat)
+        split = tmp_path / "y"
+        for number, name in enumerate(("train", "val", "test")):
+            write_classes(split / name, [10, 10], first=100 * number)
+            (split / name / "a.jpg").write_bytes(b"x")
+        (split / "b.jpg").write_bytes(b"x")
+        names = "b.jpg, train/a.jpg, val/a.jpg, test/a.jpg"
+        assert f"ignored: 4 images outside of the class folders ({names})" in found(split)
+
+    @pytest.mark.parametrize("name", ["test", "val", "Testing"])
+    def test_a_split_without_images_in_class_folders_is_refused(self, name: str, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        write_classes(root / "train", [10, 10])
+        (root / name).mkdir()
+        for number in range(3):
+            photo(0, 50 + number).save(root / name / f"{number}.png")
+        text = refused(root)
+        assert f"x/{name} has no images in class folders, 3 outside of them; sort them into a folder for each" in text
+        assert f"or move {name}/ elsewhere" in text
+        (root / name / "bee").mkdir()
+        assert refused(root) == text
+
 
 class TestSize:
     def test_the_common_size_is_the_default(self, tmp_path: Path) -> None:
