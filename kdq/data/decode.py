@@ -60,9 +60,9 @@ class Target:
         self.written[position] = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What came of a block of images.
+    """What came of images, of a block or all.
 
     failures: the target and a text of each; converted: how many how; values: counts of training.
     """
@@ -70,6 +70,11 @@ class Outcome:
     failures: list[tuple[str, str]]
     converted: Counter[str]
     values: NDArray[np.int64]
+
+    def add(self, other: "Outcome") -> None:
+        self.failures.extend(other.failures)
+        self.converted.update(other.converted)
+        self.values += other.values
 
 
 def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry: Geometry, *, drop: bool) -> None:
@@ -83,16 +88,15 @@ def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry
             name: stack.enter_context(_target(folder / f"{name}_images.npy", len(rows), geometry))
             for name, (_, rows) in arrangement.rows.items()
         }
-        outcomes = list(_outcomes(own, arrangement, targets, geometry))
-    unreadable = [failure for outcome in outcomes for failure in outcome.failures]
-    _check_readable(own.name, targets, unreadable, drop=drop)
+        outcome = _decode(own, arrangement, targets, geometry)
+    _check_readable(own.name, targets, outcome.failures, drop=drop)
     for name, (split, rows) in arrangement.rows.items():
         written = targets[name].written
         np.save(folder / f"{name}_labels.npy", own.splits[split].labels[rows][written])
         if not written.all():
             _keep(folder / f"{name}_images.npy", written)
-    found = [*_on_images([text for _, text in unreadable], outcomes), *_on_duplicates(own.name, targets)]
-    normalization = from_counts(np.sum([outcome.values for outcome in outcomes], axis=0))
+    found = [*_on_images(outcome), *_on_duplicates(own.name, targets)]
+    normalization = from_counts(outcome.values)
     description = {"name": own.name, "class_names": own.class_names, **asdict(normalization), "found": found}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
 
@@ -149,12 +153,13 @@ def decoded(encoded: Bytes, geometry: Geometry) -> tuple[NDArray[np.uint8], list
         return pixels.numpy(), changes
 
 
-def _outcomes(
-    own: OwnImages, arrangement: Arrangement, targets: Mapping[str, Target], geometry: Geometry
-) -> Iterator[Outcome]:
+def _decode(own: OwnImages, arrangement: Arrangement, targets: Mapping[str, Target], geometry: Geometry) -> Outcome:
+    total = Outcome([], Counter(), np.zeros((geometry.shape[0], 256), dtype=np.int64))
     for name, split in own.splits.items():
         decoder = Decoder(split.places, *arrangement.places(name, len(split.labels)), targets, geometry)
-        yield from on_all_cores(decoder, split.blocks())
+        for outcome in on_all_cores(decoder, split.blocks()):
+            total.add(outcome)
+    return total
 
 
 def _check_readable(
@@ -187,11 +192,13 @@ def _keep(file: Path, kept: NDArray[np.bool_]) -> None:
     shorter.replace(file)
 
 
-def _on_images(failures: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
-    converted = sum((outcome.converted for outcome in outcomes), Counter[str]())
-    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(converted.items()))
-    lines = [f"converted: {counts}"] if converted else []
-    return lines + ([f"left out: {len(failures):,} unreadable images ({listed(failures)})"] if failures else [])
+def _on_images(outcome: Outcome) -> list[str]:
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(outcome.converted.items()))
+    lines = [f"converted: {counts}"] if counts else []
+    if outcome.failures:
+        texts = listed([text for _, text in outcome.failures])
+        lines.append(f"left out: {len(outcome.failures):,} unreadable images ({texts})")
+    return lines
 
 
 def _on_duplicates(name: str, targets: Mapping[str, Target]) -> list[str]:

@@ -139,16 +139,13 @@ def _split(root: Path, files: Sequence[Sequence[str]], labels: Sequence[int]) ->
 
 
 def of_files(paths: Sequence[str]) -> Iterator[Block]:
-    """Yield the images in files, block by block."""
+    """Yield the images in files, block by block; each file is read at its turn, since memory may not hold a block."""
     for start in range(0, len(paths), FILES):
-        yield Block(start, partial(_read, paths[start : start + FILES]))
+        yield Block(start, partial(map, _bytes, paths[start : start + FILES]))
 
 
-def _read(paths: Sequence[str]) -> list[Bytes]:
-    return [_bytes(Path(path)) for path in paths]
-
-
-def _bytes(path: Path) -> Bytes:
+def _bytes(file: str) -> Bytes:
+    path = Path(file)
     if not path.is_file():  # a pipe or a device would be waited for
         return UserError("is no file")
     try:

@@ -21,6 +21,7 @@ from kdq.data.dataset import Dataset, open_dataset
 from kdq.data.decode import NAMES
 from kdq.data.encoded import EncodedSplit, Survey, survey
 from kdq.data.image_files import read_image, resized
+from kdq.data.image_folder import of_files
 from kdq.data.sources import fill, find_shape, find_source, load_source
 from kdq.data.spec import DataSpec
 from kdq.errors import UserError
@@ -423,6 +424,17 @@ class TestQuality:
         with pytest.raises(OSError, match="No space left"):
             opened(root)
         assert [path for path in (tmp_path / "stages" / "data").glob("*") if path.suffix != ".lock"] == []
+
+
+def test_files_of_a_block_are_read_one_by_one(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(b"first")
+    (block,) = of_files([str(file) for file in files])
+    contents = iter(block.read())
+    assert next(contents) == b"first"
+    files[1].write_bytes(b"second")
+    assert list(contents) == [b"second"]
 
 
 class TestStage:
