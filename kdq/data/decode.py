@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdq.data.arrange import Arrangement
-from kdq.data.audit import check_counts, count_duplicates, pixels_key, remark_duplicates
+from kdq.data.audit import Pictures, name_duplicates, pixels_key
 from kdq.data.encoded import TEST, TRAIN, VAL, Block, Bytes, OwnImages, listed, on_all_cores
 from kdq.data.image_files import conversions, opened, resized, upright
 from kdq.data.statistics import count_values, from_counts
@@ -95,7 +95,7 @@ def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry
         np.save(folder / f"{name}_labels.npy", own.splits[split].labels[rows][written])
         if not written.all():
             _keep(folder / f"{name}_images.npy", written)
-    found = [*_on_images(outcome), *_on_duplicates(own.name, targets)]
+    found = [*_on_images(outcome), *name_duplicates(own.name, _pictures(own, arrangement, targets))]
     normalization = from_counts(outcome.values)
     description = {"name": own.name, "class_names": own.class_names, **asdict(normalization), "found": found}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
@@ -201,13 +201,11 @@ def _on_images(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _on_duplicates(name: str, targets: Mapping[str, Target]) -> list[str]:
-    """Return a line on equal pixels within and over splits. Raises UserError for many."""
-    keys = {NAMES[split]: target.keys[target.written] for split, target in sorted(targets.items(), key=_in_order)}
-    duplicates = count_duplicates({split: own.tolist() for split, own in keys.items()})
-    check_counts(name, duplicates, {split: len(own) for split, own in keys.items()})
-    return remark_duplicates(duplicates)
-
-
-def _in_order(item: tuple[str, Target]) -> int:
-    return list(NAMES).index(item[0])
+def _pictures(own: OwnImages, arrangement: Arrangement, targets: Mapping[str, Target]) -> dict[str, Pictures]:
+    """Return what was written, in the order of NAMES."""
+    pictures = {}
+    for name in (name for name in NAMES if name in targets):
+        split, rows = own.splits[arrangement.rows[name][0]], arrangement.rows[name][1][targets[name].written]
+        places = [split.places[row].rstrip(":") for row in rows.tolist()]
+        pictures[NAMES[name]] = Pictures(targets[name].keys[targets[name].written], split.labels[rows], places)
+    return pictures

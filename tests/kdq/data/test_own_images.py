@@ -411,9 +411,40 @@ class TestQuality:
         write_classes(root / "train", [120, 120])
         write_classes(root / "test", [60, 60], first=500)
         photo(0, 500).save(root / "train" / "bee" / "a.bmp")  # the same pixels in another file
-        assert "duplicates: 1 test image is also a training image" in found(root)
+        pair = "test/bee/500.png = train/bee/a.bmp"
+        assert f"duplicates: 1 test image is also a training image ({pair})" in found(root)
         shutil.copytree(root / "train" / "moth", root / "test" / "moth", dirs_exist_ok=True)
-        assert "121 test images are also training images, of 240" in refused(root)
+        assert "121 test images are also training images, of 240: at most 1% may be duplicates (" in (
+            text := refused(root)
+        )
+        assert " and 116 more); remove copies of files" in text
+
+    def test_images_saved_again_are_named_and_many_are_refused(self, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        write_classes(root / "train", [10, 10])
+        write_classes(root / "test", [5, 5], first=500)
+        for number in range(2):
+            photo(0, number).save(root / "train" / "bee" / f"{number}again.bmp")
+        line = next(line for line in found(root).splitlines() if line.startswith("duplicates"))
+        assert line.startswith("duplicates: 2 training images repeat others of the same class (")
+        for number in range(2):
+            pair = [f"train/bee/{number}.png", f"train/bee/{number}again.bmp"]
+            assert " = ".join(pair) in line or " = ".join(pair[::-1]) in line
+        photo(1, 500).save(root / "test" / "moth" / "a.bmp")
+        photo(1, 501).save(root / "test" / "moth" / "b.bmp")
+        text = refused(root)
+        assert ": 2 test images repeat others of the same class, of 12: at most 10% may be duplicates (" in text
+        assert "test/moth/a.bmp" in text
+
+    def test_one_image_saved_again_in_another_class_is_refused(self, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        write_classes(root / "train", [20, 20])
+        write_classes(root / "test", [5, 5], first=500)
+        photo(0, 3).save(root / "train" / "moth" / "b3.bmp")
+        text = refused(root)
+        assert ": 1 training image repeats another, of 41: at most 1% may be duplicates (" in text
+        assert "train/moth/b3.bmp" in text
+        assert "train/bee/3.png" in text
 
     def test_a_full_disk_is_an_error_and_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> int:
