@@ -1,18 +1,24 @@
 """Audit of a data set: duplicated images, and classes without images."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdq.data.dataset import Dataset
+from kdq.data.encoded import listed
 from kdq.errors import UserError
 
 LARGEST_SHARE = 0.01
 """Of a split's images that may be duplicates. In CIFAR-100, 0.03 % of the training images repeat others, and 0.1 %
 of the test images are training images too; CIFAR-10 has no duplicate."""
+
+LARGEST_CLASS_SHARE = 0.1
+"""The same for a user's images that repeat one of their own class and split: they weigh more, and an image drawn for
+validation may have its copy in training."""
 
 NAMED = 5  # classes that a message names
 
@@ -23,7 +29,8 @@ def find_duplicates(splits: Mapping[str, NDArray[np.uint8]]) -> dict[tuple[str, 
     splits: uint8 [N, C, H, W] by name. Images are equal if all their pixels are, whatever their labels. An image is
     counted at most once.
     """
-    return count_duplicates({split: map(pixels_key, images) for split, images in splits.items()})
+    keys = {split: map(pixels_key, images) for split, images in splits.items()}
+    return dict(Counter((split, earlier) for split, _, earlier, _ in _repeats(keys)))
 
 
 def pixels_key(image: NDArray[np.uint8]) -> bytes:
@@ -31,32 +38,57 @@ def pixels_key(image: NDArray[np.uint8]) -> bytes:
     return blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def count_duplicates(splits: Mapping[str, Iterable[bytes]]) -> dict[tuple[str, str], int]:
-    """Return the same from the images' keys."""
-    first: dict[bytes, str] = {}
-    counts: Counter[tuple[str, str]] = Counter()
+def _repeats(splits: Mapping[str, Iterable[bytes]]) -> Iterator[tuple[str, int, str, int]]:
+    """Yield split and number of each image that equals one before it by its key, and those of the first such."""
+    seen: dict[bytes, tuple[str, int]] = {}
     for split, keys in splits.items():
-        for key in keys:
-            if key in first:
-                counts[split, first[key]] += 1
-            else:
-                first[key] = split
-    return dict(counts)
+        for number, key in enumerate(keys):
+            first = seen.setdefault(key, (split, number))
+            if first != (split, number):
+                yield split, number, *first
 
 
 def check_duplicates(name: str, splits: Mapping[str, NDArray[np.uint8]]) -> None:
     """Raise UserError if a large share of a split's images are duplicates, as when a file is a copy of another."""
-    check_counts(name, find_duplicates(splits), {split: len(images) for split, images in splits.items()})
+    for (split, earlier), count in find_duplicates(splits).items():
+        if count > LARGEST_SHARE * len(splits[split]):
+            raise _many(name, _duplicated(count, split, earlier), len(splits[split]), LARGEST_SHARE)
 
 
-def check_counts(name: str, duplicates: Mapping[tuple[str, str], int], totals: Mapping[str, int]) -> None:
-    """Raise the same error for duplicates that are counted. totals: the images of each split."""
-    for (split, earlier), count in duplicates.items():
-        if count > LARGEST_SHARE * totals[split]:
-            raise UserError(
-                f"{name}: {_duplicated(count, split, earlier)}, of {totals[split]:,}: at most {LARGEST_SHARE:.0%} may "
-                f"be duplicates; remove copies of files, or copy or download the data set again"
-            )
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The images of a split in a user's files. keys: S16 [N], of the pixels; labels: int64 [N]; places: names."""
+
+    keys: NDArray[np.bytes_]
+    labels: NDArray[np.int64]
+    places: Sequence[str]
+
+
+def name_duplicates(name: str, splits: Mapping[str, Pictures]) -> list[str]:
+    """Return a line that names the images with the pixels of another; none if there are none.
+
+    Raises UserError if they are a large share of a split: of LARGEST_CLASS_SHARE within a class, else of LARGEST_SHARE.
+    """
+    pairs: dict[tuple[str, str, bool], list[str]] = defaultdict(list)
+    for split, number, earlier, first in _repeats({split: own.keys.tolist() for split, own in splits.items()}):
+        one, other = splits[split], splits[earlier]
+        in_class = split == earlier and one.labels[number] == other.labels[first]
+        pairs[split, earlier, in_class].append(f"{one.places[number]} = {other.places[first]}")
+    parts = []
+    for (split, earlier, in_class), found in pairs.items():
+        what = _duplicated(len(found), split, earlier) + (" of the same class" if in_class else "")
+        share, total = LARGEST_CLASS_SHARE if in_class else LARGEST_SHARE, len(splits[split].labels)
+        if len(found) > share * total:
+            raise _many(name, what, total, share, f" ({listed(found)})")
+        parts.append(f"{what} ({listed(found)})")
+    return [f"duplicates: {'; '.join(parts)}"] if parts else []
+
+
+def _many(name: str, what: str, total: int, share: float, pairs: str = "") -> UserError:
+    return UserError(
+        f"{name}: {what}, of {total:,}: at most {share:.0%} may be duplicates{pairs}; remove copies of files, or copy "
+        f"or download the data set again"
+    )
 
 
 def remark_duplicates(duplicates: Mapping[tuple[str, str], int]) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdq.data.arrange import Arrangement
-from kdq.data.audit import check_counts, count_duplicates, pixels_key, remark_duplicates
+from kdq.data.audit import Pictures, name_duplicates, pixels_key
 from kdq.data.encoded import TEST, TRAIN, VAL, Block, Bytes, OwnImages, listed, on_all_cores
 from kdq.data.image_files import conversions, opened, resized, upright
 from kdq.data.statistics import count_values, from_counts
@@ -60,42 +60,44 @@ class Target:
         self.written[position] = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """What came of a block of images. failures: a text each; converted: how many how; values: counts of training."""
+    """What came of images, of a block or all.
 
-    failures: list[str]
+    failures: the target and a text of each; converted: how many how; values: counts of training.
+    """
+
+    failures: list[tuple[str, str]]
     converted: Counter[str]
     values: NDArray[np.int64]
+
+    def add(self, other: "Outcome") -> None:
+        self.failures.extend(other.failures)
+        self.converted.update(other.converted)
+        self.values += other.values
 
 
 def write_stage(folder: Path, own: OwnImages, arrangement: Arrangement, geometry: Geometry, *, drop: bool) -> None:
     """Fill the folder of a `data` stage. drop: leave unreadable images out.
 
-    Raises UserError that names the unreadable images unless they are dropped, and for many duplicates over splits.
+    Raises UserError that names the unreadable images unless they are dropped and leave some of each target, and for
+    many duplicates over splits.
     """
     with ExitStack() as stack:
         targets = {
             name: stack.enter_context(_target(folder / f"{name}_images.npy", len(rows), geometry))
             for name, (_, rows) in arrangement.rows.items()
         }
-        outcomes = list(_outcomes(own, arrangement, targets, geometry))
-    failures = [failure for outcome in outcomes for failure in outcome.failures]
-    total = sum(len(target.written) for target in targets.values())
-    if failures and (not drop or len(failures) == total):
-        raise UserError(
-            f"{own.name}: {len(failures):,} of {total:,} images are unreadable: {listed(failures)}; replace or delete "
-            f"them, or leave them out by unreadable=drop"
-        )
+        outcome = _decode(own, arrangement, targets, geometry)
+    _check_readable(own.name, targets, outcome.failures, drop=drop)
     for name, (split, rows) in arrangement.rows.items():
         written = targets[name].written
         np.save(folder / f"{name}_labels.npy", own.splits[split].labels[rows][written])
         if not written.all():
             _keep(folder / f"{name}_images.npy", written)
-    found = [*_on_images(failures, outcomes), *_on_duplicates(own.name, targets)]
-    normalization = from_counts(np.sum([outcome.values for outcome in outcomes], axis=0))
+    found = [*_on_images(outcome), *name_duplicates(own.name, _pictures(own, arrangement, targets))]
     images = {"resize": geometry.resize, "found": found}
-    description = {"name": own.name, "class_names": own.class_names, **asdict(normalization), **images}
+    description = {"name": own.name, "class_names": own.class_names, **asdict(from_counts(outcome.values)), **images}
     (folder / "data.json").write_text(json.dumps(description, indent=1))
 
 
@@ -122,7 +124,7 @@ class Decoder:
 
     def __call__(self, block: Block) -> Outcome:
         """Write the images of a block to their targets."""
-        failures: list[str] = []
+        failures: list[tuple[str, str]] = []
         converted = Counter[str]()
         training = []
         for row, encoded in enumerate(block.read(), block.start):
@@ -131,7 +133,7 @@ class Decoder:
             try:
                 pixels, changes = decoded(encoded, self.geometry)
             except UserError as error:
-                failures.append(f"{self.places[row]} {error}")
+                failures.append((name, f"{self.places[row]} {error}"))
                 continue
             self.targets[name].write(int(self.positions[row]), pixels)
             converted.update(changes)
@@ -151,12 +153,31 @@ def decoded(encoded: Bytes, geometry: Geometry) -> tuple[NDArray[np.uint8], list
         return pixels.numpy(), changes
 
 
-def _outcomes(
-    own: OwnImages, arrangement: Arrangement, targets: Mapping[str, Target], geometry: Geometry
-) -> Iterator[Outcome]:
+def _decode(own: OwnImages, arrangement: Arrangement, targets: Mapping[str, Target], geometry: Geometry) -> Outcome:
+    total = Outcome([], Counter(), np.zeros((geometry.shape[0], 256), dtype=np.int64))
     for name, split in own.splits.items():
         decoder = Decoder(split.places, *arrangement.places(name, len(split.labels)), targets, geometry)
-        yield from on_all_cores(decoder, split.blocks())
+        for outcome in on_all_cores(decoder, split.blocks()):
+            total.add(outcome)
+    return total
+
+
+def _check_readable(
+    name: str, targets: Mapping[str, Target], unreadable: Sequence[tuple[str, str]], *, drop: bool
+) -> None:
+    """Raise UserError for images that are unreadable and must not be dropped, or of which none is left."""
+    if unreadable and not drop:
+        total = sum(len(target.written) for target in targets.values())
+        raise UserError(
+            f"{name}: {len(unreadable):,} of {total:,} images are unreadable: "
+            f"{listed([text for _, text in unreadable])}; replace or delete them, or leave them out by unreadable=drop"
+        )
+    for split, target in targets.items():
+        if not target.written.any():
+            raise UserError(
+                f"{name}: all {len(target.written):,} {NAMES[split]} images are unreadable: "
+                f"{listed([text for of, text in unreadable if of == split])}; replace or delete them"
+            )
 
 
 def _keep(file: Path, kept: NDArray[np.bool_]) -> None:
@@ -171,20 +192,20 @@ def _keep(file: Path, kept: NDArray[np.bool_]) -> None:
     shorter.replace(file)
 
 
-def _on_images(failures: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
-    converted = sum((outcome.converted for outcome in outcomes), Counter[str]())
-    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(converted.items()))
-    lines = [f"converted: {counts}"] if converted else []
-    return lines + ([f"left out: {len(failures):,} unreadable images ({listed(failures)})"] if failures else [])
+def _on_images(outcome: Outcome) -> list[str]:
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(outcome.converted.items()))
+    lines = [f"converted: {counts}"] if counts else []
+    if outcome.failures:
+        texts = listed([text for _, text in outcome.failures])
+        lines.append(f"left out: {len(outcome.failures):,} unreadable images ({texts})")
+    return lines
 
 
-def _on_duplicates(name: str, targets: Mapping[str, Target]) -> list[str]:
-    """Return a line on equal pixels within and over splits. Raises UserError for many."""
-    keys = {NAMES[split]: target.keys[target.written] for split, target in sorted(targets.items(), key=_in_order)}
-    duplicates = count_duplicates({split: own.tolist() for split, own in keys.items()})
-    check_counts(name, duplicates, {split: len(own) for split, own in keys.items()})
-    return remark_duplicates(duplicates)
-
-
-def _in_order(item: tuple[str, Target]) -> int:
-    return list(NAMES).index(item[0])
+def _pictures(own: OwnImages, arrangement: Arrangement, targets: Mapping[str, Target]) -> dict[str, Pictures]:
+    """Return what was written, in the order of NAMES."""
+    pictures = {}
+    for name in (name for name in NAMES if name in targets):
+        split, rows = own.splits[arrangement.rows[name][0]], arrangement.rows[name][1][targets[name].written]
+        places = [split.places[row].rstrip(":") for row in rows.tolist()]
+        pictures[NAMES[name]] = Pictures(targets[name].keys[targets[name].written], split.labels[rows], places)
+    return pictures

@@ -34,10 +34,10 @@ Bytes = bytes | UserError
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive images of a split. start: the number of the first; read: returns the bytes of each."""
+    """Consecutive images of a split. start: the number of the first; read: yields the bytes of each."""
 
     start: int
-    read: Callable[[], list[Bytes]]
+    read: Callable[[], Iterator[Bytes]]
 
 
 @dataclass(frozen=True, slots=True)

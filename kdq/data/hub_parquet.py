@@ -15,7 +15,7 @@ from kdq.data.encoded import KEYWORDS, TEST, TRAIN, VAL, Block, Bytes, EncodedSp
 from kdq.data.parquet import check_complete, opened_parquet
 from kdq.errors import UserError, quoted, unknown
 
-ROWS = 64  # of a block
+ROWS = 16  # of a block, all in memory
 LABELS = ("label", "labels", "target", "class", "fine_label")
 """Names of label columns, for files that do not say which column has the classes."""
 
@@ -232,7 +232,7 @@ def _blocks(files: Sequence[Path], columns: Columns) -> Iterator[Block]:
             for batch in parquet.iter_batches(ROWS, columns=[columns.image]):
                 column = batch.column(0)
                 encoded = (column.field("bytes") if columns.is_struct else column).to_pylist()
-                yield Block(start, partial(list, [_bytes(each) for each in encoded]))
+                yield Block(start, partial(map, _bytes, encoded))
                 start += len(encoded)
 
 

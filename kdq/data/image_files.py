@@ -69,9 +69,12 @@ def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Return Pillow's names of the formats that it decodes itself: it runs programs for EPS, and only knows STUBS."""
+    """Return Pillow's names of the formats that it decodes itself.
+
+    It runs programs for EPS, opens what is inside IPTC in any format (EPS too, and of any size), and only knows STUBS.
+    """
     Image.init()
-    return tuple(sorted({*Image.OPEN} - {"EPS", *STUBS}))
+    return tuple(sorted({*Image.OPEN} - {"EPS", "IPTC", *STUBS}))
 
 
 @cache

@@ -1,7 +1,7 @@
 """Images in folders of classes, as torchvision's ImageFolder and the `datasets` library's imagefolder read them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +18,9 @@ def find_images(name: str, root: Path) -> OwnImages:
     """Return the images in a folder: of `train/CLASS/…` and its like for the other splits, or else of `CLASS/…`.
 
     Classes are the subfolders in alphabetical order. Hidden files are skipped; others whose name is not that of an
-    image are skipped and counted. Raises UserError for a folder that does not exist, a split without training images,
-    fewer than two classes, classes without training images, and classes of other splits that training lacks.
+    image, and images outside of the classes, are skipped and counted. Raises UserError for a folder that does not
+    exist, splits without images, fewer than two classes, classes without training images, and classes of other splits
+    that training lacks.
     """
     if not root.is_dir():
         raise UserError(f"{name}: {root} is no folder; give the folder whose subfolders are the classes")
@@ -40,17 +41,29 @@ def find_images(name: str, root: Path) -> OwnImages:
             f"{name}: {len(empty)} of {len(class_names)} class folders in {folders[TRAIN]} hold no images "
             f"({listed(empty)}); fill or remove them"
         )
+    _check_filled(name, folders, files)
     splits = {
         split: _split(root, own, [class_names.index(folder.name) for folder in classes[split]])
         for split, own in files.items()
-        if any(own)
     }
+    return OwnImages(name, tuple(class_names), splits, tuple(_remarks(root, folders, found)))
+
+
+def _remarks(root: Path, folders: Mapping[str, Path], found: Sequence[str]) -> list[str]:
+    """Return a line on each kind of what is ignored. found: files in class folders that are no images."""
     others = sorted({folder.name for folder in _subfolders(root)} - {folder.name for folder in folders.values()})
-    remarks = [f"ignored: the folders {listed(others)} beside {TRAIN}/"] if folders[TRAIN] != root and others else []
+    remarks = []
+    if folders[TRAIN] != root and others:
+        remarks.append(f"ignored: the folders {listed(others)} beside {folders[TRAIN].name}/")
+    if loose := [file for folder in dict.fromkeys([root, *folders.values()]) for file in _loose(folder)]:
+        remarks.append(f"ignored: {len(loose):,} images outside of the class folders ({_listed(loose, root)})")
     if found:
-        skipped = [str(Path(file).relative_to(root)) for file in found]
-        remarks.append(f"ignored: {len(skipped):,} files that are no images by their names ({listed(skipped)})")
-    return OwnImages(name, tuple(class_names), splits, tuple(remarks))
+        remarks.append(f"ignored: {len(found):,} files that are no images by their names ({_listed(found, root)})")
+    return remarks
+
+
+def _listed(files: Sequence[str], root: Path) -> str:
+    return listed([os.path.relpath(file, root) for file in files])
 
 
 def _is_utf8(text: str) -> bool:
@@ -59,7 +72,8 @@ def _is_utf8(text: str) -> bool:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split. A folder `train` that holds files only is a class by that name."""
-    known = {split: [root / word for word in words if (root / word).is_dir()] for split, words in KEYWORDS.items()}
+    inside = _subfolders(root)
+    known = {split: [each for each in inside if each.name.lower() in words] for split, words in KEYWORDS.items()}
     if not any(_subfolders(folder) for folder in known[TRAIN]):
         return {TRAIN: root}
     if several := [found for found in known.values() if len(found) > 1]:
@@ -84,14 +98,32 @@ def _check_known(name: str, classes: dict[str, list[Path]], class_names: list[st
             )
 
 
+def _check_filled(name: str, folders: Mapping[str, Path], files: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    for split, folder in folders.items():
+        if not any(files[split]):
+            raise UserError(
+                f"{name}: {folder} has no images in class folders, {len(_loose(folder)):,} outside of them; sort them "
+                f"into a folder for each class, or move {folder.name}/ elsewhere, to do without it"
+            )
+
+
+def _loose(folder: Path) -> list[str]:
+    """Return the images in a folder of classes that belong to none."""
+    return sorted(str(entry) for entry in folder.iterdir() if _is_image(entry.name) and not entry.is_dir())
+
+
+def _is_image(file: str) -> bool:
+    """Return whether a file's name is that of an image, and not hidden."""
+    return not file.startswith(".") and os.path.splitext(file)[1].lower() in suffixes()  # noqa: PTH122  (a Path a file takes twice as long)
+
+
 def _images(folder: Path, ignored: list[str]) -> list[str]:
     """Return the image files below a folder in alphabetical order; add to `ignored` those of other names."""
     images: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in sorted(name for name in files if not name.startswith(".")):
-            is_image = os.path.splitext(file)[1].lower() in suffixes()  # noqa: PTH122  (a Path a file takes twice as long)
-            (images if is_image else ignored).append(os.path.join(parent, file))  # noqa: PTH118
+            (images if _is_image(file) else ignored).append(os.path.join(parent, file))  # noqa: PTH118
     return images
 
 
@@ -107,16 +139,13 @@ def _split(root: Path, files: Sequence[Sequence[str]], labels: Sequence[int]) ->
 
 
 def of_files(paths: Sequence[str]) -> Iterator[Block]:
-    """Yield the images in files, block by block."""
+    """Yield the images in files, block by block; each file is read at its turn, since memory may not hold a block."""
     for start in range(0, len(paths), FILES):
-        yield Block(start, partial(_read, paths[start : start + FILES]))
+        yield Block(start, partial(map, _bytes, paths[start : start + FILES]))
 
 
-def _read(paths: Sequence[str]) -> list[Bytes]:
-    return [_bytes(Path(path)) for path in paths]
-
-
-def _bytes(path: Path) -> Bytes:
+def _bytes(file: str) -> Bytes:
+    path = Path(file)
     if not path.is_file():  # a pipe or a device would be waited for
         return UserError("is no file")
     try:

@@ -4,8 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from PIL import Image
-
+from kdq.data.image_files import suffixes
 from kdq.errors import UserError
 
 
@@ -15,7 +14,6 @@ def find_files(paths: Iterable[Path]) -> tuple[list[Path], int]:
     A path that is no folder is read whatever its name. In a folder and those below, in the order of their names, files
     are read whose names end as those of images do and begin with no dot. Raises UserError for a folder without any.
     """
-    endings = _endings()
     files: list[Path] = []
     others = 0
     for path in paths:
@@ -23,17 +21,12 @@ def find_files(paths: Iterable[Path]) -> tuple[list[Path], int]:
             files.append(path)
             continue
         inside = list(_walk(path))
-        images = [file for file in inside if file.suffix.lower() in endings and not file.name.startswith(".")]
+        images = [file for file in inside if file.suffix.lower() in suffixes() and not file.name.startswith(".")]
         if not images:
             raise UserError(f"{path}: holds no image files ({len(inside)} others); name a folder of images, or files")
         files += images
         others += len(inside) - len(images)
     return files, others
-
-
-def _endings() -> set[str]:
-    """Return the endings of files in formats that Pillow reads, such as ".png"."""
-    return {ending for ending, format_ in Image.registered_extensions().items() if format_ in Image.OPEN}
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -170,10 +170,27 @@ def _cut(folder: Path) -> bytes:
     return content[: len(content) // 2]
 
 
+def _iptc(content: bytes) -> bytes:
+    """A grey image of 16 x 16 pixels whose data are a file of any format: IPTC-NAA Information Interchange Model 4."""
+    records = {
+        (3, 60): b"\1\0",
+        (3, 20): struct.pack(">I", 16),
+        (3, 30): struct.pack(">I", 16),
+        (3, 120): struct.pack(">I", 5),
+        (8, 10): content,
+        (8, 11): b"",
+    }
+    return b"".join(struct.pack(">BBBH", 28, *tag, len(value)) + value for tag, value in records.items())
+
+
 BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "empty": (lambda folder: b"", "is no image that Pillow reads"),
     "text": (lambda folder: b"<html>not found</html>", "is no image that Pillow reads"),
     "truncated": (_cut, "cannot be decoded"),
+    "EPS in an IPTC file": (
+        lambda folder: _iptc(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\n(x) print\n%%EOF\n"),
+        "is no image that Pillow reads",
+    ),
     "a bomb": (lambda folder: _png(10_000, 10_000), "has 10000x10000 pixels, at most 89,478,485 are decoded"),
     "a large bomb": (lambda folder: _png(2**31 - 1, 2**31 - 1), "has far too many pixels"),
     "floating-point beyond 1": (

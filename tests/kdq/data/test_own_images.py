@@ -18,8 +18,10 @@ from kdq.data import dataset as dataset_module
 from kdq.data.arrange import TEST_SHARE, by_content
 from kdq.data.audit import remarks
 from kdq.data.dataset import Dataset, open_dataset
+from kdq.data.decode import NAMES
 from kdq.data.encoded import EncodedSplit, Survey, survey
 from kdq.data.image_files import read_image, resized
+from kdq.data.image_folder import of_files
 from kdq.data.sources import fill, find_shape, find_source, load_source
 from kdq.data.spec import DataSpec
 from kdq.errors import UserError
@@ -85,6 +87,22 @@ class TestSplits:
         assert (counts(data.train_labels), counts(data.val_labels)) == ([18] * 3, [2] * 3)
         assert counts(data.test_labels) == [4] * 3
         assert ("those for validation are the test images" in found(tmp_path / "x")) == (names[1] == "validation")
+
+    @pytest.mark.parametrize("names", [("Training", "Testing"), ("Train", "Test"), ("TRAIN", "Valid")])
+    def test_the_case_of_their_names_does_not_matter(self, names: tuple[str, str], tmp_path: Path) -> None:
+        write_classes(tmp_path / "x" / names[0], [20, 20, 20])
+        write_classes(tmp_path / "x" / names[1], [4, 4, 4], first=100)
+        (tmp_path / "x" / "more").mkdir()
+        data = opened(tmp_path / "x")
+        assert data.class_names == CLASSES
+        assert counts(data.test_labels) == [4] * 3
+        assert f"ignored: the folders more beside {names[0]}/" in found(tmp_path / "x")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="one folder elsewhere")
+    def test_two_folders_of_a_split_are_refused(self, tmp_path: Path) -> None:
+        for name in ("Train", "train", "test"):
+            write_classes(tmp_path / "x" / name, [4, 4])
+        assert refused(tmp_path / "x").endswith("x: has Train, train; keep one folder for each split")
 
     def test_one_folder_is_split(self, tmp_path: Path) -> None:
         data = opened(write_classes(tmp_path / "x", [50, 100, 150]))
@@ -175,6 +193,32 @@ class TestClasses:
         write_classes(tmp_path / "x" / "train", [10, 10])
         (tmp_path / "x" / "originals").mkdir()
         assert "ignored: the folders originals beside train/" in found(tmp_path / "x")
+
+    def test_images_outside_of_the_class_folders_are_counted(self, tmp_path: Path) -> None:
+        flat = write_classes(tmp_path / "x", [10, 10])
+        for place in ("a.jpg", "b.PNG", ".hidden.png", "labels.csv"):
+            (flat / place).write_bytes(b"x")
+        assert "ignored: 2 images outside of the class folders (a.jpg, b.PNG)" in found(flat)
+        split = tmp_path / "y"
+        for number, name in enumerate(("train", "val", "test")):
+            write_classes(split / name, [10, 10], first=100 * number)
+            (split / name / "a.jpg").write_bytes(b"x")
+        (split / "b.jpg").write_bytes(b"x")
+        names = "b.jpg, train/a.jpg, val/a.jpg, test/a.jpg"
+        assert f"ignored: 4 images outside of the class folders ({names})" in found(split)
+
+    @pytest.mark.parametrize("name", ["test", "val", "Testing"])
+    def test_a_split_without_images_in_class_folders_is_refused(self, name: str, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        write_classes(root / "train", [10, 10])
+        (root / name).mkdir()
+        for number in range(3):
+            photo(0, 50 + number).save(root / name / f"{number}.png")
+        text = refused(root)
+        assert f"x/{name} has no images in class folders, 3 outside of them; sort them into a folder for each" in text
+        assert f"or move {name}/ elsewhere" in text
+        (root / name / "bee").mkdir()
+        assert refused(root) == text
 
 
 class TestSize:
@@ -307,6 +351,17 @@ class TestQuality:
         assert "no image is readable" in refused(tmp_path / "x", image_size=None, unreadable="drop")
         assert "no image is readable" in refused(tmp_path / "x", unreadable="drop")
 
+    @pytest.mark.parametrize("name", ["train", "val", "test"])
+    def test_a_split_of_which_nothing_is_readable_is_refused_even_if_dropped(self, name: str, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        for number, split in enumerate(NAMES):
+            write_classes(root / split, [4, 4], first=10 * number)
+        for number, file in enumerate(sorted((root / name).glob("*/*.png"))):
+            file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{number}\n")
+        first = f"{name}/bee/{10 * list(NAMES).index(name)}.png is no image that Pillow reads"
+        assert f": all 8 {NAMES[name]} images are unreadable: {first}" in (text := refused(root, unreadable="drop"))
+        assert text.endswith(" and 3 more; replace or delete them")
+
     def test_what_is_converted_is_counted(self, tmp_path: Path) -> None:
         root = write_classes(tmp_path / "x", [20, 20])
         upright = photo(0, 101)
@@ -357,9 +412,40 @@ class TestQuality:
         write_classes(root / "train", [120, 120])
         write_classes(root / "test", [60, 60], first=500)
         photo(0, 500).save(root / "train" / "bee" / "a.bmp")  # the same pixels in another file
-        assert "duplicates: 1 test image is also a training image" in found(root)
+        pair = "test/bee/500.png = train/bee/a.bmp"
+        assert f"duplicates: 1 test image is also a training image ({pair})" in found(root)
         shutil.copytree(root / "train" / "moth", root / "test" / "moth", dirs_exist_ok=True)
-        assert "121 test images are also training images, of 240" in refused(root)
+        assert "121 test images are also training images, of 240: at most 1% may be duplicates (" in (
+            text := refused(root)
+        )
+        assert " and 116 more); remove copies of files" in text
+
+    def test_images_saved_again_are_named_and_many_are_refused(self, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        write_classes(root / "train", [10, 10])
+        write_classes(root / "test", [5, 5], first=500)
+        for number in range(2):
+            photo(0, number).save(root / "train" / "bee" / f"{number}again.bmp")
+        line = next(line for line in found(root).splitlines() if line.startswith("duplicates"))
+        assert line.startswith("duplicates: 2 training images repeat others of the same class (")
+        for number in range(2):
+            pair = [f"train/bee/{number}.png", f"train/bee/{number}again.bmp"]
+            assert " = ".join(pair) in line or " = ".join(pair[::-1]) in line
+        photo(1, 500).save(root / "test" / "moth" / "a.bmp")
+        photo(1, 501).save(root / "test" / "moth" / "b.bmp")
+        text = refused(root)
+        assert ": 2 test images repeat others of the same class, of 12: at most 10% may be duplicates (" in text
+        assert "test/moth/a.bmp" in text
+
+    def test_one_image_saved_again_in_another_class_is_refused(self, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        write_classes(root / "train", [20, 20])
+        write_classes(root / "test", [5, 5], first=500)
+        photo(0, 3).save(root / "train" / "moth" / "b3.bmp")
+        text = refused(root)
+        assert ": 1 training image repeats another, of 41: at most 1% may be duplicates (" in text
+        assert "train/moth/b3.bmp" in text
+        assert "train/bee/3.png" in text
 
     def test_a_full_disk_is_an_error_and_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*_: object) -> int:
@@ -370,6 +456,17 @@ class TestQuality:
         with pytest.raises(OSError, match="No space left"):
             opened(root)
         assert [path for path in (tmp_path / "stages" / "data").glob("*") if path.suffix != ".lock"] == []
+
+
+def test_files_of_a_block_are_read_one_by_one(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "ab"]
+    for file in files:
+        file.write_bytes(b"first")
+    (block,) = of_files([str(file) for file in files])
+    contents = iter(block.read())
+    assert next(contents) == b"first"
+    files[1].write_bytes(b"second")
+    assert list(contents) == [b"second"]
 
 
 class TestStage:

@@ -177,6 +177,13 @@ def test_names_of_files_may_be_in_any_encoding(
         assert (b"caf?.png" in shown) == (form == "table")
 
 
+@pytest.mark.parametrize("name", ["clip.mpg", "drawing.eps", "drawing.wmf", "field.grib", "news.iim"])
+def test_formats_that_are_not_decoded_are_no_images_of_a_folder(name: str, folder: Path) -> None:
+    before, others = find_files([folder])
+    (folder / name).write_bytes(b"x")
+    assert find_files([folder]) == (before, others + 1)
+
+
 def test_mistakes_are_one_line_and_status_2(packed: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "empty").mkdir()
     for arguments, reason in (
