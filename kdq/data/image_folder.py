@@ -75,6 +75,11 @@ def _split_folders(root: Path) -> dict[str, Path]:
     inside = _subfolders(root)
     known = {split: [each for each in inside if each.name.lower() in words] for split, words in KEYWORDS.items()}
     if not any(_subfolders(folder) for folder in known[TRAIN]):
+        if sum(map(bool, known.values())) > 1 and sum(map(len, known.values())) == len(inside):
+            raise UserError(
+                f"{root}: has {listed([folder.name for folder in inside])}, but no class folders to train on; sort the "
+                "images of each into a folder for each class"
+            )
         return {TRAIN: root}
     if several := [found for found in known.values() if len(found) > 1]:
         raise UserError(f"{root}: has {listed([folder.name for folder in several[0]])}; keep one folder for each split")

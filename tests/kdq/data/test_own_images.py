@@ -128,6 +128,12 @@ class TestSplits:
         (tmp_path / "x" / "bee").rename(tmp_path / "x" / "train")
         assert opened(tmp_path / "x").class_names == ("moth", "train")
 
+    def test_folders_of_splits_that_hold_images_are_no_classes(self, tmp_path: Path) -> None:
+        write_classes(tmp_path / "x", [10, 10])
+        (tmp_path / "x" / "bee").rename(tmp_path / "x" / "train")
+        (tmp_path / "x" / "moth").rename(tmp_path / "x" / "test")
+        assert "x: has test, train, but no class folders to train on; sort the images" in refused(tmp_path / "x")
+
     def test_links_and_subfolders_are_followed_and_hidden_files_are_not(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "x", [10, 10])
         write_classes(tmp_path / "y", [0, 0, 10])
