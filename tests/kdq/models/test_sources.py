@@ -1,6 +1,9 @@
 """Architectures of libraries and of files: strings, options, pins, and what they contribute to stages."""
 
+import os
+import py_compile
 import shutil
+import sys
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -112,6 +115,30 @@ class TestFiles:
         nets.write_text(nets.read_text() + "# changed\n")
         with pytest.raises(UserError, match=r"nets.py has changed.*begin a new study"):
             made(arch)
+
+    def test_what_is_run_is_what_is_hashed_even_if_it_changes_within_a_second(self, tmp_path: Path) -> None:
+        """Python takes the code in __pycache__ for that of a file of the same size, changed in the same second."""
+        file = tmp_path / "nets.py"
+        source = "from torch import nn\ndef net(classes, channels):\n    return nn.Linear({}, classes)\n"
+        for width, change in ((4, 0), (8, 1)):
+            file.write_text(source.format(width))
+            os.utime(file, ns=(10**18 + change, 10**18 + change))
+            if not change:
+                py_compile.compile(str(file), doraise=True)
+        assert made(pinned(f"python:{file}:net")).net.in_features == 8
+
+    def test_nothing_is_written_beside_the_file(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "dont_write_bytecode", False)
+        made(f"python:{nets}:branching")
+        assert list(nets.parent.iterdir()) == [nets]
+
+    def test_a_file_may_have_dataclasses(self, tmp_path: Path) -> None:
+        (tmp_path / "nets.py").write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n\n"
+            "@dataclass\nclass Config:\n    width: int = 8\n\n"
+            "def net(classes, channels):\n    return nn.Linear(Config().width, classes)\n"
+        )
+        assert made(f"python:{tmp_path}/nets.py:net").net.in_features == 8
 
     def test_a_packed_model_runs_only_the_file_that_is_named(self, nets: Path, tmp_path: Path) -> None:
         model, images = made(pinned(f"python:{nets}:branching?width=8")), torch.rand(3, 3, 32, 32)
