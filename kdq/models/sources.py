@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from kdq.errors import USER_CODE, UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
-from kdq.models.architecture import WEIGHTS, Architecture, literal
+from kdq.models.architecture import WEIGHTS, Architecture, check_options, literal
 from kdq.models.checkpoint_file import read
 from kdq.models.libraries import SOURCES, is_published, published
 from kdq.models.resnets import ARCHITECTURES
@@ -45,6 +45,7 @@ def parse_architecture(text: str) -> Architecture:
         raise unknown(f"stem of {text!r}", found.stem, STEMS)
     if found.source:
         SOURCES[found.source].check(found)
+        check_options(found)
     if found.weights is not None and not is_published(found):
         user_code.hash_of(weights_file(found.weights)[0], text)
     return found

@@ -20,7 +20,16 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import save
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
-from kdq.models.sources import identity, is_sourced, pinned, short_name, split_weights, with_code, without_path
+from kdq.models.sources import (
+    identity,
+    is_sourced,
+    parse_architecture,
+    pinned,
+    short_name,
+    split_weights,
+    with_code,
+    without_path,
+)
 from kdq.models.transformers_nets import WEIGHTS
 from kdq.pack.file import load, pack
 from kdq.quantize.config import QuantizeConfig
@@ -57,6 +66,12 @@ class TestStrings:
         features = made(arch).net.get_submodule("features")
         assert features(torch.rand(1, 3, 64, 64)).shape[-1] == side
 
+    def test_an_option_is_json_or_text(self) -> None:
+        text = "torchvision:resnet18?a=false&b=[1,2]&c=None_of&d=%22False%22&e=0.5&f=a%20b"
+        assert parse_architecture(text).keywords == {
+            "a": False, "b": [1, 2], "c": "None_of", "d": "False", "e": 0.5, "f": "a b",
+        }  # fmt: skip
+
     def test_images_of_one_channel(self) -> None:
         assert logits(made("torchvision:mobilenet_v3_small", GREY), torch.rand(2, 1, 16, 16)).shape == (2, 5)
 
@@ -68,6 +83,9 @@ class TestStrings:
             "torchvison:resnet18": "did you mean 'torchvision:NAME'",
             "torchvision:resnet18?stem=tiny": "unknown stem of .* 'tiny': known: imagenet, small",
             "torchvision:resnet18?width_mult=1": "cannot be built .*width_mult",
+            "torchvision:mobilenet_v2?inverted_residual_setting=None": "write values as JSON, such as false, true, null",
+            "torchvision:resnet18?zero_init_residual=False": "option zero_init_residual=False; write values as JSON",
+            "torchvision:resnet50?replace_stride_with_dilation=[False,True,True]": "write values as JSON",
             "torchvision:resnet18?stem": "option 'stem'; write each once",
             "torchvision:resnet18?a=1&a=2": "option 'a=2'; write each once",
             "torchvision:resnet18?weights=missing.pt": "missing.pt: No such file",
