@@ -4,6 +4,7 @@ import os
 import py_compile
 import shutil
 import sys
+import warnings
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -83,7 +84,7 @@ class TestStrings:
             "torchvison:resnet18": "did you mean 'torchvision:NAME'",
             "torchvision:resnet18?stem=tiny": "unknown stem of .* 'tiny': known: imagenet, small",
             "torchvision:resnet18?width_mult=1": "cannot be built .*width_mult",
-            "torchvision:mobilenet_v2?inverted_residual_setting=None": "write values as JSON, such as false, true, null",
+            "torchvision:mobilenet_v2?inverted_residual_setting=None": "write values as JSON, such as false, true",
             "torchvision:resnet18?zero_init_residual=False": "option zero_init_residual=False; write values as JSON",
             "torchvision:resnet50?replace_stride_with_dilation=[False,True,True]": "write values as JSON",
             "torchvision:resnet18?stem": "option 'stem'; write each once",
@@ -299,6 +300,48 @@ class TestWeights:
             source = fresh if key.startswith("classifier.1.") else trained
             assert torch.equal(value, source.net.state_dict()[key])
         assert without_path(student.arch) == SMALL
+
+    def kept(self, arch: str, file: Path, normalization: Normalization = RGB) -> tuple[set[str], set[str]]:
+        """Return which parameters a student of 5 classes has from those of 7 of the same network, and which not."""
+        torch.save(made(arch, classes=7).net.state_dict(), file)
+        fresh = dict(made(arch, normalization).net.named_parameters())
+        student = made(f"{arch}{'&' if '?' in arch else '?'}weights={file}", normalization).net
+        trained = torch.load(file, weights_only=True)
+        names = dict(student.named_parameters())
+        from_file = {name for name, value in names.items() if torch.equal(value, trained[name])}
+        new = {name for name, value in names.items() if torch.equal(value, fresh[name])}
+        assert from_file | new == names.keys()
+        return from_file, names.keys() - from_file
+
+    def test_the_first_convolution_and_every_head_may_have_another_shape(self, nets: Path, tmp_path: Path) -> None:
+        """A ViT's first parameter is its token, and it may have two heads, the last of which is not last."""
+        heads = {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+        arch = f"python:{nets}:tokens"
+        assert self.kept(arch, tmp_path / "a.pt")[1] == heads
+        assert self.kept(arch, tmp_path / "a.pt", GREY)[1] == heads | {"patches.weight"}
+
+    @pytest.mark.parametrize(("options", "message"), [("width=8", r"token: expected"), ("depth=2", r"body\.1\.weight")])
+    def test_other_layers_may_not(self, options: str, message: str, nets: Path, tmp_path: Path) -> None:
+        arch = f"python:{nets}:tokens"
+        torch.save(made(arch, classes=7).net.state_dict(), tmp_path / "a.pt")
+        with pytest.raises(UserError, match=f"does not fit .*{message}"):
+            made(f"{arch}?{options}&weights={tmp_path / 'a.pt'}")
+
+    def test_auxiliary_classifiers_are_new_or_passed_over(self, tmp_path: Path) -> None:
+        arch, file = "torchvision:googlenet", tmp_path / "a.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision advises another initialisation
+            heads = self.kept(arch, file)[1]
+            without = made(f"{arch}?aux_logits=false&weights={file}").net
+        assert {name.rpartition(".")[0] for name in heads} == {"aux1.fc2", "aux2.fc2", "fc"}
+        assert torch.equal(without.conv1.conv.weight, torch.load(file, weights_only=True)["conv1.conv.weight"])
+
+    def test_two_layers_alone_are_a_network(self, tmp_path: Path) -> None:
+        (tmp_path / "nets.py").write_text(
+            "from torch import nn\ndef net(classes, channels):\n"
+            "    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.Flatten(), nn.Linear(8, classes))\n"
+        )
+        assert self.kept(f"python:{tmp_path}/nets.py:net", tmp_path / "a.pt")[1] == {"2.weight", "2.bias"}
 
     def test_imagenet_weights_come_from_the_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
