@@ -6,20 +6,21 @@ a member is part of the identity of every stage that uses it: an edited file mak
 """
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from kdq.errors import USER_CODE, UserError, first_line, quoted
+from kdq.python_file import execute
 
 GROUP = "kdq.plugins"
 """The group of entry points by which an installed package names modules that register what they add."""
+PREFIX = "kdq_plugin_"
+"""The beginning of the names of the modules that plugins' files become."""
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -160,12 +161,8 @@ def _load(plugin: Plugin, path: str) -> Plugin:
         return known
     unload(plugin.name)
     assert plugin.content is not None
-    module = ModuleType(f"kdq_plugin_{plugin.sha256[:16]}")
-    module.__file__ = path
     content = plugin.content
-    # Dataclasses and pickles look their module up by its name.
-    sys.modules[module.__name__] = module
-    _run(plugin, lambda: exec(compile(content, path, "exec"), module.__dict__))
+    _run(plugin, lambda: execute(content, path, PREFIX))
     return plugin
 
 
@@ -191,7 +188,7 @@ def _line(error: BaseException) -> str:
     """Return in which line of the plugin an error arose, as far as known."""
     trace, found = error.__traceback__, getattr(error, "lineno", None)
     while trace:
-        if trace.tb_frame.f_globals.get("__name__", "").startswith("kdq_plugin_"):
+        if trace.tb_frame.f_globals.get("__name__", "").startswith(PREFIX):
             found = trace.tb_lineno
         trace = trace.tb_next
     return f" (line {found})" if found else ""

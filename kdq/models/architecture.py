@@ -1,15 +1,20 @@
 """An architecture of a library or of a file, in its parts: SOURCE:NAME[?OPTION=VALUE&…]."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from kdq.errors import UserError
 from kdq.models.stems import STEMS
 
 STEM, WEIGHTS = "stem", "weights"
 """The options that are no keyword arguments."""
+
+PYTHON = re.compile(r"True|False|None|[\[{(].*", re.DOTALL)
+"""Values as Python writes them, and lists that are no JSON: as text, each would be true in a condition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,16 @@ class Architecture:
     def of_file(self, file: Path) -> "Architecture":
         """Return the same function of another file."""
         return replace(self, name=f"{file}:{self.function}")
+
+
+def check_options(architecture: Architecture) -> None:
+    """Raise UserError for an option that would become text, but is written as a value of Python, or a broken list."""
+    for key, text in architecture.options:
+        if isinstance(value(unquote(text)), str) and PYTHON.fullmatch(unquote(text)):
+            raise UserError(
+                f"architecture {str(architecture)!r}: option {key}={text}; write values as JSON, such as false, true, "
+                "null or [1,2]"
+            )
 
 
 def value(text: str) -> Any:

@@ -1,9 +1,10 @@
 """Checkpoint files as they were saved: recognised by their first bytes, their checksums verified, never run.
 
-A torch checkpoint is read with weights_only=True: one that holds code is refused. The zip format (torch 1.6 and later)
-has a CRC-32 of every record, a safetensors file of our own a SHA-256 (`sealed`), and both are verified. The format
-before it has no checksum; one whose name ends in the first digits of its SHA-256, as published for `torch.hub`, is
-compared with those.
+A torch checkpoint is read with weights_only=True: one that holds code is refused, except for arguments and numbers that
+training scripts save beside the weights (BESIDE), which are passed over. The zip format (torch 1.6 and later) has a
+CRC-32 of every record, a safetensors file of our own a SHA-256 (`sealed`), and both are verified. The format before it
+has no checksum; one whose name ends in the first digits of its SHA-256, as published for `torch.hub`, is compared with
+those.
 """
 
 import re
@@ -11,6 +12,7 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import IO
 from zipfile import ZipFile
 
 import torch
@@ -45,11 +47,25 @@ FOREIGN = (
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 LARGEST_HEADER = 100_000_000  # of a safetensors file, by its format
 PUBLISHED = re.compile(r".*-(?=\d*[a-f])([0-9a-f]{8,64})")
+BESIDE = (
+    "argparse.Namespace", "numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar",
+)  # fmt: skip
+"""What training scripts save beside the weights: their arguments, and numbers of NumPy."""
 CLASS = re.compile(r"GLOBAL (\S+)|got <class '([^']+)'>|function <?(?:class |function |built-in function )?'?([\w.]+)")
 
 
+class _Unread:
+    """Stands for an object of BESIDE; no code of that object's class runs."""
+
+    def __init__(self, *given: object) -> None:
+        """Take what the object was made of."""
+
+    def __setstate__(self, state: object) -> None:
+        """Take its attributes."""
+
+
 def read(path: Path) -> object:
-    """Return the content of a checkpoint: mappings, lists, numbers, text and tensors on the CPU.
+    """Return the content of a checkpoint: mappings, lists, numbers, text and tensors on the CPU, no object of BESIDE.
 
     Raises UserError for a file that is missing, damaged or of another kind, or that holds code.
     """
@@ -124,7 +140,7 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path, head: bytes) -> object:
     if head.startswith(ZIP):
-        return torch.load(_verified(path), map_location="cpu", weights_only=True)
+        return _load(_verified(path))
     if (name := PUBLISHED.fullmatch(path.stem)) and not (found := content_hash(path)).startswith(name[1]):
         raise _invalid(
             path,
@@ -132,6 +148,11 @@ def _read_torch(path: Path, head: bytes) -> object:
             f"{AGAIN}, or rename it if these digits are no checksum",
         )
     with path.open("rb") as file:  # of a path, torch takes the format from the name
+        return _load(file)
+
+
+def _load(file: IO[bytes]) -> object:
+    with torch.serialization.safe_globals([(_Unread, name) for name in BESIDE]):
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -76,8 +76,9 @@ def check_coverage(model: Classifier, network: Network) -> None:
     for name, parameter in model.named_parameters():
         if id(parameter) not in read:
             raise UserError(
-                f"{tensor_name(name)} is stored, but not used in evaluation mode; remove it from the model (set it to "
-                "None), or leave the model at 32 bits"
+                f"{tensor_name(name)} is stored, but not used in evaluation mode; remove it from the model (by an "
+                "option, such as use_mask_token=false or aux_logits=false, or set it to None), or leave the model at "
+                "32 bits"
             )
 
 

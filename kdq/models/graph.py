@@ -69,6 +69,7 @@ def _exported(model: Classifier, cause: Exception) -> fx.Graph:
 def _symbolic(model: Classifier) -> fx.Graph:
     with _TRACING:
         graph = _Tracer().trace(model)
+    graph.lint()  # raises if a network that keeps what it computes has returned a value of an earlier trace
     for node in graph.nodes:
         if node.op == "call_module" and not node.args and "input" in node.kwargs:
             node.args, node.kwargs = (node.kwargs["input"],), {k: v for k, v in node.kwargs.items() if k != "input"}

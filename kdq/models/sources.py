@@ -23,7 +23,7 @@ from torch.nn.parameter import is_lazy
 
 from kdq.errors import USER_CODE, UserError, first_line, quoted, unknown
 from kdq.models import transformers_nets, user_code
-from kdq.models.architecture import WEIGHTS, Architecture, literal
+from kdq.models.architecture import WEIGHTS, Architecture, check_options, literal
 from kdq.models.checkpoint_file import read
 from kdq.models.libraries import SOURCES, is_published, published
 from kdq.models.resnets import ARCHITECTURES
@@ -45,6 +45,7 @@ def parse_architecture(text: str) -> Architecture:
         raise unknown(f"stem of {text!r}", found.stem, STEMS)
     if found.source:
         SOURCES[found.source].check(found)
+        check_options(found)
     if found.weights is not None and not is_published(found):
         user_code.hash_of(weights_file(found.weights)[0], text)
     return found
@@ -58,9 +59,10 @@ def is_sourced(text: str) -> bool:
 def build_network(text: str, classes: int, channels: int) -> nn.Module:
     """Build the network of an architecture, newly initialised, for so many classes and channels of its images.
 
-    With the option `weights`, it has these, but for its first and last layer where the file's have another shape, as
-    those of ImageNet's 1,000 classes have. Raises UserError for an unknown architecture, for options that it does not
-    take, for a user's code that fails, and for weights that are damaged or do not fit otherwise.
+    With the option `weights`, it has these, but for its first convolution and the layers that return logits where the
+    file's have another shape, as those of ImageNet's 1,000 classes have. Raises UserError for an unknown architecture,
+    for options that it does not take, for a user's code that fails, and for weights that are damaged or do not fit
+    otherwise.
     """
     found = parse_architecture(text)
     if not found.source:
@@ -71,7 +73,7 @@ def build_network(text: str, classes: int, channels: int) -> nn.Module:
         if isinstance(net, transformers_nets.Logits):
             transformers_nets.start_from(net, *file)
         else:
-            _load_fitting(net, text, *file)
+            _load_fitting(net, text, classes, *file)
     return net
 
 
@@ -93,10 +95,14 @@ def _new(found: Architecture, text: str, classes: int, channels: int) -> nn.Modu
     return net
 
 
-def _load_fitting(net: nn.Module, arch: str, path: Path, key: str | None) -> None:
+def _load_fitting(net: nn.Module, arch: str, classes: int, path: Path, key: str | None) -> None:
+    """Give a network the weights of a file, except where shapes differ because channels or classes do."""
     own, names = net.state_dict(), [name for name, _ in net.named_parameters()]
-    ends = tuple(f"{name.rpartition('.')[0]}." for name in (names[0], names[-1]))
-    weights = find_weights(read(path), Network(arch, own, free=ends), path, key)
+    needed = Network(arch, own, classes=classes)
+    first, last = (name.rpartition(".")[0] for name in (names[0], [*names, *needed.heads][-1]))
+    first = next((name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), first)
+    needed = replace(needed, free=(f"{first}.", f"{last}."))
+    weights = find_weights(read(path), needed, path, key)
     net.load_state_dict(
         {name: value for name, value in weights.items() if value.shape == own[name].shape}, strict=False
     )

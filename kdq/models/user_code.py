@@ -1,12 +1,13 @@
 """A user's own networks: built by a function in a Python file, which is run only because the user named it."""
 
-import importlib.util
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256 as digest
 from pathlib import Path
 from typing import Any
 
 from kdq.errors import USER_CODE, UserError, first_line
+from kdq.python_file import execute
 from kdq.store.files import content_hash
 
 
@@ -16,7 +17,11 @@ def hash_of(file: Path, arch: str) -> str:
         known = file.stat()
         return _hash(file, known.st_size, known.st_mtime_ns)
     except OSError as error:
-        raise UserError(f"{arch}: {file}: {error.strerror or error}; name a file that exists") from error
+        raise _unreadable(file, arch, error) from error
+
+
+def _unreadable(file: Path, arch: str, error: OSError) -> UserError:
+    return UserError(f"{arch}: {file}: {error.strerror or error}; name a file that exists")
 
 
 @cache
@@ -31,18 +36,18 @@ def function_in(file: Path, name: str, arch: str, sha256: str | None) -> Callabl
     sha256: of the content that the study began with, or that a packed file was made with; None for any. Raises
     UserError for another content, for a file that fails, and for one without that function.
     """
-    found = hash_of(file, arch)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, arch, error) from error
+    found = digest(content).hexdigest()
     if sha256 not in (None, found):
         raise UserError(
             f"{arch}: {file} has changed: its SHA-256 is {found[:12]}…, must be {str(sha256)[:12]}…; give the "
             "file as it was, or begin a new study with it"
         )
-    spec = importlib.util.spec_from_file_location(f"kdq_user_{found[:16]}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{arch}: {file} is no Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = execute(content, str(file), "kdq_user_")
     except USER_CODE as error:
         raise UserError(f"{arch}: {file} fails: {type(error).__name__}: {first_line(error)}; fix it") from error
     function = getattr(module, name, None)

@@ -19,8 +19,9 @@ WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wra
 """Parts of names that torch.compile, FSDP and activation checkpointing insert, at the front and between."""
 
 BUFFERS_TO_IGNORE = "num_batches_tracked"
-BESIDE = ("loss", "criterion")
-"""Words in the names of modules that Lightning saves beside the layers of a network; they do not change its logits."""
+BESIDE = ("loss", "criterion", "aux")
+"""Words in the names of modules beside the layers of a network that do not change its logits: those that Lightning
+saves, and auxiliary classifiers that a network is built without."""
 
 TOP = "."
 """The name of the tensors at the top of a checkpoint, without a prefix."""
@@ -31,16 +32,31 @@ SHOWN = 5  # keys in a message
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What weights must fit. arch: its name; state: its state_dict; free: beginnings of names that need not fit."""
+    """What weights must fit.
+
+    arch: its name; state: its state_dict; free: beginnings of names that need not fit; classes: the number of rows of
+    tensors that may have another number of them, as layers that return logits do; None for no such.
+    """
 
     arch: str
     state: Mapping[str, Tensor]
     free: tuple[str, ...] = ()
+    classes: int | None = None
 
     @property
     def needed(self) -> list[str]:
         """Names that must be there in their shape."""
         return [key for key in self.state if not key.endswith(BUFFERS_TO_IGNORE) and not key.startswith(self.free)]
+
+    def takes(self, name: str, value: Tensor) -> bool:
+        """Return whether a tensor has the shape that is needed, or may have the one that it has."""
+        own = self.state[name]
+        return _shape(value) == _shape(own) or (name in self.heads and _is_longer(value, own))
+
+    @property
+    def heads(self) -> list[str]:
+        """Names of tensors with a row a class."""
+        return [name for name, value in self.state.items() if value.dim() and len(value) == self.classes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +143,8 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _parts(where: str, tensors: Mapping[str, Tensor], network: Network) -> Iterator[Part]:
     """Yield the tensors, and those under every prefix that leaves the network's first or last name."""
     needed = network.needed
-    must, ends = set(needed), tuple(f".{name}" for name in (needed[0], needed[-1]))
+    names = needed or list(network.state)
+    must, ends = set(needed), tuple(f".{name}" for name in (names[0], names[-1]))
     prefixes = {name.removesuffix(end[1:]) for name in tensors for end in ends if f".{name}".endswith(end)}
     for prefix in sorted({"", *prefixes}, key=len):
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -137,9 +154,7 @@ def _parts(where: str, tensors: Mapping[str, Tensor], network: Network) -> Itera
             missing=tuple(name for name in needed if name not in own),
             unexpected=tuple(name for name in own if not _is_expected(name, network)),
             misshapen=tuple(
-                name
-                for name, value in network.state.items()
-                if name in own and name in must and _shape(own[name]) != _shape(value)
+                name for name in network.state if name in own and name in must and not network.takes(name, own[name])
             ),
         )
 

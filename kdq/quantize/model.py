@@ -78,13 +78,7 @@ def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequenc
     for config in configs:
         if not isinstance(config, QuantizeConfig):
             raise UserError(f"config = {config!r}: must be a QuantizeConfig, such as QuantizeConfig(bits=4)")
-    folded = fold(model, _size(calibration_images))
-    images = check_images(calibration_images, channels=folded.mean.shape[1], what="calibration images")
-    plan = network(folded)
-    original = prepare(model)
-    for key, value in [*original.state_dict().items(), *folded.state_dict().items()]:
-        check_finite(value, tensor_name(key))
-    check_stream(plan, folded, original, images)
+    plan, folded, images = _folded(model, calibration_images)
     jobs = [_Job(plan, folded, images, config) for config in configs]
     working = [job for job in jobs if job.quantizes]
     if working:
@@ -95,6 +89,26 @@ def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequenc
         for job, observed, found in zip(working, _observe(site, source, working, inputs), inputs, strict=True):
             job.quantize(site, observed, found)
     return [Quantized(job.model, job.config, job.layers, tuple(job.report)) for job in jobs]
+
+
+@torch.no_grad()
+@exact_float32()
+def check_supported(model: nn.Module, images: Tensor) -> None:
+    """Raise UserError for a model that `quantize` refuses below 32 bits. Two images are enough."""
+    plan, folded, _ = _folded(model, images)
+    check_coverage(folded, plan)
+
+
+def _folded(model: nn.Module, calibration_images: Tensor) -> tuple[Network, Classifier, Tensor]:
+    """Return the network of a folded copy, the copy, and the images, all three checked."""
+    folded = fold(model, _size(calibration_images))
+    images = check_images(calibration_images, channels=folded.mean.shape[1], what="calibration images")
+    plan = network(folded)
+    original = prepare(model)
+    for key, value in [*original.state_dict().items(), *folded.state_dict().items()]:
+        check_finite(value, tensor_name(key))
+    check_stream(plan, folded, original, images)
+    return plan, folded, images
 
 
 class _Job:

@@ -113,6 +113,11 @@ class Plan:
         return tuple(dict.fromkeys((FLOAT_BITS, *(bits for widths in self.space.bits for bits in widths))))
 
     @property
+    def quantizes(self) -> bool:
+        """Whether any point has less than 32 bits."""
+        return self.widths != (FLOAT_BITS,)
+
+    @property
     def varying(self) -> tuple[str, ...]:
         """The names of what trials differ in: the seed if there are several, the method, parameters."""
         return (*(["seed"] if len(self.seeds) > 1 else []), *self.space.varying)

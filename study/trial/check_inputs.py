@@ -79,12 +79,12 @@ def _check_models(plan: Plan, spec: TeacherSpec | None, data: Dataset, store: St
     reference = DataRef("", data.fingerprint, len(data.train_labels), len(data.val_labels))
     check_objective(plan, data)
     if plan.needs_distilling:
-        check_trainable("student", workload.student, data)
+        check_trainable("student", workload.student, data, is_quantized=plan.quantizes)
     if isinstance(spec, Trained):
         check_trained(plan, spec, data)
     elif spec:
         teacher = prepare_teacher(workload, spec, reference, data, store, _silent)
-        check_quantizable(plan, teacher)
+        check_quantizable(plan, teacher, data)
         if data.fingerprint:
             evaluate_teacher(teacher, reference, _sample(data), store, _silent)
         if plan.compares_features:

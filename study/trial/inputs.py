@@ -27,6 +27,7 @@ from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sources import is_sourced, short_name
 from kdq.pipeline.accuracy import evaluate_once
 from kdq.pipeline.student import MODEL_FILE, StudentSpec, distill
+from kdq.quantize.model import check_supported
 from kdq.store.folder_store import StageStore
 from kdq.store.stage import Stage
 from study.plan.plan import Plan
@@ -82,12 +83,12 @@ def prepare_models(
     metrics: dict[str, float] = {}
     check_objective(plan, data)
     if plan.needs_distilling:
-        check_trainable("student", plan.workload.student, data)
+        check_trainable("student", plan.workload.student, data, is_quantized=plan.quantizes)
     if isinstance(teacher, Trained):
         check_trained(plan, teacher, data)
     teacher_ref = prepare_teacher(plan.workload, teacher, reference, data, store, log) if teacher else None
     if teacher_ref:
-        check_quantizable(plan, teacher_ref)
+        check_quantizable(plan, teacher_ref, data)
         if plan.compares_features:
             check_layers(plan, load_teacher(teacher_ref, data), data)
         val, test = evaluate_teacher(
@@ -150,9 +151,9 @@ def check_objective(plan: Plan, data: Dataset) -> None:
         )
 
 
-def check_trainable(role: str, arch: str, data: Dataset) -> None:
+def check_trainable(role: str, arch: str, data: Dataset, *, is_quantized: bool) -> None:
     """Raise UserError unless a network of a library or of a user's file gives logits for the data's images, which
-    depend on its parameters.
+    depend on its parameters, and can be quantized if it will be.
 
     role: what it is trained as, student or teacher.
     """
@@ -179,6 +180,15 @@ def check_trainable(role: str, arch: str, data: Dataset) -> None:
         raise UserError(f"{role} {arch!r} has nothing to train: its logits depend on no parameter that requires_grad")
     if not found.isfinite().all():
         raise UserError(f"{role} {arch!r} gives NaN or infinite logits for images of {shape} before it is trained")
+    if is_quantized:
+        _check_supported(role, student.eval(), sample)
+
+
+def _check_supported(role: str, model: Classifier, images: Tensor) -> None:
+    try:
+        check_supported(model, images)
+    except UserError as error:
+        raise UserError(f"{role} {model.arch!r} cannot be quantized: {error}") from error
 
 
 def prepare_peer(workload: Workload, reference: DataRef, data: Dataset, store: StageStore, log: Log) -> ModelRef:
@@ -256,7 +266,8 @@ def evaluate_teacher(
 
 def check_trained(plan: Plan, spec: Trained, data: Dataset) -> None:
     """Raise UserError, before it is trained, if a teacher that is trained here does not suit the data or the plan."""
-    check_trainable("teacher", spec.arch or plan.workload.student, data)
+    is_quantized = plan.quantizes and TEACHER in plan.methods
+    check_trainable("teacher", spec.arch or plan.workload.student, data, is_quantized=is_quantized)
     if plan.compares_features:
         check_layers(plan, trained_teacher(plan, spec, data), data)
 
@@ -275,11 +286,15 @@ def check_layers(plan: Plan, teacher: Classifier, data: Dataset) -> None:
     check_shapes(layers, student, teacher, as_float(data.train_images[:1]))
 
 
-def check_quantizable(plan: Plan, teacher: ModelRef) -> None:
+def check_quantizable(plan: Plan, teacher: ModelRef, data: Dataset) -> None:
     """Raise UserError if the space quantizes the teacher itself, but the quantizer does not support it."""
-    if teacher.pretrained and TEACHER in plan.methods:
+    if TEACHER not in plan.methods:
+        return
+    if teacher.pretrained:
         raise UserError(
             f"teacher {plan.workload.teacher!r}: the space {plan.space_name!r} quantizes the teacher itself, but a "
             "model of the transformers library that resizes the data's images, or has another head than others of its "
             "type, can only teach; give images of its own size (image_size), or use a space that distills"
         )
+    if plan.quantizes:
+        _check_supported("teacher", load_teacher(teacher, data), data.train_images[:2])

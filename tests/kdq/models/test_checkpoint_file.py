@@ -116,11 +116,11 @@ class Unpicklable:
 
 
 OBJECTS: dict[str, tuple[object, str]] = {
-    "arguments": (argparse.Namespace(lr=0.1), r"argparse\.Namespace"),
-    "a NumPy number": (np.float64(91.7), r"numpy\._core\.multiarray\.scalar"),
+    "a NumPy array": (np.ones(3), r"numpy\._core\.multiarray\._reconstruct"),
     "a path": (Path("x"), r"pathlib\.\S*Path"),
     "a model": (nn.Sequential(nn.ReLU()), r"torch\.nn\.modules\.container\.Sequential"),
     "a call": (Unpicklable(), r"os\.getenv"),
+    "a call in arguments": (argparse.Namespace(a=Unpicklable()), r"os\.getenv"),
 }
 
 
@@ -138,6 +138,26 @@ def test_a_class_that_is_not_allowed_is_named_with_the_line_that_saves_the_weigh
     assert text.endswith('torch.save(model.state_dict(), "weights.pt")')
     assert text.isprintable()
     assert "weights_only" not in text
+
+
+BESIDE: dict[str, object] = {
+    "arguments": argparse.Namespace(lr=0.1, betas=(0.9, 0.99), inner=argparse.Namespace()),
+    "NumPy numbers": [np.float64(91.7), np.float32(1), np.int64(3), np.bool_(True), np.str_("a")],
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_training_scripts_save_beside_the_weights_is_passed_over(name: str, legacy: bool, tmp_path: Path) -> None:
+    """No attribute of such an object is set, nor any function of NumPy called: a file may be made up."""
+    path, extra, allowed = tmp_path / "a.pt", BESIDE[name], torch.serialization.get_safe_globals()
+    path.write_bytes(saved({"state_dict": STATE, "extra": extra}, legacy))
+    found = read(path)
+    assert isinstance(found, dict)
+    assert all(not vars(item) for item in (found["extra"] if isinstance(extra, list) else [found["extra"]]))
+    loaded = load(Checkpoint("resnet8", path), classes=10, normalization=GREY)
+    assert all(torch.equal(value, STATE[key]) for key, value in loaded.net.state_dict().items())
+    assert torch.serialization.get_safe_globals() == allowed
 
 
 def test_folders_and_odd_paths_are_refused(tmp_path: Path) -> None:

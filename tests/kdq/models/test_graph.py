@@ -3,10 +3,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from kdq.models.classifier import Normalization, build
-from kdq.models.graph import fold
+from kdq.errors import UserError
+from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.graph import fold, network
 
 
 @pytest.fixture
@@ -25,3 +27,21 @@ def test_threads_that_fold_do_not_disturb_each_other():
         folded = list(pool.map(fold, 3 * models))
     for model in folded:
         assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes from its bias, as timm's LeViT does in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.bias, self.kept = nn.Linear(4, 3), nn.Parameter(torch.ones(3)), []
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not self.kept:
+            self.kept.append(self.bias * 2)
+        return self.layer(images.flatten(1)) + self.kept[0]
+
+
+def test_a_network_that_keeps_what_it_computes_is_refused():
+    with pytest.raises(UserError, match=r"cannot be traced by torch\.fx .* does not belong to this Graph"):
+        network(fold(Classifier("keeping", Keeping(), 3, Normalization((0.5,), (0.25,)))))

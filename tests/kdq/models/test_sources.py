@@ -1,6 +1,10 @@
 """Architectures of libraries and of files: strings, options, pins, and what they contribute to stages."""
 
+import os
+import py_compile
 import shutil
+import sys
+import warnings
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +21,16 @@ from kdq.errors import UserError
 from kdq.models.checkpoint import save
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.evaluate import logits
-from kdq.models.sources import identity, is_sourced, pinned, short_name, split_weights, with_code, without_path
+from kdq.models.sources import (
+    identity,
+    is_sourced,
+    parse_architecture,
+    pinned,
+    short_name,
+    split_weights,
+    with_code,
+    without_path,
+)
 from kdq.models.transformers_nets import WEIGHTS
 from kdq.pack.file import load, pack
 from kdq.quantize.config import QuantizeConfig
@@ -54,6 +67,12 @@ class TestStrings:
         features = made(arch).net.get_submodule("features")
         assert features(torch.rand(1, 3, 64, 64)).shape[-1] == side
 
+    def test_an_option_is_json_or_text(self) -> None:
+        text = "torchvision:resnet18?a=false&b=[1,2]&c=None_of&d=%22False%22&e=0.5&f=a%20b"
+        assert parse_architecture(text).keywords == {
+            "a": False, "b": [1, 2], "c": "None_of", "d": "False", "e": 0.5, "f": "a b",
+        }  # fmt: skip
+
     def test_images_of_one_channel(self) -> None:
         assert logits(made("torchvision:mobilenet_v3_small", GREY), torch.rand(2, 1, 16, 16)).shape == (2, 5)
 
@@ -65,6 +84,9 @@ class TestStrings:
             "torchvison:resnet18": "did you mean 'torchvision:NAME'",
             "torchvision:resnet18?stem=tiny": "unknown stem of .* 'tiny': known: imagenet, small",
             "torchvision:resnet18?width_mult=1": "cannot be built .*width_mult",
+            "torchvision:mobilenet_v2?inverted_residual_setting=None": "write values as JSON, such as false, true",
+            "torchvision:resnet18?zero_init_residual=False": "option zero_init_residual=False; write values as JSON",
+            "torchvision:resnet50?replace_stride_with_dilation=[False,True,True]": "write values as JSON",
             "torchvision:resnet18?stem": "option 'stem'; write each once",
             "torchvision:resnet18?a=1&a=2": "option 'a=2'; write each once",
             "torchvision:resnet18?weights=missing.pt": "missing.pt: No such file",
@@ -112,6 +134,30 @@ class TestFiles:
         nets.write_text(nets.read_text() + "# changed\n")
         with pytest.raises(UserError, match=r"nets.py has changed.*begin a new study"):
             made(arch)
+
+    def test_what_is_run_is_what_is_hashed_even_if_it_changes_within_a_second(self, tmp_path: Path) -> None:
+        """Python takes the code in __pycache__ for that of a file of the same size, changed in the same second."""
+        file = tmp_path / "nets.py"
+        source = "from torch import nn\ndef net(classes, channels):\n    return nn.Linear({}, classes)\n"
+        for width, change in ((4, 0), (8, 1)):
+            file.write_text(source.format(width))
+            os.utime(file, ns=(10**18 + change, 10**18 + change))
+            if not change:
+                py_compile.compile(str(file), doraise=True)
+        assert made(pinned(f"python:{file}:net")).net.in_features == 8
+
+    def test_nothing_is_written_beside_the_file(self, nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "dont_write_bytecode", False)
+        made(f"python:{nets}:branching")
+        assert list(nets.parent.iterdir()) == [nets]
+
+    def test_a_file_may_have_dataclasses(self, tmp_path: Path) -> None:
+        (tmp_path / "nets.py").write_text(
+            "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom torch import nn\n\n"
+            "@dataclass\nclass Config:\n    width: int = 8\n\n"
+            "def net(classes, channels):\n    return nn.Linear(Config().width, classes)\n"
+        )
+        assert made(f"python:{tmp_path}/nets.py:net").net.in_features == 8
 
     def test_a_packed_model_runs_only_the_file_that_is_named(self, nets: Path, tmp_path: Path) -> None:
         model, images = made(pinned(f"python:{nets}:branching?width=8")), torch.rand(3, 3, 32, 32)
@@ -254,6 +300,48 @@ class TestWeights:
             source = fresh if key.startswith("classifier.1.") else trained
             assert torch.equal(value, source.net.state_dict()[key])
         assert without_path(student.arch) == SMALL
+
+    def kept(self, arch: str, file: Path, normalization: Normalization = RGB) -> tuple[set[str], set[str]]:
+        """Return which parameters a student of 5 classes has from those of 7 of the same network, and which not."""
+        torch.save(made(arch, classes=7).net.state_dict(), file)
+        fresh = dict(made(arch, normalization).net.named_parameters())
+        student = made(f"{arch}{'&' if '?' in arch else '?'}weights={file}", normalization).net
+        trained = torch.load(file, weights_only=True)
+        names = dict(student.named_parameters())
+        from_file = {name for name, value in names.items() if torch.equal(value, trained[name])}
+        new = {name for name, value in names.items() if torch.equal(value, fresh[name])}
+        assert from_file | new == names.keys()
+        return from_file, names.keys() - from_file
+
+    def test_the_first_convolution_and_every_head_may_have_another_shape(self, nets: Path, tmp_path: Path) -> None:
+        """A ViT's first parameter is its token, and it may have two heads, the last of which is not last."""
+        heads = {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+        arch = f"python:{nets}:tokens"
+        assert self.kept(arch, tmp_path / "a.pt")[1] == heads
+        assert self.kept(arch, tmp_path / "a.pt", GREY)[1] == heads | {"patches.weight"}
+
+    @pytest.mark.parametrize(("options", "message"), [("width=8", r"token: expected"), ("depth=2", r"body\.1\.weight")])
+    def test_other_layers_may_not(self, options: str, message: str, nets: Path, tmp_path: Path) -> None:
+        arch = f"python:{nets}:tokens"
+        torch.save(made(arch, classes=7).net.state_dict(), tmp_path / "a.pt")
+        with pytest.raises(UserError, match=f"does not fit .*{message}"):
+            made(f"{arch}?{options}&weights={tmp_path / 'a.pt'}")
+
+    def test_auxiliary_classifiers_are_new_or_passed_over(self, tmp_path: Path) -> None:
+        arch, file = "torchvision:googlenet", tmp_path / "a.pt"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision advises another initialisation
+            heads = self.kept(arch, file)[1]
+            without = made(f"{arch}?aux_logits=false&weights={file}").net
+        assert {name.rpartition(".")[0] for name in heads} == {"aux1.fc2", "aux2.fc2", "fc"}
+        assert torch.equal(without.conv1.conv.weight, torch.load(file, weights_only=True)["conv1.conv.weight"])
+
+    def test_two_layers_alone_are_a_network(self, tmp_path: Path) -> None:
+        (tmp_path / "nets.py").write_text(
+            "from torch import nn\ndef net(classes, channels):\n"
+            "    return nn.Sequential(nn.Conv2d(channels, 8, 3), nn.Flatten(), nn.Linear(8, classes))\n"
+        )
+        assert self.kept(f"python:{tmp_path}/nets.py:net", tmp_path / "a.pt")[1] == {"2.weight", "2.bias"}
 
     def test_imagenet_weights_come_from_the_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

@@ -32,6 +32,27 @@ def branching(classes: int, channels: int, width: int = 16) -> nn.Module:
     return Branching(classes, channels, width)
 
 
+class Tokens(nn.Module):
+    """The mean of patches and a token, classified by two heads, as a distilled ViT is; its body is declared last."""
+
+    def __init__(self, classes: int, channels: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.patches = nn.Conv2d(channels, width, 4, stride=4, bias=False)
+        self.head, self.head_dist = nn.Linear(width, classes), nn.Linear(width, classes)
+        self.body = nn.Sequential(*(nn.Linear(width, width, bias=False) for _ in range(depth)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        x = self.body((patches + self.token).mean(1))
+        logits: Tensor = self.head(x) + self.head_dist(x)
+        return logits
+
+
+def tokens(classes: int, channels: int, width: int = 16, depth: int = 1) -> nn.Module:
+    return Tokens(classes, channels, width, depth)
+
+
 def vit(classes: int, channels: int, **options: int) -> nn.Module:
     from torchvision.models import VisionTransformer
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,3 +233,37 @@ def test_a_network_that_cannot_be_trained_is_refused(role: str, name: str, kept:
     chosen = {"student": net, "teacher": "train:resnet8"} if role == "student" else {"teacher": f"train:{net}"}
     with pytest.raises(UserError, match=message):
         check_inputs(plan("dkd_grid", **chosen), None, kept)
+
+
+UNUSED = (
+    f"{HEAD}super().__init__(nn.Flatten(), nn.Linear(64, classes)); self.extra = nn.Parameter(self[1].bias.clone())"
+)
+
+
+@pytest.mark.parametrize(
+    ("space", "bits", "role", "is_refused"),
+    [
+        ("dkd_grid", (4,), "student", True),
+        ("dkd_grid", (32,), "student", False),
+        ("teacher_ptq", (4,), "teacher", True),
+        ("dkd_grid", (4,), "teacher", False),
+    ],
+)
+def test_a_network_that_cannot_be_quantized_is_refused_before_it_is_trained(
+    space: str, bits: tuple[int, ...], role: str, is_refused: bool, kept: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(f"{UNUSED}\n")
+    net = f"python:{tmp_path}/nets.py:Net"
+    chosen = {"student": net, "teacher": "train:resnet8"} if role == "student" else {"teacher": f"train:{net}"}
+    planned = Plan(space, "digits", load_space(space, {"bits": bits}), load_workload("digits", chosen), (0,))
+    message = rf"{role} .*:Net.* cannot be quantized: the network's extra is stored, but not used"
+    with pytest.raises(UserError, match=message) if is_refused else nullcontext():
+        check_inputs(planned, None, kept)
+
+
+def test_a_teacher_that_cannot_be_quantized_is_refused_before_it_is_evaluated(kept: Path, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(f"{UNUSED}\n")
+    arch, weights = f"python:{tmp_path}/nets.py:Net", tmp_path / "a.safetensors"
+    save(build(arch, classes=10, normalization=GREY, seed=0), weights)
+    with pytest.raises(UserError, match=r"teacher .*:Net.* cannot be quantized: the network's extra is stored"):
+        check_inputs(plan("teacher_ptq", teacher=f"{arch}?weights={weights}"), None, kept)

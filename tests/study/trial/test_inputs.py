@@ -158,10 +158,10 @@ def test_a_random_one_stops_the_study(prepared: Prepared, tmp_path: Path) -> Non
 
 
 def test_one_that_resizes_cannot_itself_be_quantized(prepared: Prepared, fine_tuned: Path) -> None:
-    teacher = prepare(prepared, fine_tuned)
+    teacher, data = prepare(prepared, fine_tuned), prepared[2]
     with pytest.raises(UserError, match="'teacher_ptq' quantizes the teacher itself"):
-        check_quantizable(plan("teacher_ptq"), teacher)
-    check_quantizable(plan(), teacher)
+        check_quantizable(plan("teacher_ptq"), teacher, data)
+    check_quantizable(plan(), teacher, data)
 
 
 def test_one_that_takes_the_images_as_they_are_is_quantized(
@@ -171,7 +171,7 @@ def test_one_that_takes_the_images_as_they_are_is_quantized(
     folder = Path(shutil.copytree(fine_tuned, tmp_path / "model"))
     ViTImageProcessor(do_resize=False, image_mean=[0.3], image_std=[0.4]).save_pretrained(folder)
     teacher = prepare(prepared, folder)
-    check_quantizable(plan("teacher_ptq"), teacher)
+    check_quantizable(plan("teacher_ptq"), teacher, data)
     images = data.val_images[:20]
     expected = load_pretrained(folder, data.class_names, 1)
     torch.testing.assert_close(logits(load_teacher(teacher, data), images), logits(expected, images))
