@@ -1,8 +1,8 @@
-"""Tensors in a temporary file, for more of them than memory holds."""
+"""Tensors in temporary files, for more of them than memory holds."""
 
 import tempfile
 import weakref
-from collections import defaultdict
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -10,20 +10,33 @@ from torch import Tensor
 from kdq.errors import UserError
 
 
-class SpillFile:
-    """A temporary file without a name; tensors that are no longer needed make room for others of their size."""
+class Spill:
+    """Tensors on disk: those that nothing refers to any more make room for others."""
+
+    def __init__(self) -> None:
+        self.files: WeakValueDictionary[int, _File] = WeakValueDictionary()
+        """By the bytes of the tensors that they hold, while they hold any."""
+
+    def write(self, tensor: Tensor) -> "Spilled":
+        """Return the tensor as it is on disk. Raises UserError if the disk is full."""
+        file = self.files.get(tensor.nbytes)
+        if file is None:
+            file = self.files[tensor.nbytes] = _File()
+        return file.write(tensor)
+
+
+class _File:
+    """A temporary file without a name, of tensors of one size."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile()  # noqa: SIM115
         weakref.finalize(self, self.file.close)
         self.size = 0
-        self.free: dict[int, list[int]] = defaultdict(list)
-        """Offsets of the free places, by their size in bytes."""
+        self.free: list[int] = []
+        """Offsets of the places that no tensor has any more."""
 
     def write(self, tensor: Tensor) -> "Spilled":
-        """Return a place in the file that holds the tensor. Raises UserError if the disk is full."""
-        places = self.free[tensor.nbytes]
-        offset = places.pop() if places else self.size
+        offset = self.free.pop() if self.free else self.size
         dense = tensor.detach().cpu().clone()  # without gaps, and in the tensor's order of dimensions
         try:
             self.file.seek(offset)
@@ -39,9 +52,9 @@ class SpillFile:
 
 
 class Spilled:
-    """A tensor in a SpillFile; its place is free again when nothing refers to it."""
+    """A tensor in a file; its place is free again when nothing refers to it."""
 
-    def __init__(self, file: SpillFile, offset: int, like: Tensor) -> None:
+    def __init__(self, file: _File, offset: int, like: Tensor) -> None:
         self.file = file
         self.offset = offset
         self.like = like
@@ -55,7 +68,7 @@ class Spilled:
         return tensor
 
     def __del__(self) -> None:
-        self.file.free[self.like.nbytes].append(self.offset)
+        self.file.free.append(self.offset)
 
 
 def _bytes(dense: Tensor) -> memoryview:

@@ -11,7 +11,7 @@ from kdq.models.classifier import Classifier
 from kdq.models.graph import Network, layer, run
 from kdq.models.images import as_float
 from kdq.models.prepare import PREFIX, Layer
-from kdq.quantize.spill import Spilled, SpillFile
+from kdq.quantize.spill import Spill, Spilled
 
 BATCH = 32
 """Images per forward pass."""
@@ -27,7 +27,7 @@ class Stream:
     """The calibration images as they advance through one version of the model, batch by batch.
 
     Only values that later operations need are kept: the first RESIDENT bytes of each in memory, the rest in a
-    temporary file, so that memory does not grow with the number of images.
+    temporary files, so that memory does not grow with the number of images.
     """
 
     def __init__(self, network: Network, model: Classifier, images: Tensor) -> None:
@@ -37,7 +37,7 @@ class Stream:
         starts = range(0, len(images), BATCH)
         self.batches: list[dict[fx.Node, Any]] = [{source: images[i : i + BATCH]} for i in starts]
         self.positions = [0] * len(self.batches)
-        self.file = SpillFile()
+        self.spill = Spill()
 
     def advance(self, index: int, end: int) -> Mapping[fx.Node, Any]:
         """Run batch `index` through the operations before position `end`; return the values known there."""
@@ -58,10 +58,10 @@ class Stream:
         return reached
 
     def _keep(self, value: Any, index: int) -> Any:
-        """Return the value of batch `index`, moved to the file if those before it exhaust RESIDENT."""
+        """Return the value of batch `index`, moved to a file if those before it exhaust RESIDENT."""
         if not isinstance(value, Tensor) or (index + 1) * value.nbytes <= RESIDENT:
             return value
-        return self.file.write(value)
+        return self.spill.write(value)
 
 
 class _Reached(dict[fx.Node, Any]):

@@ -14,7 +14,7 @@ from kdq.models.classifier import Classifier, Normalization
 from kdq.models.graph import network
 from kdq.models.images import as_float
 from kdq.quantize import stream
-from kdq.quantize.spill import SpillFile
+from kdq.quantize.spill import Spill, Spilled
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x,
@@ -31,7 +31,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_tensor_comes_back_bit_for_bit(layout: str, dtype: torch.dtype) -> None:
     tensor = LAYOUTS[layout](torch.randn(2, 4, 3, 5).to(dtype))
-    found = SpillFile().write(tensor).read()
+    found = Spill().write(tensor).read()
     assert found.dtype == dtype
     assert torch.equal(found, tensor)
     dense = torch.empty_like(tensor)  # the order of dimensions decides about the order of sums
@@ -40,23 +40,31 @@ def test_a_tensor_comes_back_bit_for_bit(layout: str, dtype: torch.dtype) -> Non
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=30))
 def test_room_is_used_again(steps: list[tuple[int, bool]]) -> None:
-    file, held, most = SpillFile(), [], {1: 0, 2: 0, 3: 0}
+    spill = Spill()
+    held: list[tuple[Tensor, Spilled]] = []
+    most = {1: 0, 2: 0, 3: 0}
     for number, (size, forget) in enumerate(steps):
         tensor = torch.full((size,), float(number))
-        held.append((tensor, file.write(tensor)))
-        most = {size: max(most[size], sum(len(t) == size for t, _ in held)) for size in most}
+        held.append((tensor, spill.write(tensor)))
         if forget:
+            most = {size: max(most[size], sum(len(t) == size for t, _ in held)) for size in most}
             del held[number % len(held)]
+        now = {size: sum(len(t) == size for t, _ in held) for size in most}
+        most = {size: max(most[size], count) if count else 0 for size, count in now.items()}
+        assert {size: file.size for size, file in spill.files.items()} == {
+            4 * size: 4 * size * count for size, count in most.items() if count
+        }
         assert all(torch.equal(place.read(), tensor) for tensor, place in held)
-    assert file.size == sum(4 * size * count for size, count in most.items())
 
 
 def test_a_full_disk_is_named() -> None:
-    file = SpillFile()
+    spill = Spill()
+    kept = spill.write(torch.ones(4))
+    file = kept.file
     file.file.close()
     file.file = Path("/dev/full").open("r+b")  # noqa: SIM115
     with pytest.raises(UserError, match=r"No space left on device\); set TMPDIR to a folder with more room"):
-        file.write(torch.zeros(4))
+        spill.write(torch.zeros(4))
     with pytest.raises(OSError, match="No space"):
         file.file.close()
 
@@ -78,7 +86,7 @@ def test_memory_holds_no_more_of_a_value_than_its_share(monkeypatch: pytest.Monk
     monkeypatch.setattr(stream, "RESIDENT", 200_000)
     model = Classifier("chunks", Chunks().eval(), 3, Normalization((0.5,) * 3, (0.2,) * 3))
     plan = network(model)
-    images = torch.randint(256, (256, 3, 16, 16), dtype=torch.uint8)
+    images, most = torch.randint(256, (256, 3, 16, 16), dtype=torch.uint8), 0
     advancing, logits = stream.Stream(plan, model, images), []
     for end in range(1, len(plan.nodes)):
         for index in range(len(advancing.batches)):
@@ -88,5 +96,8 @@ def test_memory_holds_no_more_of_a_value_than_its_share(monkeypatch: pytest.Monk
         kept = [value for values in advancing.batches for value in values.values()]
         parts = [part for value in kept for part in (value if isinstance(value, tuple) else [value])]
         assert sum(part.nbytes for part in parts if isinstance(part, Tensor)) <= 2 * 200_000
-    assert advancing.file.size > 1_000_000
+        most = max(most, sum(file.size for file in advancing.spill.files.values()))
+    assert most > 1_000_000
+    assert not [part for part in parts if isinstance(part, Spilled)]
+    assert not list(advancing.spill.files), "the disk is free again"
     torch.testing.assert_close(torch.cat(logits), model(as_float(images)))
