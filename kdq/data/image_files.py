@@ -170,7 +170,7 @@ RESIZES: dict[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
 }
 """How an image gets a model's size (width, height). An image that has it stays as it is.
 
-crop: the shorter side is resized, and the centre cut out, as in torchvision's and timm's evaluation; stretch: both
+crop: the shorter side is resized, and the centre cut out, nothing more; stretch: both
 sides are resized; pad: the longer side is resized, and the rest is black; none: other sizes are refused.
 """
 

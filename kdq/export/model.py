@@ -148,7 +148,7 @@ def _size(packed: Packed, images: Tensor | None, size: tuple[int, int] | None) -
     if (found := own or size) is not None:
         return found
     if images is None:
-        raise UserError("the size of the model's images is unknown (its file has format 3): give it by --image-size")
+        raise UserError("the size of the model's images is unknown: give it by --image-size (`size`)")
     return images.shape[-2], images.shape[-1]
 
 

@@ -52,7 +52,7 @@ def write(packed: Packed, description: Mapping[str, Any], size: tuple[int, int])
     from onnxscript import optimizer
 
     found = {f"{MODEL}{PREFIX}{name}.weight": integers(layer, name) for name, layer in packed.layers.items()}
-    exported = optimizer.optimize(_with_integers(_float_model(packed, size), found))
+    exported = optimizer.optimize(_with_integers(_with_first_names(_float_model(packed, size), packed.model), found))
     _strip(exported)
     exported.producer_name = "kdq"
     onnx.helper.set_model_props(exported, {key: _text(value) for key, value in description.items()})
@@ -182,6 +182,21 @@ def _as_onnx(layer: Layer, found: InputRange) -> None:
 def _add(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     assert isinstance(layer.added, Tensor)
     return output + layer.added
+
+
+def _with_first_names(proto: "ModelProto", model: Classifier) -> "ModelProto":
+    """Give the weights of modules that have several names the first of them, as in the packed file."""
+    first = {module: name for name, module in model.named_modules()}
+    names = {
+        f"{MODEL}{name}.{part}": f"{MODEL}{first[module]}.{part}"
+        for name, module in model.named_modules(remove_duplicate=False)
+        for part, _ in module.named_parameters(recurse=False)
+    }
+    for tensor in proto.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return proto
 
 
 def _with_integers(model: "ModelProto", found: Mapping[str, Integers]) -> "ModelProto":

@@ -11,6 +11,7 @@ from kdq.errors import UserError
 from kdq.models import sources
 from kdq.models.checkpoint_file import identity, metadata, read
 from kdq.models.classifier import Classifier, Normalization, build
+from kdq.models.modules import load_values
 from kdq.models.sealed import write_sealed
 from kdq.models.weights import Network, find_weights
 from kdq.store.stage import Json
@@ -61,7 +62,7 @@ def load(spec: Checkpoint, *, classes: int, normalization: Normalization) -> Cla
     own = normalization_of(spec, normalization)
     model = build(spec.arch, classes=classes, normalization=own, seed=0)
     weights = find_weights(content, Network(spec.arch, model.net.state_dict()), spec.path, spec.key)
-    model.net.load_state_dict(weights, strict=False)  # num_batches_tracked may be absent; the rest was checked
+    load_values(model.net, weights)  # num_batches_tracked may be absent; the rest was checked
     return model.eval()
 
 

@@ -1,9 +1,9 @@
 """The tree of modules that a network is: changed, and kept from growing without end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
@@ -25,6 +25,16 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in list(parent._modules.items()):
             if child is old:
                 setattr(parent, name, new)
+
+
+def load_values(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give a module these values of its state; others keep theirs.
+
+    (A state without the versions of its modules, as a plain dict is, does not load into every network.)
+    """
+    state = module.state_dict()
+    state.update(values)
+    module.load_state_dict(state)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from kdq.models import transformers_nets, user_code
 from kdq.models.architecture import WEIGHTS, Architecture, check_options, literal
 from kdq.models.checkpoint_file import read
 from kdq.models.libraries import SOURCES, is_published, published
+from kdq.models.modules import load_values
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.stems import STEMS
 from kdq.models.weights import Network, find_weights
@@ -103,9 +104,7 @@ def _load_fitting(net: nn.Module, arch: str, classes: int, path: Path, key: str 
     first = next((name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)), first)
     needed = replace(needed, free=(f"{first}.", f"{last}."))
     weights = find_weights(read(path), needed, path, key)
-    net.load_state_dict(
-        {name: value for name, value in weights.items() if value.shape == own[name].shape}, strict=False
-    )
+    load_values(net, {name: value for name, value in weights.items() if value.shape == own[name].shape})
 
 
 def split_weights(text: str) -> tuple[str, str | None]:
@@ -164,11 +163,24 @@ def identity(text: str) -> Json:
 
 
 def without_path(text: str) -> str:
-    """Return the architecture with the name of its Python file alone and without weights, as a packed file has it."""
+    """Return the architecture with the name of its Python file alone and without weights."""
     if not is_sourced(text):
         return text
     found = replace(_split(text), weights=None)
     return str(found.of_file(Path(found.file.name)) if found.source == "python" else found)
+
+
+def packed(text: str) -> str:
+    """Return the architecture as a packed file has it: pinned, but without folders and weights."""
+    return without_path(pinned(split_weights(text)[0])) if is_sourced(text) else text
+
+
+def is_self_contained(text: str) -> bool:
+    """Return whether an architecture names no weights, and no folder or repository, as `packed` makes it."""
+    if not is_sourced(text):
+        return True
+    found = _split(text)
+    return found.weights is None and (found.source != "transformers" or transformers_nets.is_type(found.name))
 
 
 def short_name(text: str) -> str:

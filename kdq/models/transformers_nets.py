@@ -17,6 +17,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NUMBERED = re.compile(r"\.\d+\..*\.(weight|bias)$")
 """Names of weights of one of several layers: a model without them is another one."""
 
+FOREIGN = {"timm_wrapper"}
+"""Types whose settings reach another library's builder, which can read files: timm has a source of its own."""
+
 LARGEST_CONFIG = 10_000_000
 """Bytes of a configuration: the labels of ImageNet-21k take 2 MB."""
 
@@ -149,10 +152,15 @@ def _differ_in_channels(theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
     return len(theirs) == len(ours) == 4 and (theirs[0], *theirs[2:]) == (ours[0], *ours[2:])
 
 
+def is_type(name: str) -> bool:
+    """Return whether the name is a type of image classifier: those that need no folder or repository."""
+    return name in _types()
+
+
 def _types() -> list[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-    return list(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+    return [name for name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES if name not in FOREIGN]
 
 
 def _download(repository: str, file: str) -> Path:

@@ -35,11 +35,11 @@ from kdq.models.classifier import (
 )
 from kdq.models.graph import fold
 from kdq.models.huggingface import Pretrained
-from kdq.models.modules import bounded
+from kdq.models.modules import bounded, load_values
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import is_intact, write_sealed
-from kdq.models.sources import is_sourced, with_code, without_path
+from kdq.models.sources import is_self_contained, is_sourced, packed, with_code
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes
 from kdq.quantize.activations import InputRange, attach, check_activation_bits
@@ -83,7 +83,7 @@ def pack(quantized: Quantized, path: Path | str, signature: Signature | None = N
             tensors[f"{name}.input_zero_point"] = torch.tensor([layer.inputs.zero_point], dtype=torch.uint8)
     header = {
         "format": FORMAT,
-        "arch": without_path(model.arch),
+        "arch": packed(model.arch),
         "classes": model.classes,
         "class_names": signature.class_names,
         "image_size": signature.image_size,
@@ -162,7 +162,7 @@ def unpack(path: Path | str, code: Path | str | None = None) -> Packed:
         layers = _layers(tensors, header, model)
         state = _state(tensors, layers)
         _check(state, model)
-    model.load_state_dict({PREFIX + key: value for key, value in state.items()}, strict=False)
+    load_values(model, {PREFIX + key: value for key, value in state.items()})
     for name, layer in layers.items():
         if layer.inputs:
             attach(model.get_submodule(PREFIX + name), layer.inputs)
@@ -203,6 +203,8 @@ def _images(header: Mapping[str, Any]) -> tuple[Normalization, Signature | None]
     is_known = isinstance(arch, str) and (arch in ARCHITECTURES or is_sourced(arch))
     if not is_known or not isinstance(classes, int) or not 1 <= classes <= LARGEST_CLASSES:
         raise ValueError(f"architecture {arch!r} with {classes!r} classes; that of a plugin needs --plugin FILE")
+    if not is_self_contained(arch):
+        raise ValueError(f"architecture {arch!r} names weights, a folder or a repository, which a packed file may not")
     normalization = Normalization(tuple(map(float, header["mean"])), tuple(map(float, header["std"])))
     if header["format"] == 3:
         return normalization, None

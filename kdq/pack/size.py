@@ -64,7 +64,8 @@ def size_breakdown(quantized: Coded) -> tuple[Row, ...]:
         scales, zero_points = _bits(layer.scale) + input_scale, input_zero_point
         if layer.zero_point is not None:
             zero_points += 8 * packed_bytes(layer.zero_point.numel(), layer.alphabet.code_bits)
-        rows[name] = Row(name, layer.alphabet.bits, codes, scales, zero_points, _bits(layer.bias))
+        before = rows[name].leftovers if name in rows else 0
+        rows[name] = Row(name, layer.alphabet.bits, codes, scales, zero_points, before + _bits(layer.bias))
     order = [name.removeprefix(PREFIX) for name, _ in quantized.model.named_modules()]
     return tuple(sorted(rows.values(), key=lambda row: order.index(row.layer)))
 

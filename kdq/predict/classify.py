@@ -57,7 +57,7 @@ def predict_files(
     if size is not None and own.image_size not in (None, size):
         raise UserError(f"image size {size}: the model is made for {own.image_size}; leave it out")
     if (size := size or own.image_size) is None:
-        raise UserError("the size of the model's images is unknown (its file has format 3): give it by --image-size")
+        raise UserError("the size of the model's images is unknown: give it by --image-size (`size`)")
     if own.channel_order is None:
         raise UserError("the model takes images of other channels than grey or RGB, which no image file has")
     return _predictions(model, files, own.channel_order, size, resize)

@@ -57,11 +57,14 @@ def attach(layer: nn.Module, found: InputRange) -> None:
     """Make the layer round its inputs before it uses them."""
     quantizer = InputQuantizer(found).to(next(layer.parameters()).device)
     layer.add_module(NAME, quantizer)
-    layer.register_forward_pre_hook(_round_inputs)
+    layer.register_forward_pre_hook(_round_inputs, with_kwargs=True)
 
 
-def _round_inputs(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    return (getattr(layer, NAME)(inputs[0]),)
+def _round_inputs(
+    layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    [values] = inputs or (named["input"],)
+    return (getattr(layer, NAME)(values),), {}
 
 
 def find_range(batches: Callable[[], Iterable[Tensor]], bits: int) -> InputRange:

@@ -59,9 +59,11 @@ class Stream:
 
     def _keep(self, value: Any, index: int) -> Any:
         """Return the value of batch `index`, moved to a file if those before it exhaust RESIDENT."""
-        if not isinstance(value, Tensor) or (index + 1) * value.nbytes <= RESIDENT:
+        if not isinstance(value, Tensor):
             return value
-        return self.spill.write(value)
+        if (index + 1) * value.nbytes > RESIDENT:
+            return self.spill.write(value)
+        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value  # not the whole of a part
 
 
 class _Reached(dict[fx.Node, Any]):

@@ -70,6 +70,7 @@ def narrow(function: str) -> Member:
 ZOO = {
     "a user's": narrow("branching"),
     "ViT": narrow("vit"),
+    "a layer of two names": narrow("aliased"),
     "ViT of transformers": Member(f"transformers:vit?{SIZES}&num_hidden_layers=2&intermediate_size=32&patch_size=8"),
     "ResNet of transformers": Member("transformers:resnet?embedding_size=8&hidden_sizes=[8,16]&depths=[1,1]"),
     "Swin": narrow("swin"),

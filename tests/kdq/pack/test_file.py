@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import ViTConfig
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, Signature, build
@@ -171,6 +173,41 @@ def test_a_network_whose_constructor_computes_with_values_is_loaded(tmp_path: Pa
     pack(made, tmp_path / "model.safetensors")
     found = logits(load(tmp_path / "model.safetensors"), images)
     torch.testing.assert_close(found, logits(made.model, images), rtol=0, atol=0)
+
+
+def test_a_model_of_a_folder_is_packed_with_its_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    settings = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    ViTConfig(**settings, image_size=8, patch_size=4).save_pretrained(folder)
+    net = build(f"transformers:{folder}", classes=7, normalization=NORMALIZATION, seed=0)
+    nn.init.normal_(net.net.model.classifier.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, arg-type]
+    net.signature = SIGNATURE
+    quantized = quantize(net, images(), QuantizeConfig(4, "rtn"))
+    pack(quantized, tmp_path / "model")
+    shutil.rmtree(folder)
+    assert torch.equal(logits(load(tmp_path / "model"), images()), logits(quantized.model, images()))
+
+
+def test_a_network_whose_state_has_versions_is_loaded(tmp_path: Path) -> None:
+    net = build("torchvision:mnasnet0_5", classes=7, normalization=NORMALIZATION, seed=0)
+    _comes_back(quantize(net, images(), QuantizeConfig(8, "rtn")), tmp_path / "model")
+
+
+def test_a_layer_with_a_buffer_of_its_own_counts_it(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "class Layer(nn.Linear):\n"
+        "    def __init__(self, *sizes):\n"
+        "        super().__init__(*sizes)\n"
+        "        self.register_buffer('own', torch.ones(640))\n\n"
+        "def net(classes, channels):\n"
+        "    return nn.Sequential(nn.Flatten(), Layer(64 * channels, classes))\n"
+    )
+    net = build(f"python:{file}:net", classes=7, normalization=NORMALIZATION, seed=0)
+    quantized = quantize(net, images(), QuantizeConfig(4, "rtn"))
+    pack(quantized, tmp_path / "model")
+    assert 8 * payload_bytes(tmp_path / "model") == total_bits(quantized) > 32 * 640
 
 
 def test_an_architecture_without_a_name_is_refused(made: list[Quantized], tmp_path: Path) -> None:
@@ -425,6 +462,9 @@ def _largest_file(size: int) -> Iterator[None]:
         "torchvision:nothing": "unknown model of torchvision",
         "python:nets.py:net": "a user's file, 'nets.py', which is run only if you name it",
         "resnet21": "damaged, or not a packed model",
+        "transformers:timm_wrapper?model_args={%22checkpoint_path%22:%22evil.pth%22}": "which a packed file may not",
+        "transformers:google/vit-base-patch16-224": "names weights, a folder or a repository",
+        "torchvision:resnet18?weights=elsewhere.pth": "names weights, a folder or a repository",
     }.items(),
 )
 def test_an_architecture_that_the_file_cannot_hold_is_not_built(
