@@ -1,8 +1,8 @@
 """Float32 that is float32 on a GPU too.
 
 By default PyTorch lets the convolutions of an Ampere or newer GPU round their float32 inputs to TF32, whose mantissa
-has 10 bits instead of 23. Evaluation, quantization and trainings of precision `float32` must not depend on that, nor on
-an autocast around them. Matrix products are float32 by default.
+has 10 bits instead of 23. Evaluation, quantization and trainings of precision `float32` must not depend on that. Matrix
+products are float32 by default.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _allowed = False
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute in float32 what is float32: a context, or a decorator.
+    """Compute convolutions of float32 in float32: a context, or a decorator.
 
     The flag is one of the process: threads may be inside together, and the last that leaves restores it.
     """
@@ -29,8 +29,7 @@ def exact_float32() -> Iterator[None]:
             torch.backends.cudnn.allow_tf32 = False
         _inside += 1
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
+        yield
     finally:
         with _lock:
             _inside -= 1

@@ -199,15 +199,6 @@ def test_more_bits_bring_the_outputs_closer(method: str, params: dict[str, float
     assert errors[2] < errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_an_autocast_around_it_changes_nothing(bits: int) -> None:
-    wanted = quantize(resnet(), images(), QuantizeConfig(bits))
-    with torch.autocast("cpu"):
-        found = quantize(resnet(), images(), QuantizeConfig(bits))
-        assert torch.equal(logits(found.model, images()), logits(wanted.model, images()))
-    assert same(found, wanted)
-
-
 def test_default_beats_round_to_nearest() -> None:
     model, fresh = resnet(), images(64, seed=9)
     truth = logits(model, fresh)
