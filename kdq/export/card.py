@@ -119,14 +119,14 @@ def _facts(packed: Packed, exported: "Exported", size: tuple[int, int]) -> dict[
     """Return what the packed file alone says."""
     model = packed.model
     channels = model.signature.channel_order or f"{len(model.normalization.mean)} channels"
-    resize = model.signature.resize
     inputs = {layer.inputs.bits for layer in packed.layers.values() if layer.inputs}
     counts = Counter(layer.alphabet.bits for layer in packed.layers.values())
     layers = ", ".join(f"{count} layers at {bits} bits" for bits, count in sorted(counts.items()))
     return {
         "Architecture": without_path(model.arch),
         "Classes": f"{model.classes:,}",
-        "Images": f"{size[0]}x{size[1]} (others: {resize}), {channels}, float32 in [0, 1], normalised by the model",
+        "Images": f"{size[0]}x{size[1]}, {channels}, float32 in [0, 1], normalised by the model",
+        "Images of another size": model.signature.resize,
         "Weights": layers or "float32",
         "Activations": f"inputs of quantized layers at {max(inputs)} bits" if inputs else "float32",
         "Exported to": exported.to,

@@ -2,6 +2,7 @@
 
 import tempfile
 import weakref
+from contextlib import suppress
 from weakref import WeakValueDictionary
 
 import torch
@@ -36,6 +37,7 @@ class _File:
         """Offsets of the places that no tensor has any more."""
 
     def write(self, tensor: Tensor) -> "Spilled":
+        """Return a place that holds the tensor."""
         offset = self.free.pop() if self.free else self.size
         dense = tensor.detach().cpu().clone()  # without gaps, and in the tensor's order of dimensions
         try:
@@ -43,6 +45,8 @@ class _File:
             self.file.write(_bytes(dense))
             self.file.flush()
         except OSError as error:
+            with suppress(OSError):  # what is still in its buffer cannot be written either
+                self.file.close()
             raise UserError(
                 f"values of the calibration images cannot be written to {tempfile.gettempdir()} ({error.strerror}); "
                 "set TMPDIR to a folder with more room, or give fewer images"

@@ -26,7 +26,7 @@ TOLERANCE = 0.01
 class Stream:
     """The calibration images as they advance through one version of the model, batch by batch.
 
-    Only values that later operations need are kept: the first RESIDENT bytes of each in memory, the rest in a
+    Only values that later operations need are kept: the first RESIDENT bytes of each in memory, the rest in
     temporary files, so that memory does not grow with the number of images.
     """
 

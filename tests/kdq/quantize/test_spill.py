@@ -65,8 +65,7 @@ def test_a_full_disk_is_named() -> None:
     file.file = Path("/dev/full").open("r+b")  # noqa: SIM115
     with pytest.raises(UserError, match=r"No space left on device\); set TMPDIR to a folder with more room"):
         spill.write(torch.zeros(4))
-    with pytest.raises(OSError, match="No space"):
-        file.file.close()
+    assert file.file.closed, "or it would fail again when it is collected"
 
 
 class Chunks(nn.Module):
