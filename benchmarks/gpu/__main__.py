@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmarks.gpu.settings import Clock, Settings
 
 SPARE = 10.0  # seconds before the end of a call in which nothing new is begun, at most a tenth of it
-NEEDED = 2e9  # bytes that must be free in the work folder
+NEEDED = 12  # bytes that must be free in the work folder for each that was brought: decoded images, training states
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             print(f"{folder}: {size / 1e6:.1f} MB")
         return 0
-    if not has_room(options.work):
+    if not has_room(options.work, options.parts):
         return 2
     collect(options.parts, options.work / "parts")
     if options.command == "collect":
@@ -51,14 +51,15 @@ def main() -> int:
     return call(options)
 
 
-def has_room(work: Path) -> bool:
-    """Whether the folder that stays between calls has enough space, which is printed."""
-    work.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(work).free
+def has_room(work: Path, sources: list[Path]) -> bool:
+    """Whether the folder that stays between calls has enough space for what was brought; the space is printed."""
+    (work / "parts").mkdir(parents=True, exist_ok=True)
+    brought = sum(file.stat().st_size for folder in (work / "parts", *sources) for file in folder.rglob("*"))
+    free, needed = shutil.disk_usage(work).free, NEEDED * brought
     print(f"{work}: {free / 1e9:.1f} GB free")
-    if free < NEEDED:
-        print(f"--work {work}: must have {NEEDED / 1e9:.0f} GB free; give a folder on a larger disk", file=sys.stderr)
-    return free >= NEEDED
+    if free < needed:
+        print(f"--work {work}: must have {needed / 1e9:.1f} GB free; give a folder on a larger disk", file=sys.stderr)
+    return free >= needed
 
 
 def collect(sources: list[Path], parts: Path) -> None:

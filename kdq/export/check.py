@@ -8,28 +8,26 @@ from torch import Tensor
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
-from kdq.models.evaluate import BATCH, accuracy, logits
+from kdq.models.evaluate import (
+    BATCH,
+    LARGEST_ERROR,
+    LARGEST_ERROR_ROUNDED,
+    accuracy,
+    logits,
+    relative_error,
+)
 from kdq.models.images import as_float, check_images
 
 LARGEST_LOSS = 0.1
 """Points of top-1 accuracy by which the two may differ on labelled images."""
-
-LARGEST_ERROR = 0.001
-LARGEST_ERROR_ROUNDED = 0.05
-"""Relative error of the logits that is allowed on images without labels, with float and with quantized activations.
-
-Quantized: a sum that is computed in another order differs in its last bits, so that an activation near the middle
-between two levels may be rounded to the other one.
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """The comparison of an exported model with the packed one.
 
-    runtime: what ran the exported one; error: ‖difference of logits‖ / ‖logits less their mean over the classes‖;
-    agreement: share of images with the same predicted class; packed_top1, exported_top1: accuracies in percent, None
-    without labels.
+    runtime: what ran the exported one; error: the relative error of its logits; agreement: share of images with the
+    same predicted class; packed_top1, exported_top1: accuracies in percent, None without labels.
     """
 
     runtime: str
@@ -66,11 +64,10 @@ def compare(
     ours = logits(model, images)
     images = check_images(images)
     theirs = torch.cat([run(as_float(part).contiguous()) for part in torch.split(images, BATCH)])
-    centred = ours - ours.mean(1, keepdim=True) if ours.shape[1] > 1 else ours
     return Check(
         runtime,
         len(images),
-        ((theirs - ours).norm() / centred.norm().clamp_min(torch.finfo(torch.float32).tiny)).item(),
+        relative_error(theirs, ours),
         (theirs.argmax(1) == ours.argmax(1)).double().mean().item(),
         None if labels is None else accuracy(ours, labels),
         None if labels is None else accuracy(theirs, labels),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdq.errors import UserError
 from kdq.models.classifier import Classifier
-from kdq.models.float32 import exact_float32
+from kdq.models.float32 import exact_float32, without_autocast
 from kdq.models.images import as_float, as_tensor, check_images
 
 BATCH = 32
@@ -17,6 +17,14 @@ the classes that 14 models predicted of 10,000 images (docs/results/evaluate.csv
 
 BATCH_ON_DEVICE = 512
 """The same on a GPU, which smaller ones would leave idle between their kernels."""
+
+LARGEST_ERROR = 0.001
+LARGEST_ERROR_ROUNDED = 0.05
+"""Relative error of logits up to which two programs compute the same model, with float and with quantized activations.
+
+Quantized: a sum that is computed in another order differs in its last bits, so that an activation near the middle
+between two levels may be rounded to the other one.
+"""
 
 
 @torch.inference_mode()
@@ -33,6 +41,7 @@ def logits(model: nn.Module, images: Tensor, batch_size: int | None = None) -> T
 
 @torch.inference_mode()
 @exact_float32()
+@without_autocast()
 def logits_many(models: Sequence[nn.Module], images: Tensor, batch_size: int | None = None) -> list[Tensor]:
     """Return the logits of each of at least one model, as `logits` does, in one pass over the images."""
     images = check_images(images, channels=_channels(models[0]), size=_size(models[0]))
@@ -85,6 +94,12 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     Raises UserError for labels of another shape or dtype.
     """
     return 100.0 * _correct(logits, labels).double().mean().item()
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Return ‖found − wanted‖ / ‖wanted less its mean over the classes‖ of logits [N, classes]."""
+    centred = wanted - wanted.mean(1, keepdim=True) if wanted.shape[1] > 1 else wanted
+    return float((found - wanted).norm() / centred.norm().clamp_min(torch.finfo(torch.float32).tiny))
 
 
 def _correct(logits: Tensor, labels: Tensor) -> Tensor:

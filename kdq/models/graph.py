@@ -87,9 +87,9 @@ def fold(model: nn.Module, size: tuple[int, int] | None = None) -> Classifier:
 
     A batch norm folds, and becomes nn.Identity, if it is the only reader of a layer's output; the others stay.
     Every layer gets a bias, which quantization needs to preserve the mean of its outputs. Attention and encoders of
-    torch.nn get layers for their projections (see `attention`). size: height and width of the images, of which a model
-    that torch.export must trace becomes one, if its own are unknown. Raises UserError for what `prepare` and `trace`
-    refuse, and for a batch norm without running statistics.
+    torch.nn get layers for their projections (see `attention`). size: height and width of its images, for which the
+    copy is made if its signature does not say. Raises UserError for what `prepare` and `trace` refuse, and for a batch
+    norm without running statistics.
     """
     plain = prepare(model)
     for name, module in plain.named_modules():
@@ -98,7 +98,9 @@ def fold(model: nn.Module, size: tuple[int, int] | None = None) -> Classifier:
                 f"layer {name.removeprefix(PREFIX)}: has no running statistics (track_running_stats=False), so an "
                 "image's outputs depend on its batch; train it with running statistics"
             )
-    graph = _open_attention(plain, size)
+    if plain.signature.image_size is None:
+        plain.signature = dataclasses.replace(plain.signature, image_size=size)
+    graph = _open_attention(plain)
     for module in plain.modules():
         if is_layer(module) and module.bias is None:
             module.bias = nn.Parameter(module.weight.new_zeros(module.weight.shape[0]), requires_grad=False)
@@ -114,7 +116,7 @@ def fold(model: nn.Module, size: tuple[int, int] | None = None) -> Classifier:
     return plain
 
 
-def _open_attention(model: Classifier, size: tuple[int, int] | None) -> fx.Graph:
+def _open_attention(model: Classifier) -> fx.Graph:
     """Open all attention that the model calls, encoders from the outside inwards; return the resulting graph.
 
     Where torch.fx cannot say what the model calls, open all that it has.
@@ -130,8 +132,6 @@ def _open_attention(model: Classifier, size: tuple[int, int] | None) -> fx.Graph
         if not found and graph is not None:
             return graph
         if not found and error is not None:
-            if model.signature.image_size is None:
-                model.signature = dataclasses.replace(model.signature, image_size=size)
             return _exported(model, error)
         for module, new in found:
             replace(model, module, new.eval().requires_grad_(False))

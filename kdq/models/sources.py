@@ -175,6 +175,12 @@ def packed(text: str) -> str:
     return without_path(pinned(split_weights(text)[0])) if is_sourced(text) else text
 
 
+def code_of(text: str) -> Path | None:
+    """Return the user's file that an architecture is built by, None if it needs none."""
+    found = _split(text)
+    return found.file if found.source == "python" else None
+
+
 def is_self_contained(text: str) -> bool:
     """Return whether an architecture names no weights, and no folder or repository, as `packed` makes it."""
     if not is_sourced(text):

@@ -15,7 +15,7 @@ refused, since damage to it cannot be noticed.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kdq.errors import UserError
+from kdq.errors import UserError, first_line
 from kdq.models.classifier import (
     CHANNEL_ORDERS,
     Classifier,
@@ -33,13 +33,14 @@ from kdq.models.classifier import (
     build,
     check_architecture,
 )
+from kdq.models.evaluate import LARGEST_ERROR, LARGEST_ERROR_ROUNDED, logits_many, relative_error
 from kdq.models.graph import fold
 from kdq.models.huggingface import Pretrained
 from kdq.models.modules import bounded, load_values
 from kdq.models.prepare import PREFIX, QUANTIZABLE
 from kdq.models.resnets import ARCHITECTURES
 from kdq.models.sealed import is_intact, write_sealed
-from kdq.models.sources import is_self_contained, is_sourced, packed, with_code
+from kdq.models.sources import code_of, is_self_contained, is_sourced, packed, with_code
 from kdq.pack.bitstream import pack_codes, unpack_codes
 from kdq.pack.size import floating, leftovers, packed_bytes
 from kdq.quantize.activations import InputRange, attach, check_activation_bits
@@ -54,13 +55,17 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, Run
 
 LARGEST_CLASSES = 1_000_000
 
+PROBE = 2
+"""Random images on which the logits of a model and of what `load` would restore are compared."""
+
 
 def pack(quantized: Quantized, path: Path | str, signature: Signature | None = None) -> None:
     """Write the model to a file from which `load` restores it with identical predictions.
 
-    signature: class names and what the images are, such as `Dataset.signature`; the model's own by default. Raises
-    UserError for an unknown architecture, which `load` could not build, and for a signature that does not fit the
-    model; OSError if the file cannot be written.
+    signature: class names and what the images are, such as `Dataset.signature`; the model's own by default. Before it
+    is written, the content is restored as `load` does it, and compared with the model. Raises UserError for an
+    architecture that is unknown or builds another network than the model has, and for a signature that does not fit;
+    OSError if the file cannot be written.
     """
     model = quantized.model
     check_architecture(model.arch)
@@ -71,6 +76,13 @@ def pack(quantized: Quantized, path: Path | str, signature: Signature | None = N
         )
     signature = signature or model.signature
     _check_signature(signature, model.classes, len(model.normalization.mean))
+    if model.signature.image_size not in (None, signature.image_size):
+        if signature.image_size is not None:
+            raise UserError(
+                f"image size {signature.image_size}: the model was calibrated on {model.signature.image_size}; give "
+                "the signature of these images"
+            )
+        signature = replace(signature, image_size=model.signature.image_size)
     tensors = leftovers(quantized)
     for name, layer in quantized.layers.items():
         tensors[f"{name}.codes"] = pack_codes(layer.codes, layer.alphabet.code_bits)
@@ -94,7 +106,34 @@ def pack(quantized: Quantized, path: Path | str, signature: Signature | None = N
         "alphabets": {name: _plain(layer.alphabet) for name, layer in quantized.layers.items()},
         "activation_bits": quantized.config.activation_bits,
     }
+    _check_restored(quantized, header, {key: value.detach().cpu() for key, value in tensors.items()})
     write_sealed(Path(path), ENTRY, header, tensors)
+
+
+def _check_restored(quantized: Quantized, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError unless the content of a file, restored as `load` does it, has the logits of the model."""
+    own, size = quantized.model, header["image_size"]
+    arch = with_code(header["arch"], code_of(own.arch))
+    built = build(arch, classes=own.classes, normalization=own.normalization, seed=0)
+    built.signature = replace(built.signature, image_size=size)
+    try:
+        restored = _restore(built, header, tensors)
+    except MALFORMED as error:
+        raise _other_network(own.arch, first_line(error)) from error
+    if size is None:
+        return
+    images = torch.rand((PROBE, len(header["mean"]), *size), generator=torch.Generator().manual_seed(0))
+    wanted, found = logits_many([own, restored.model.to(own.mean.device)], images)
+    difference = relative_error(found, wanted)
+    if not difference <= (LARGEST_ERROR_ROUNDED if restored.rounds_inputs else LARGEST_ERROR):
+        raise _other_network(own.arch, f"with the same weights, its logits differ by {difference:.2g} of their size")
+
+
+def _other_network(arch: str, reason: str) -> UserError:
+    return UserError(
+        f"architecture {arch!r}: builds another network than the one that was quantized ({reason}), so that the file "
+        "could not be loaded; make the network by a function of your own, and name it python:FILE.py:FUNCTION"
+    )
 
 
 def _check_signature(signature: Signature, classes: int, channels: int) -> None:
@@ -158,10 +197,15 @@ def unpack(path: Path | str, code: Path | str | None = None) -> Packed:
         raise UserError(f"{path}: {error}") from error
     with _reading(path):
         model.signature = signature or model.signature
-        model = fold(model)
-        layers = _layers(tensors, header, model)
-        state = _state(tensors, layers)
-        _check(state, model)
+        return _restore(model, header, tensors)
+
+
+def _restore(built: Classifier, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Packed:
+    """Give a newly built network the content of a file. Raises one of MALFORMED if it does not fit."""
+    model = fold(built)
+    layers = _layers(tensors, header, model)
+    state = _state(tensors, layers)
+    _check(state, model)
     load_values(model, {PREFIX + key: value for key, value in state.items()})
     for name, layer in layers.items():
         if layer.inputs:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from kdq.bits import FLOAT_BITS
 from kdq.errors import UserError
-from kdq.models.classifier import Classifier
+from kdq.models.classifier import LARGEST_SIDE, Classifier
 from kdq.models.coverage import check_coverage
-from kdq.models.float32 import exact_float32
+from kdq.models.float32 import exact_float32, without_autocast
 from kdq.models.graph import Network, Site, check_finite, fold, layer, network
 from kdq.models.images import as_float, as_tensor, check_images
 from kdq.models.prepare import PREFIX, prepare, tensor_name
@@ -51,7 +51,8 @@ def quantize(model: nn.Module, calibration_images: Tensor, config: QuantizeConfi
     """Quantize every weight of a copy of the model.
 
     model: a Classifier, bare or in a wrapper such as DataParallel, of any floating-point dtype; the copy is float32.
-    calibration_images: uint8, or floating-point in [0, 1], [N, C, H, W]; a tensor or a NumPy array.
+    calibration_images: uint8, or floating-point in [0, 1], [N, C, H, W]; a tensor or a NumPy array; of the size in the
+    model's signature. If it has none, the quantized model is one for images of this size.
 
     Quantized are the weights of nn.Conv1d, nn.Conv2d and nn.Linear, and of the projections of nn.MultiheadAttention,
     alone or in nn.TransformerEncoder, which become layers of their own (`q_proj`, `k_proj`, `v_proj`, `out_proj`).
@@ -69,6 +70,7 @@ def quantize(model: nn.Module, calibration_images: Tensor, config: QuantizeConfi
 
 @torch.no_grad()
 @exact_float32()
+@without_autocast()
 def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequence[QuantizeConfig]) -> list[Quantized]:
     """Quantize the model by each of the configurations, computing once what they share.
 
@@ -93,6 +95,7 @@ def quantize_many(model: nn.Module, calibration_images: Tensor, configs: Sequenc
 
 @torch.no_grad()
 @exact_float32()
+@without_autocast()
 def check_supported(model: nn.Module, images: Tensor) -> None:
     """Raise UserError for a model that `quantize` refuses below 32 bits. Two images are enough."""
     plan, folded, _ = _folded(model, images)
@@ -102,7 +105,8 @@ def check_supported(model: nn.Module, images: Tensor) -> None:
 def _folded(model: nn.Module, calibration_images: Tensor) -> tuple[Network, Classifier, Tensor]:
     """Return the network of a folded copy, the copy, and the images, all three checked."""
     folded = fold(model, _size(calibration_images))
-    images = check_images(calibration_images, channels=folded.mean.shape[1], what="calibration images")
+    size = folded.signature.image_size
+    images = check_images(calibration_images, channels=folded.mean.shape[1], size=size, what="calibration images")
     plan = network(folded)
     original = prepare(model)
     for key, value in [*original.state_dict().items(), *folded.state_dict().items()]:
@@ -209,7 +213,7 @@ class _Job:
 def _size(images: object) -> tuple[int, int] | None:
     """Return height and width of images, None if they are none."""
     shape = tuple(getattr(images, "shape", ()))
-    return (shape[2], shape[3]) if len(shape) == 4 else None
+    return (shape[2], shape[3]) if len(shape) == 4 and all(0 < side <= LARGEST_SIDE for side in shape[2:]) else None
 
 
 def _name(site: Site) -> str:

@@ -161,9 +161,13 @@ def test_collecting_needs_no_torch(carried: Path, tmp_path: Path) -> None:
 def test_a_full_disk_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for free, is_enough in ((1_999_999_999, False), (2_000_000_000, True)):
+    brought = [tmp_path / "1", tmp_path / "work" / "parts"]
+    for folder, size in zip(brought, (4_000, 6_000), strict=True):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(bytes(size))
+    for free, is_enough in ((119_999, False), (120_000, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        assert has_room(tmp_path / "work") == is_enough
+        assert has_room(tmp_path / "work", brought[:1]) == is_enough
         assert ("give a folder on a larger disk" in capsys.readouterr().err) != is_enough
 
 

@@ -111,3 +111,64 @@ def test_a_program_may_use_the_flag_of_the_operator(precision: str) -> None:
     with exact_float32():
         assert not torch.backends.cudnn.allow_tf32
     assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == (precision == "tf32")
+
+
+OPTIONS = {
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "GPU": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "CPU": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+}
+NEW_API = pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this PyTorch has one setting")
+
+
+def matmul_settings() -> list[str]:
+    """All settings of matrix products that can be read."""
+    found = []
+    for read in (
+        torch.get_float32_matmul_precision,
+        lambda: torch.backends.cuda.matmul.fp32_precision,
+        lambda: torch.backends.mkldnn.matmul.fp32_precision,
+    ):
+        try:
+            found.append(read())
+        except (RuntimeError, AttributeError) as error:
+            found.append(type(error).__name__)
+    return found
+
+
+@pytest.fixture
+def matmul() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("matmul")
+@pytest.mark.parametrize(
+    "option", ["high", "medium", pytest.param("GPU", marks=NEW_API), pytest.param("CPU", marks=NEW_API)]
+)
+def test_matrix_products_are_exact_whatever_the_program_set(option: str) -> None:
+    OPTIONS[option]()
+    before = matmul_settings()
+    with exact_float32():
+        assert matmul_settings()[0] == "highest"
+        assert not {"tf32", "bf16"} & set(matmul_settings())
+    assert matmul_settings() == before
+
+
+@pytest.mark.parametrize("compute", [evaluate, quantize_it])
+def test_an_autocast_of_the_caller_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, compute: Callable[[Classifier], None]
+) -> None:
+    seen = []
+    forward = torch.nn.Conv2d.forward
+
+    def watched(self: torch.nn.Conv2d, x: Tensor) -> Tensor:
+        seen.append(result := forward(self, x))
+        return result
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        compute(classifier())
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert {result.dtype for result in seen} == {torch.float32}

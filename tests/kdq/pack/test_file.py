@@ -95,7 +95,7 @@ def test_names_and_images_come_back_and_take_no_bit_of_the_payload(made: list[Qu
         assert 8 * payload_bytes(tmp_path / name) == total_bits(made[1])
     assert load(tmp_path / "named").signature == SIGNATURE
     assert load(tmp_path / "padded").signature == padded
-    assert load(tmp_path / "unnamed").signature == Signature(tuple("0123456"), None, "RGB")
+    assert load(tmp_path / "unnamed").signature == Signature(tuple("0123456"), (8, 8), "RGB")
     again = quantize(load(tmp_path / "named"), images(), QuantizeConfig(4, "rtn"))
     pack(again, tmp_path / "again")
     assert load(tmp_path / "again").signature == SIGNATURE
@@ -111,6 +111,50 @@ def test_a_signature_that_does_not_fit_the_model_is_refused(
 ) -> None:
     with pytest.raises(UserError, match="the model has 7 classes and the order RGB"):
         pack(made[1], tmp_path / "model", signature)
+    assert not (tmp_path / "model").exists()
+
+
+def test_images_are_of_the_size_that_the_model_was_calibrated_on(made: list[Quantized], tmp_path: Path) -> None:
+    pack(made[1], tmp_path / "model", replace(SIGNATURE, image_size=None))
+    assert load(tmp_path / "model").signature == SIGNATURE
+    with pytest.raises(UserError, match=r"image size \(9, 8\): the model was calibrated on \(8, 8\)"):
+        pack(made[1], tmp_path / "other", replace(SIGNATURE, image_size=(9, 8)))
+    sized = model()
+    sized.signature = replace(SIGNATURE, image_size=(9, 8))
+    with pytest.raises(UserError, match="calibration images: of 8x8 pixels, the model is made for 9x8"):
+        quantize(sized, images(), QuantizeConfig(4, "rtn"))
+
+
+def with_gelu(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.GELU())
+    return net
+
+
+def with_a_new_head(net: nn.Module) -> nn.Module:
+    net.linear = nn.Sequential(nn.Dropout(), nn.Linear(64, 7))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_gelu, r"with the same weights, its logits differ by 0\.\d+ of their size"),
+        (with_a_new_head, "layer 'linear.1'|'linear.1|linear"),
+        (nn.Sequential, "`0`|'0'|0"),
+    ],
+    ids=["activation", "head", "wrapped"],
+)
+def test_a_network_that_its_architecture_does_not_build_is_refused(
+    change: Callable[[nn.Module], nn.Module], reason: str, tmp_path: Path
+) -> None:
+    changed = model()
+    changed.net = change(changed.net)
+    quantized = quantize(changed, images(), QuantizeConfig(4, "rtn"))
+    with pytest.raises(UserError, match=f"'resnet8': builds another network .*({reason}).*python:FILE.py:FUNCTION"):
+        pack(quantized, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
