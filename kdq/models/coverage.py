@@ -31,7 +31,10 @@ FLOAT_MODULES = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 ADD = {"add", "iadd", "add_", "sub", "isub", "sub_", "subtract", "rsub", "cat", "concat", "concatenate", "stack"}
 ATTENTION = "scaled_dot_product_attention"
 NORMALIZE = {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm", "prelu"}
-SCALE = {"mul", "imul", "mul_", "multiply", "truediv", "itruediv", "div", "div_", "divide", "true_divide", "pow"}
+SCALE = {
+    *("mul", "imul", "mul_", "multiply", "truediv", "itruediv", "div", "div_", "divide", "true_divide", "pow"),
+    "addcmul",
+}
 RESHAPE = {
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "repeat", "repeat_interleave"),
     *("permute", "transpose", "t", "movedim", "contiguous", "clone", "detach", "to", "float", "type_as", "expand_as"),

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from kdq.errors import UserError, first_line
 from kdq.models.classifier import Classifier
 from kdq.models.exported import export_graph, operation
-from kdq.models.modules import replace
+from kdq.models.modules import replace, sharing_copy
 from kdq.models.opening import is_closed, opened
 from kdq.models.prepare import PREFIX, Layer, is_layer, prepare
 
@@ -67,9 +67,13 @@ def _exported(model: Classifier, cause: Exception) -> fx.Graph:
 
 
 def _symbolic(model: Classifier) -> fx.Graph:
+    traced = sharing_copy(model)
     with _TRACING:
-        graph = _Tracer().trace(model)
-    graph.lint()  # raises if a network that keeps what it computes has returned a value of an earlier trace
+        graph = _Tracer().trace(traced)
+    graph.lint()
+    for node in graph.find_nodes(op="get_attr"):
+        if not hasattr(model, node.target.partition(".")[0]):  # a constant, which the tracer gives to what it traces
+            setattr(model, node.target, getattr(traced, node.target))
     for node in graph.nodes:
         if node.op == "call_module" and not node.args and "input" in node.kwargs:
             node.args, node.kwargs = (node.kwargs["input"],), {k: v for k, v in node.kwargs.items() if k != "input"}

@@ -1,7 +1,9 @@
 """The tree of modules that a network is: changed, and kept from growing without end."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.module import (
@@ -11,6 +13,8 @@ from torch.nn.modules.module import (
 from torch.nn.parameter import is_lazy
 
 from kdq.errors import UserError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 MODULES_A_TENSOR = 20
 """Modules that a model may have for each tensor of its weights; libraries' have about two."""
@@ -25,6 +29,11 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in list(parent._modules.items()):
             if child is old:
                 setattr(parent, name, new)
+
+
+def sharing_copy(model: Model) -> Model:
+    """Return a copy that shares the tensors of the state, to be traced: a network may keep what it computes."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def load_values(module: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -47,7 +47,7 @@ def prepare(model: nn.Module) -> Classifier:
         )
     _check_tensors(classifier)
     try:
-        plain = copy.deepcopy(classifier).eval()
+        plain = copy.deepcopy(classifier).train().eval()  # many networks forget in train() what they keep in eval()
     except (RuntimeError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

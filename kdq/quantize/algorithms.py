@@ -12,7 +12,17 @@ from kdq.params import POSITIVE, Interval, Switch
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.gram import ROUNDING, GramStatistics, damped
 from kdq.quantize.grid import GRID_PARAMS, Grid, find_grid, storable
-from kdq.quantize.solvers import Operator, descend, diffuse_errors, soft_threshold, solve, stochastic
+from kdq.quantize.layout import AT_ONCE
+from kdq.quantize.solvers import (
+    Operator,
+    descend,
+    diffuse,
+    diffuse_errors,
+    diffusion,
+    soft_threshold,
+    solve,
+    stochastic,
+)
 
 Params = Mapping[str, float]
 
@@ -80,14 +90,28 @@ def least_squares(problem: Problem) -> Solution:
 
 
 def search(W: Tensor, G: Tensor, alphabet: Alphabet, stored: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes and scale of each channel: the best of a grid of scales after error diffusion. G is float64."""
+    """Codes and scale of each channel: the best of a grid of scales after error diffusion. G is float64.
+
+    Wide layers are searched some channels at a time.
+    """
+    ratios, A, G = torch.cat([RATIOS, -RATIOS]).to(W), diffusion(G).to(W.dtype), G.to(W)
+    groups, _, d = W.shape
+    at_once = max(1, AT_ONCE // (groups * d * len(ratios)))
+    found = [_search(part, A, G, alphabet, ratios, stored) for part in torch.split(W, at_once, 1)]
+    return torch.cat([codes for codes, _ in found], 1), torch.cat([scale for _, scale in found], 1)
+
+
+def _search(
+    W: Tensor, A: Tensor, G: Tensor, alphabet: Alphabet, ratios: Tensor, stored: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The same for some of the channels. A: `diffusion` of G."""
     groups, m, d = W.shape
     largest = W.abs().amax(-1, keepdim=True) / (alphabet.levels / 2)
-    scales = storable(largest * torch.cat([RATIOS, -RATIOS]).to(W), stored)  # [groups, m, candidates]
+    scales = storable(largest * ratios, stored)  # [groups, m, candidates]
     flat = scales.view(groups, -1)
-    rows = W.repeat_interleave(scales.shape[-1], 1)
-    codes = diffuse_errors(rows, G, alphabet, flat)
-    error = squared_error(rows - alphabet.values(codes, flat.unsqueeze(-1)), G.to(W)).view_as(scales)
+    rows = W.repeat_interleave(len(ratios), 1)
+    codes = diffuse(rows, A, alphabet, flat)
+    error = squared_error(rows - alphabet.values(codes, flat.unsqueeze(-1)), G).view_as(scales)
     best = error.argmin(-1, keepdim=True)
     codes = codes.view(groups, m, -1, d).take_along_dim(best.unsqueeze(-1), 2).squeeze(2)
     return codes, scales.take_along_dim(best, 2).squeeze(-1)

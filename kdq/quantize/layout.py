@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from kdq.models.prepare import Layer
 
+AT_ONCE = 2**25
+"""Values of a temporary tensor, at most, where the work can be done in parts: 128 MB in float32."""
+
 
 def patches(inputs: Tensor, layer: Layer) -> Tensor:
     """Return the rows that multiply the layer's weights: [groups, samples, d], d in the order of `matrix`.

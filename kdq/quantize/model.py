@@ -15,12 +15,12 @@ from kdq.models.coverage import check_coverage
 from kdq.models.float32 import exact_float32, without_autocast
 from kdq.models.graph import Network, Site, check_finite, fold, layer, network
 from kdq.models.images import as_float, as_tensor, check_images
-from kdq.models.prepare import PREFIX, prepare, tensor_name
+from kdq.models.prepare import PREFIX, Layer, prepare, tensor_name
 from kdq.quantize.activations import InputQuantizer, InputRange, attach, find_range
 from kdq.quantize.algorithms import Problem, Solution
 from kdq.quantize.config import CALIBRATION_IMAGES, DTYPES, QuantizeConfig
 from kdq.quantize.gram import GramStatistics
-from kdq.quantize.layout import matrix, outputs, patches, unmatrix
+from kdq.quantize.layout import AT_ONCE, matrix, outputs, patches, unmatrix
 from kdq.quantize.result import LayerReport, Quantized, QuantizedLayer
 from kdq.quantize.stream import Stream, check_stream
 from kdq.store.stage import digest
@@ -243,21 +243,33 @@ def _observe(
     rounding = [None if found is None else InputQuantizer(found).to(source.model.mean.device) for found in inputs]
     need_float_inputs = any(job.config.quantizer.needs_float_inputs for job in jobs)
     for index in range(len(source.batches)):
-        if need_float_inputs:
-            X = patches(source.advance(index, site.position)[site.source], module)
+        float_inputs = source.advance(index, site.position)[site.source] if need_float_inputs else None
         values = source.advance(index, site.position + 1)
         outputs_float = values[source.network.nodes[site.position]]
-        for number, job in enumerate(jobs):
+        seen, wanted = [], []
+        for job, rounded in zip(jobs, rounding, strict=True):
             reached = job.stream.advance(index, site.position)
-            wanted = outputs_float
-            if site.partner is not None and reached[site.partner].shape == wanted.shape:
-                wanted = wanted + (values[site.partner] - reached[site.partner])
-            seen = reached[site.source] if (rounded := rounding[number]) is None else rounded(reached[site.source])
-            x = X if job.config.quantizer.needs_float_inputs else None
-            rows = patches(seen, module), outputs(wanted, module), x
-            batch = GramStatistics.of(*rows, dtype=DTYPES[job.config.accumulate])
-            totals[number] = batch.plus(totals[number])
+            wanted.append(outputs_float)
+            if site.partner is not None and reached[site.partner].shape == outputs_float.shape:
+                wanted[-1] = outputs_float + (values[site.partner] - reached[site.partner])
+            seen.append(reached[site.source] if rounded is None else rounded(reached[site.source]))
+        for part in _parts(outputs_float, module):
+            X = None if float_inputs is None else patches(float_inputs[part], module)
+            for number, job in enumerate(jobs):
+                x = X if job.config.quantizer.needs_float_inputs else None
+                rows = patches(seen[number][part], module), outputs(wanted[number][part], module), x
+                batch = GramStatistics.of(*rows, dtype=DTYPES[job.config.accumulate])
+                totals[number] = batch.plus(totals[number])
     statistics = [total for total in totals if total is not None]
     for total in statistics:
         check_finite(total.G, f"layer {_name(site)}: its inputs from the calibration images")
     return statistics
+
+
+def _parts(outputs: Tensor, module: Layer) -> Iterator[slice]:
+    """Yield slices of a batch, of as many images as have AT_ONCE values in their patches. outputs: of the batch."""
+    count, of_image = len(outputs), 0
+    if not isinstance(module, nn.Linear):  # the rows of a linear layer are its inputs, not a copy
+        of_image = outputs[0].numel() // module.out_channels * module.weight[0].numel() * module.groups
+    at_once = max(1, AT_ONCE // of_image) if of_image else count
+    return (slice(start, start + at_once) for start in range(0, count, at_once))

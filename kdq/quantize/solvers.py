@@ -82,9 +82,19 @@ def diffuse_errors(W: Tensor, G: Tensor, alphabet: Alphabet, scale: Tensor, zero
     ‖Rᵀ(w − q)‖, and q_t = Q(w_t + Σ_{s<t} (w_s − q_s) R_st / R_tt) (Babai's nearest plane). G must be positive
     definite; it may be of higher precision than W.
     """
+    return diffuse(W, diffusion(G).to(W.dtype), alphabet, scale, zero_point)
+
+
+def diffusion(G: Tensor) -> Tensor:
+    """Return A [groups, d, d] of `diffuse_errors`, R_st / R_tt at [t, s]: all that it needs of G."""
     R = torch.linalg.cholesky(G.flip(-1, -2)).flip(-1, -2)
-    A = (R / R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)).mT
-    return _recurse(W.mT, W.mT, A.to(W.dtype), alphabet, scale, zero_point=zero_point)
+    shares: Tensor = R / R.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
+    return shares.mT
+
+
+def diffuse(W: Tensor, A: Tensor, alphabet: Alphabet, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    """Return the codes of `diffuse_errors`, given `diffusion` of G; channels do not depend on each other."""
+    return _recurse(W.mT, W.mT, A, alphabet, scale, zero_point=zero_point)
 
 
 def _recurse(

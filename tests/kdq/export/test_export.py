@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.export.passes import move_to_device_pass
 
 from kdq.__main__ import main
 from kdq.errors import UserError
@@ -34,6 +35,7 @@ from kdq.quantize.model import layer_names, quantize, quantize_many
 from kdq.quantize.result import Quantized
 from tests.patience import patient
 
+SIZELESS = Path(__file__).parents[1] / "pack" / "format3.safetensors"  # later formats always say the size
 NORMALIZATION = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 SIGNATURE = Signature(("ant", "b|ee", "c\nd", "*e*", "f", "été", "[g](h)"), (8, 8), "RGB")
 
@@ -313,11 +315,10 @@ def test_mistakes_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
         export(packed, "safetensors", output, images(), torch.arange(16) + 4)
     with pytest.raises(UserError, match=r"image size \(9, 9\): the model is made for \(8, 8\)"):
         export(packed, "safetensors", output, size=(9, 9))
-    pack(quantize(model(), images(), QuantizeConfig(32)), tmp_path / "sizeless")
     with pytest.raises(UserError, match="give it by --image-size"):
-        export(tmp_path / "sizeless", "safetensors", output)
+        export(SIZELESS, "safetensors", output)
     assert not output.exists()
-    assert export(tmp_path / "sizeless", "safetensors", output, size=(9, 9)).check.error < 1e-6
+    assert export(SIZELESS, "safetensors", output, size=(9, 9)).check.error < 1e-6
 
 
 def cells(line: str) -> list[str]:
@@ -441,3 +442,13 @@ def test_the_commands_mistakes_are_one_line_and_status_2(
         assert said.startswith("error: ")
         assert said.count("\n") == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file"]
+
+
+def test_a_program_moves_to_another_device(tmp_path: Path) -> None:
+    """As docs/export.md says, a network that makes tensors by itself too; "meta" stands for a GPU."""
+    sizes = "hidden_size=16&num_attention_heads=2&image_size=8&num_hidden_layers=1&intermediate_size=32&patch_size=4"
+    pack(quantize(model(f"transformers:vit?{sizes}"), images(), QuantizeConfig(4, "rtn")), tmp_path / "model")
+    export(tmp_path / "model", "torch", tmp_path / "model.pt2")
+    program = move_to_device_pass(torch.export.load(tmp_path / "model.pt2"), "meta")
+    found = program.module()(images().float().to("meta"))
+    assert (found.device.type, found.shape) == ("meta", (16, 7))

@@ -1,14 +1,16 @@
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kdq.errors import UserError
 from kdq.models.classifier import Classifier, Normalization, build
 from kdq.models.graph import fold, network
+from kdq.quantize.config import QuantizeConfig
+from kdq.quantize.model import quantize
 
 
 @pytest.fixture
@@ -36,12 +38,25 @@ class Keeping(nn.Module):
         super().__init__()
         self.layer, self.bias, self.kept = nn.Linear(4, 3), nn.Parameter(torch.ones(3)), []
 
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.kept = []
+        return super().train(mode)
+
     def forward(self, images: Tensor) -> Tensor:
         if not self.kept:
             self.kept.append(self.bias * 2)
         return self.layer(images.flatten(1)) + self.kept[0]
 
 
-def test_a_network_that_keeps_what_it_computes_is_refused():
-    with pytest.raises(UserError, match=r"cannot be traced by torch\.fx .* does not belong to this Graph"):
-        network(fold(Classifier("keeping", Keeping(), 3, Normalization((0.5,), (0.25,)))))
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_network_may_keep_what_it_computes(has_run: bool) -> None:
+    images = torch.rand(2, 1, 2, 2)
+    model = Classifier("keeping", Keeping(), 3, Normalization((0.5,), (0.25,))).eval()
+    if has_run:
+        with torch.no_grad():
+            model(images)
+    network(fold(model))
+    made = quantize(model, images, QuantizeConfig(8, "rtn"))
+    assert len(made.layers) == 1
+    assert torch.allclose(made.model(images), model(images), atol=0.02)
