@@ -13,7 +13,8 @@ from kdq.models.evaluate import logits, top1
 from kdq.models.graph import fold, network
 from kdq.pack.size import total_bits
 from kdq.params import Switch
-from kdq.quantize import stream
+from kdq.quantize import algorithms, stream
+from kdq.quantize import model as quantizing
 from kdq.quantize.algorithms import QUANTIZERS
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.config import QuantizeConfig
@@ -145,6 +146,47 @@ def test_statistics_of_batches_add_up_to_those_of_the_samples() -> None:
     assert torch.allclose(statistics.G[0], x.T @ x, atol=1e-3)
     assert torch.allclose(statistics.T[0], y.T @ x, atol=1e-3)
     assert torch.allclose(statistics.yy[0], y.square().sum(0), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["least_squares", "gpfq", "gptq"])
+def test_work_in_parts_gives_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = QuantizeConfig(3, method, activation_bits=8)
+    whole = quantize(net(), images(), config)
+    for module in (quantizing, algorithms):
+        monkeypatch.setattr(module, "AT_ONCE", 2000)  # an image, or some channels
+    parts = quantize(net(), images(), config)
+    for one, other in zip(whole.layers.values(), parts.layers.values(), strict=True):
+        assert torch.equal(one.codes, other.codes)
+        assert torch.allclose(one.scale, other.scale)
+        assert torch.allclose(one.bias.float(), other.bias.float(), atol=1e-3)
+    assert torch.allclose(logits(whole.model, images()), logits(parts.model, images()), atol=1e-3)
+
+
+@pytest.mark.parametrize(("values", "images_at_once"), [(1, 1), (2 * 12 * 12 * 27, 2), (10**9, 24)])
+def test_patches_are_made_of_some_images_at_once(
+    values: int, images_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def noted(inputs: Tensor, module: nn.Module) -> Tensor:
+        seen.append(len(inputs))
+        return patches(inputs, module)
+
+    monkeypatch.setattr(quantizing, "AT_ONCE", values)
+    monkeypatch.setattr(quantizing, "patches", noted)
+    quantize(
+        Classifier("one", nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), Mean()), 5, NORMALIZATION),
+        images(),
+        QuantizeConfig(4, "rtn"),
+    )
+    assert seen == [images_at_once] * (24 // images_at_once)
+
+
+class Mean(nn.Module):
+    """Of the positions of a feature map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
 
 
 EXTRA_LEVELS = {"gpfq_paper": 1, "sgpfq": 1, "gpfq_l1": 1, "gpfq_l0": 3}
