@@ -54,8 +54,9 @@ def main() -> int:
 def has_room(work: Path, sources: list[Path]) -> bool:
     """Whether the folder that stays between calls has enough space for what was brought; the space is printed."""
     (work / "parts").mkdir(parents=True, exist_ok=True)
-    brought = sum(file.stat().st_size for folder in (work / "parts", *sources) for file in folder.rglob("*"))
-    free, needed = shutil.disk_usage(work).free, NEEDED * brought
+    files = {file.relative_to(folder): file for folder in (work / "parts", *sources) for file in folder.rglob("*")}
+    needed = NEEDED * sum(file.stat().st_size for file in files.values() if file.is_file())
+    free = shutil.disk_usage(work).free
     print(f"{work}: {free / 1e9:.1f} GB free")
     if free < needed:
         print(f"--work {work}: must have {needed / 1e9:.1f} GB free; give a folder on a larger disk", file=sys.stderr)

@@ -58,6 +58,8 @@ class Signature:
     resize: str = "crop"
 
     def __post_init__(self) -> None:
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", tuple(self.image_size))  # JSON has lists
         texts = all(isinstance(name, str) for name in self.class_names)
         if not texts or not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise UserError("class names: must be at least one text, all different")

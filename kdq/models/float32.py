@@ -30,6 +30,8 @@ def exact_float32() -> Iterator[None]:
             _restore = _settings()
             torch.backends.cudnn.allow_tf32 = False
             torch.set_float32_matmul_precision("highest")
+            for operator in _operators():
+                operator.fp32_precision = "ieee"
         _inside += 1
     try:
         yield
@@ -52,8 +54,7 @@ def without_autocast() -> Iterator[None]:
 
 def _settings() -> Callable[[], None]:
     """Return a function that restores the settings as they are now."""
-    allowed, precision = _is_tf32_allowed(), _matmul_precision()
-    operators = _matmul_operators()
+    allowed, precision, operators = _is_tf32_allowed(), _matmul_precision(), _operators()
     own = [operator.fp32_precision for operator in operators]
 
     def restore() -> None:
@@ -80,7 +81,10 @@ def _matmul_precision() -> str | None:
         return None
 
 
-def _matmul_operators() -> list[Any]:
-    """Return the settings of each device, which PyTorch has since 2.9."""
-    backends = torch.backends
-    return [backends.cuda.matmul, backends.mkldnn.matmul] if hasattr(backends.mkldnn, "matmul") else []
+def _operators() -> list[Any]:
+    """Return the operators that have settings of their own, which they do since PyTorch 2.9."""
+    backends: Any = torch.backends
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    if not hasattr(mkldnn, "matmul"):
+        return []
+    return [backends.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]

@@ -1,6 +1,7 @@
 """A model as it is given, made plain: a float32 copy whose layers hold weights of their own."""
 
 import copy
+from contextlib import suppress
 from typing import TypeGuard
 
 import torch
@@ -47,11 +48,14 @@ def prepare(model: nn.Module) -> Classifier:
         )
     _check_tensors(classifier)
     try:
-        plain = copy.deepcopy(classifier).train().eval()  # many networks forget in train() what they keep in eval()
+        plain = copy.deepcopy(classifier)
     except (RuntimeError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise UserError(f"the model cannot be copied ({first_line(error)}); it must be, as by copy.deepcopy") from error
+    with suppress(Exception):  # for networks that forget in train() what they keep in eval(); others may refuse it
+        plain.train()
+    plain.eval()
     for module in list(plain.modules()):
         if (inner := _unwrapped(module)) is not module:
             replace(plain, module, inner)

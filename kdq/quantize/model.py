@@ -246,18 +246,18 @@ def _observe(
         float_inputs = source.advance(index, site.position)[site.source] if need_float_inputs else None
         values = source.advance(index, site.position + 1)
         outputs_float = values[source.network.nodes[site.position]]
-        seen, wanted = [], []
-        for job, rounded in zip(jobs, rounding, strict=True):
+        parts, X = _parts(outputs_float, module), None
+        for number, job in enumerate(jobs):
             reached = job.stream.advance(index, site.position)
-            wanted.append(outputs_float)
-            if site.partner is not None and reached[site.partner].shape == outputs_float.shape:
-                wanted[-1] = outputs_float + (values[site.partner] - reached[site.partner])
-            seen.append(reached[site.source] if rounded is None else rounded(reached[site.source]))
-        for part in _parts(outputs_float, module):
-            X = None if float_inputs is None else patches(float_inputs[part], module)
-            for number, job in enumerate(jobs):
+            for part in parts:
+                wanted, seen = outputs_float[part], reached[site.source][part]
+                if site.partner is not None and reached[site.partner].shape == outputs_float.shape:
+                    wanted = wanted + (values[site.partner][part] - reached[site.partner][part])
+                seen = seen if (rounded := rounding[number]) is None else rounded(seen)
+                if float_inputs is not None and (X is None or len(parts) > 1):  # once for all jobs, if it is one part
+                    X = patches(float_inputs[part], module)
                 x = X if job.config.quantizer.needs_float_inputs else None
-                rows = patches(seen[number][part], module), outputs(wanted[number][part], module), x
+                rows = patches(seen, module), outputs(wanted, module), x
                 batch = GramStatistics.of(*rows, dtype=DTYPES[job.config.accumulate])
                 totals[number] = batch.plus(totals[number])
     statistics = [total for total in totals if total is not None]
@@ -266,10 +266,10 @@ def _observe(
     return statistics
 
 
-def _parts(outputs: Tensor, module: Layer) -> Iterator[slice]:
-    """Yield slices of a batch, of as many images as have AT_ONCE values in their patches. outputs: of the batch."""
+def _parts(outputs: Tensor, module: Layer) -> list[slice]:
+    """Return slices of a batch, of as many images as have AT_ONCE values in their patches. outputs: of the batch."""
     count, of_image = len(outputs), 0
     if not isinstance(module, nn.Linear):  # the rows of a linear layer are its inputs, not a copy
         of_image = outputs[0].numel() // module.out_channels * module.weight[0].numel() * module.groups
     at_once = max(1, AT_ONCE // of_image) if of_image else count
-    return (slice(start, start + at_once) for start in range(0, count, at_once))
+    return [slice(start, start + at_once) for start in range(0, count, at_once)]

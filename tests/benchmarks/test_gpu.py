@@ -164,7 +164,8 @@ def test_a_full_disk_is_refused(
     brought = [tmp_path / "1", tmp_path / "work" / "parts"]
     for folder, size in zip(brought, (4_000, 6_000), strict=True):
         folder.mkdir(parents=True)
-        (folder / "file").write_bytes(bytes(size))
+        (folder / f"file of {size}").write_bytes(bytes(size))
+    (brought[1] / "file of 4000").write_bytes(bytes(4_000))  # of an earlier call
     for free, is_enough in ((119_999, False), (120_000, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert has_room(tmp_path / "work", brought[:1]) == is_enough

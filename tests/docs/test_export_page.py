@@ -37,7 +37,7 @@ def test_its_commands_and_its_code_run(folder: Path, capsys: pytest.CaptureFixtu
     assert len(COMMANDS) == 5
     for command in COMMANDS:
         assert main(shlex.split(command.replace(" --dataset cifar10 --data-dir DIR", ""))) == 0, command
-    assert len(CODE) == 4
+    assert len(CODE) == 5
     capsys.readouterr()
     shared: dict[str, object] = {}
     for code in CODE:

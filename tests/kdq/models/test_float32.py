@@ -1,6 +1,10 @@
 """TF32 is off where kdq computes in float32, and as it was elsewhere."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from operator import attrgetter
 from threading import Barrier, Thread
 
 import pytest
@@ -113,23 +117,33 @@ def test_a_program_may_use_the_flag_of_the_operator(precision: str) -> None:
     assert (torch.backends.cudnn.conv.fp32_precision == "tf32") == (precision == "tf32")
 
 
+ALONE = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+OPERATORS = ("", "cudnn", "mkldnn", *ALONE)
+"""What PyTorch has settings of, from 2.9 on, in torch.backends."""
+
+HAS_OPERATORS = hasattr(torch.backends.mkldnn, "matmul")
+
+
+def precision_of(name: str) -> str:
+    return str(attrgetter(f"{name}.fp32_precision".lstrip("."))(torch.backends))
+
+
+def set_precision(name: str) -> None:
+    owner = attrgetter(name)(torch.backends) if name else torch.backends
+    owner.fp32_precision = "bf16" if "mkldnn" in name else "tf32"
+
+
 OPTIONS = {
     "high": lambda: torch.set_float32_matmul_precision("high"),
     "medium": lambda: torch.set_float32_matmul_precision("medium"),
-    "GPU": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
-    "CPU": lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    **({name: partial(set_precision, name) for name in OPERATORS} if HAS_OPERATORS else {}),
 }
-NEW_API = pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="this PyTorch has one setting")
 
 
-def matmul_settings() -> list[str]:
-    """All settings of matrix products that can be read."""
+def settings_of_precision() -> list[str]:
+    """All settings that can be read."""
     found = []
-    for read in (
-        torch.get_float32_matmul_precision,
-        lambda: torch.backends.cuda.matmul.fp32_precision,
-        lambda: torch.backends.mkldnn.matmul.fp32_precision,
-    ):
+    for read in (torch.get_float32_matmul_precision, *(partial(precision_of, name) for name in OPERATORS)):
         try:
             found.append(read())
         except (RuntimeError, AttributeError) as error:
@@ -137,23 +151,20 @@ def matmul_settings() -> list[str]:
     return found
 
 
-@pytest.fixture
-def matmul() -> Iterator[None]:
-    yield
-    torch.set_float32_matmul_precision("highest")
+@pytest.mark.parametrize("option", OPTIONS)
+def test_float32_is_exact_whatever_the_program_set(option: str) -> None:
+    """In a process of its own, since a general setting hides those below it for good."""
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        pool.submit(_is_exact_and_restored, option).result()
 
 
-@pytest.mark.usefixtures("matmul")
-@pytest.mark.parametrize(
-    "option", ["high", "medium", pytest.param("GPU", marks=NEW_API), pytest.param("CPU", marks=NEW_API)]
-)
-def test_matrix_products_are_exact_whatever_the_program_set(option: str) -> None:
+def _is_exact_and_restored(option: str) -> None:
     OPTIONS[option]()
-    before = matmul_settings()
+    before = settings_of_precision()
     with exact_float32():
-        assert matmul_settings()[0] == "highest"
-        assert not {"tf32", "bf16"} & set(matmul_settings())
-    assert matmul_settings() == before
+        assert settings_of_precision()[0] == "highest"
+        assert not HAS_OPERATORS or [precision_of(name) for name in ALONE] == ["ieee"] * len(ALONE)
+    assert settings_of_precision() == before
 
 
 @pytest.mark.parametrize("compute", [evaluate, quantize_it])
