@@ -1,6 +1,7 @@
 """A data set from its first epoch to its last point, each step unless it is there."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,16 +86,17 @@ def train_students(study: Study, rows: Sequence[str], quantizing: Quantizing, pa
     expected = pace.at_once * plan.OVERHEAD * images * (pace.rates.student + pace.rates.answer)
     answer = study.answer()
     jobs = {row: partial(train, study, row, clock, answer, expected) for row in rows}
-    for row, ended in as_finished(jobs, pace.at_once, study.settings.device, quantizing.collect_finished):
-        key, error = f"{study.name} {row}", ended.exception()
-        if error is None:
-            output.measure(key, ended.result())
-            quantizing.start(row)
-        elif isinstance(error, Diverged):
-            print(f"{key}: {error}")
-            output.measure(key, {DIVERGED: str(error)})
-        elif isinstance(error, TimeUp):
-            is_late = True
-        else:
-            output.fail(key, error)
+    with closing(as_finished(jobs, pace.at_once, study.settings.device, quantizing.collect_finished)) as finished:
+        for row, ended in finished:
+            key, error = f"{study.name} {row}", ended.exception()
+            if error is None:
+                output.measure(key, ended.result())
+                quantizing.start(row)
+            elif isinstance(error, Diverged):
+                print(f"{key}: {error}")
+                output.measure(key, {DIVERGED: str(error)})
+            elif isinstance(error, TimeUp):
+                is_late = True
+            else:
+                output.fail(key, error)
     return is_late

@@ -5,6 +5,7 @@ Random images: nothing here depends on their content, and so it runs while the d
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from threading import Barrier
 
@@ -112,7 +113,8 @@ def rate(running: Sequence[Trainer], device: str) -> float:
 
     synchronize(device)
     jobs = {str(number): partial(job, trainer) for number, trainer in enumerate(running)}
-    spans = [future.result() for _, future in as_finished(jobs, len(jobs), device)]
+    with closing(as_finished(jobs, len(jobs), device)) as ended:
+        spans = [future.result() for _, future in ended]
     seconds = max(stop for _, stop in spans) - min(start for start, _ in spans)
     return sum(len(trainer.views) for trainer in running) / seconds
 

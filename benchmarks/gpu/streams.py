@@ -3,7 +3,7 @@
 Nothing may be traced by torch.fx while they run (`kdq.models.graph`): a teacher is folded before, in the main thread.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
@@ -27,10 +27,11 @@ def own_stream(device: str) -> Iterator[None]:
 
 def as_finished(
     jobs: Mapping[str, Callable[[], Result]], at_once: int, device: str, meanwhile: Callable[[], None] = lambda: None
-) -> Iterator[tuple[str, Future[Result]]]:
+) -> Generator[tuple[str, Future[Result]], None, None]:
     """Run all jobs, so many at once, in the order given; yield each with its name as soon as it has ended.
 
-    meanwhile: called about once a second.
+    meanwhile: called about once a second. Close it where the loop may end early: it waits for its threads, which
+    Python's garbage collection cannot do in one of them.
     """
 
     def run(job: Callable[[], Result]) -> Result:

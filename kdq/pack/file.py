@@ -130,11 +130,12 @@ def _check_restored(quantized: Quantized, header: Mapping[str, Any], tensors: Ma
         ) from error
     if size is None:
         return
-    images = torch.rand((PROBE, len(header["mean"]), *size), generator=torch.Generator().manual_seed(0))
-    wanted, found = logits_many([own, restored.model.to(own.mean.device)], images)
+    device = own.mean.device
+    images = torch.rand((PROBE, len(header["mean"]), *size), generator=torch.Generator().manual_seed(0)).to(device)
+    wanted, found = logits_many([own, restored.model.to(device)], images)
     if torch.equal(found.nan_to_num(), wanted.nan_to_num()):
         return
-    allowed = ROUNDING if own.mean.device.type == "cpu" else LARGEST_ERROR
+    allowed = ROUNDING if device.type == "cpu" else LARGEST_ERROR
     difference = relative_error(found, wanted)
     if not difference <= (LARGEST_ERROR_ROUNDED if restored.rounds_inputs else allowed):
         raise UserError(
