@@ -42,6 +42,9 @@ def main() -> int:
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
             print(f"{folder}: {size / 1e6:.1f} MB")
         return 0
+    if missing := [folder for folder in options.parts if not folder.is_dir()]:
+        print(f"--parts {missing[0]}: there is no such folder; name one that `prepare` wrote", file=sys.stderr)
+        return 2
     if not has_room(options.work, options.parts):
         return 2
     collect(options.parts, options.work / "parts")

@@ -18,6 +18,7 @@ from kdq.errors import UserError, first_line
 from kdq.export.integers import Integers, integers
 from kdq.models.classifier import Classifier
 from kdq.models.graph import layer as layer_of
+from kdq.models.modules import exportable
 from kdq.models.prepare import PREFIX, Layer
 from kdq.pack.bitstream import pack_codes
 from kdq.pack.file import Packed
@@ -111,18 +112,19 @@ def _float_model(packed: Packed, size: tuple[int, int]) -> "ModelProto":
             _as_onnx(layer_of(model, PREFIX + name), layer.inputs)
     example = torch.rand(2, len(model.normalization.mean), *size)
     try:
-        program = torch.onnx.export(
-            _Image(model),
-            (example,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            custom_translation_table={torch.ops.kdq.round_inputs.default: _quantize_dequantize},
-            optimize=False,  # which would rename the weights
-            verbose=False,
-        )
+        with exportable(model) as traced:
+            program = torch.onnx.export(
+                _Image(traced),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                custom_translation_table={torch.ops.kdq.round_inputs.default: _quantize_dequantize},
+                optimize=False,  # which would rename the weights
+                verbose=False,
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(
             f"architecture {model.arch!r}: torch.onnx cannot export it ({first_line(error)}); export --to safetensors"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kdq.errors import UserError, first_line
+from kdq.models.modules import exportable
 from kdq.pack.file import Packed
 
 DESCRIPTION = "kdq.json"
@@ -23,7 +24,8 @@ def write(packed: Packed, description: Mapping[str, Any], size: tuple[int, int])
     model = packed.model
     example = torch.rand(2, len(model.normalization.mean), *size)
     try:
-        program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        with exportable(model) as traced:
+            program = torch.export.export(traced, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except Exception as error:  # torch.export raises almost any exception
         raise UserError(
             f"architecture {model.arch!r}: torch.export cannot trace it ({first_line(error)}); export --to safetensors"

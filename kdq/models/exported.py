@@ -5,7 +5,6 @@ batches of any. It consists of operations on tensors: those that are the convolu
 that the network calls as modules become calls of them again, as in a graph of torch.fx.
 """
 
-import warnings
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdq.models.classifier import Classifier
-from kdq.models.modules import sharing_copy
+from kdq.models.modules import exportable, sharing_copy
 from kdq.models.prepare import Layer, is_layer
 
 LAYERS = {"linear", "conv1d", "conv2d"}
@@ -32,9 +31,8 @@ def export_graph(model: Classifier, size: tuple[int, int]) -> fx.Graph:
     example = torch.full((2, model.mean.shape[1], *size), 0.5, device=model.mean.device)
     called = _called(sharing_copy(model), example)
     batch = ({0: torch.export.Dim("batch")},)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(?s).*were assigned during export")  # harmless: by a copy, to itself
-        program = torch.export.export(sharing_copy(model), (example,), dynamic_shapes=batch, strict=False)
+    with exportable(model) as traced:
+        program = torch.export.export(traced, (example,), dynamic_shapes=batch, strict=False)
     program = program.run_decompositions({})
     graph: fx.Graph = program.graph
     _name_state(graph, program)

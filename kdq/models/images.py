@@ -37,8 +37,8 @@ def check_images(
     if size is not None and tensor.shape[2:] != size:
         height, width = tensor.shape[2:]
         raise UserError(
-            f"{what}: of {height}x{width} pixels, the model is made for {size[0]}x{size[1]}; resize them, or let "
-            "`python -m kdq predict` do it"
+            f"{what}: of {height}x{width} pixels, the model is made for {size[0]}x{size[1]}; resize them, as "
+            "`python -m kdq predict` does"
         )
     if len(tensor) == 0:
         raise UserError(f"0 {what}: must be at least 1")

@@ -1,6 +1,7 @@
 """The tree of modules that a network is: changed, and kept from growing without end."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -34,6 +35,14 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 def sharing_copy(model: Model) -> Model:
     """Return a copy that shares the tensors of the state, to be traced: a network may keep what it computes."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+@contextmanager
+def exportable(model: Model) -> Iterator[Model]:
+    """Give such a copy to torch.export, which warns of what a network keeps: to a copy it does no harm."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*assigned during export")
+        yield sharing_copy(model)
 
 
 def load_values(module: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 """The run on a GPU, tried on the CPU with one step an epoch, where only torch and torchvision can be imported."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import torch
 from torch.fx import Graph
 
 from benchmarks.gpu import checks, parts, plan, prepare, quantizing, rows, speed
-from benchmarks.gpu.__main__ import has_room
+from benchmarks.gpu.__main__ import has_room, main
 from benchmarks.gpu.output import LARGEST, Output, joined
 from benchmarks.gpu.quantizing import Quantizing
 from benchmarks.gpu.rows import Pace
@@ -156,6 +157,17 @@ def test_collecting_needs_no_torch(carried: Path, tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "work" / "parts").iterdir()) == sorted(
         file.name for file in carried.iterdir()
     )
+
+
+def test_a_folder_that_is_missing_is_named_before_anything_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["collect", "--parts", str(tmp_path / "nowhere"), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu", *arguments])
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
+    assert main() == 2
+    assert "nowhere: there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_full_disk_is_refused(

@@ -69,6 +69,8 @@ def narrow(function: str) -> Member:
 
 ZOO = {
     "a user's": narrow("branching"),
+    "one that keeps": narrow("keeping"),
+    "one that keeps and branches": narrow("keeping?branches=true"),
     "ViT": narrow("vit"),
     "a layer of two names": narrow("aliased"),
     "ViT of transformers": Member(f"transformers:vit?{SIZES}&num_hidden_layers=2&intermediate_size=32&patch_size=8"),
@@ -94,6 +96,10 @@ WHOLE = {
     ),
     "DeiT of transformers": Member(f"transformers:deit?{SIZES}&num_hidden_layers=1&intermediate_size=32&patch_size=8"),
     "MobileViT": Member("timm:mobilevit_xxs", package="timm"),
+    "LeViT": Member("timm:levit_128s", 224, package="timm"),
+    "EfficientFormer": Member("timm:efficientformer_l1", 224, package="timm"),
+    "TinyViT": Member("timm:tiny_vit_5m_224", 224, package="timm"),
+    "ConvNeXt V2": Member("timm:convnextv2_atto", package="timm"),
 }
 """Networks as large as they are published, and more of transformers: minutes of work, if KDQ_WHOLE_NETWORKS is set."""
 

@@ -1,5 +1,7 @@
 """Networks as a user writes them: one that torch.fx cannot trace, and narrow ones of libraries' own classes."""
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,6 +32,34 @@ class Branching(nn.Module):
 
 def branching(classes: int, channels: int, width: int = 16) -> nn.Module:
     return Branching(classes, channels, width)
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes from its biases, as the attention of timm's LeViT does; with a branch, as its TinyViT."""
+
+    def __init__(self, classes: int, channels: int, branches: bool) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(channels, 8, 4, stride=4), nn.Linear(8, classes)
+        self.biases, self.branches = nn.Parameter(torch.zeros(8)), branches
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images).mean((2, 3))
+        if self.branches and x.shape[1] > 8:
+            raise ValueError("more than 8 channels")
+        if "biases" not in self.kept:
+            self.kept["biases"] = self.biases * 2
+        logits: Tensor = self.head(F.relu(x + self.kept["biases"]))
+        return logits
+
+
+def keeping(classes: int, channels: int, branches: bool = False) -> nn.Module:
+    return Keeping(classes, channels, branches)
 
 
 class Tokens(nn.Module):
