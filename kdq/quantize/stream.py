@@ -11,6 +11,7 @@ from kdq.models.classifier import Classifier
 from kdq.models.graph import Network, layer, run
 from kdq.models.images import as_float
 from kdq.models.prepare import PREFIX, Layer
+from kdq.quantize.heap import Heap
 from kdq.quantize.spill import Spill, Spilled
 
 BATCH = 32
@@ -38,6 +39,7 @@ class Stream:
         self.batches: list[dict[fx.Node, Any]] = [{source: images[i : i + BATCH]} for i in starts]
         self.positions = [0] * len(self.batches)
         self.spill = Spill()
+        self.heap = Heap()
 
     def advance(self, index: int, end: int) -> Mapping[fx.Node, Any]:
         """Run batch `index` through the operations before position `end`; return the values known there."""
@@ -55,6 +57,7 @@ class Stream:
         self.positions[index] = max(end, self.positions[index])
         new = {node: value for node, value in reached.items() if node not in kept}
         kept.update({node: _each(value, lambda part: self._keep(part, index)) for node, value in new.items()})
+        self.heap.return_gaps()
         return reached
 
     def _keep(self, value: Any, index: int) -> Any:
