@@ -62,10 +62,14 @@ def _widths(present: Iterable[Value]) -> Hues:
 
 
 def _categories(column: str, present: Mapping[Value, int], none: Mapping[str, str]) -> Hues:
-    """Give the most frequent values a colour each; the others share grey. Studies keep their order."""
+    """Give the most frequent values a colour each; the others share grey, which has the name of one that is alone.
+
+    Studies keep their order.
+    """
+    shades = (*CATEGORIES, MUTED) if len(present) == len(CATEGORIES) + 1 and not none else CATEGORIES
     ordered = list(present) if column == "study" else sorted(present)
-    frequent = set(sorted(ordered, key=lambda value: -present[value])[: len(CATEGORIES)])
-    colours = dict(zip((value for value in ordered if value in frequent), CATEGORIES, strict=False))
+    frequent = set(sorted(ordered, key=lambda value: -present[value])[: len(shades)])
+    colours = dict(zip((value for value in ordered if value in frequent), shades, strict=False))
     named = {f"seed {value}" if column == "seed" else str(value): shade for value, shade in colours.items()}
     left = len(present) - len(colours)
     return Hues(column, colours, named | ({f"{left} others": MUTED} if left else {}) | dict(none))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
-MARKERS = "osD^PX*vph"
+MARKERS = "osD^PX*phd"  # without v, which says that a mark is below the axis
 # One colour a bit width, dark for few bits, light for many; grey for float (values of matplotlib's viridis).
 COLOURS = {
     1: "#440154",

@@ -182,6 +182,16 @@ def test_few_numbers_have_a_legend_and_many_a_bar():
     assert len(set(many.colours.values())) == 20
 
 
+def test_a_category_that_is_left_alone_is_named():
+    def legend(count, *more):
+        students = [f"net{number}" for number in range(count)]
+        return list(hues("student", [("a", replace(POINT, student=student)) for student in (*students, *more)]).legend)
+
+    assert legend(8) == [f"net{number}" for number in range(8)]
+    assert legend(9)[7:] == ["2 others"]
+    assert legend(8, "")[7:] == ["1 others", "no student"]  # both are grey
+
+
 def test_the_most_frequent_categories_have_colours():
     points = [replace(POINT, student=f"net{n}") for n in range(12) for _ in range(n + 1)]
     found = hues("student", [("a", point) for point in points])
