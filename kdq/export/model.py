@@ -14,6 +14,7 @@ from kdq.errors import UserError, unknown
 from kdq.export import onnx_format, safetensors_format, torch_format
 from kdq.export.card import model_card
 from kdq.export.check import Check, compare
+from kdq.models.float32 import exact_float32, without_autocast
 from kdq.models.images import check_images
 from kdq.models.sources import without_path
 from kdq.pack.file import Packed, unpack
@@ -72,6 +73,8 @@ class Exported:
     check: Check
 
 
+@exact_float32()
+@without_autocast()
 def export(
     packed_path: Path | str,
     to: str,

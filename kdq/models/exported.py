@@ -13,6 +13,7 @@ from torch.export.graph_signature import InputKind
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdq.models.classifier import Classifier
+from kdq.models.float32 import without_autocast
 from kdq.models.modules import exportable, sharing_copy
 from kdq.models.prepare import Layer, is_layer
 
@@ -20,9 +21,14 @@ LAYERS = {"linear", "conv1d", "conv2d"}
 VIEWS = {"view", "_unsafe_view"}
 """What torch.export makes of reshape, for the strides of its example; other batches may have others."""
 
+LARGEST_BATCH = 1024
+"""Of the graph: without a bound torch.export refuses what a GPU computes otherwise for many images (a batch norm for
+65,536); a calibration has 32 a batch."""
+
 BATCH_NORM = "_native_batch_norm_legit_no_training"
 
 
+@without_autocast()  # whose changes of types would become operations of the graph
 def export_graph(model: Classifier, size: tuple[int, int]) -> fx.Graph:
     """Return the operations of a model in evaluation mode on images of this height and width.
 
@@ -30,7 +36,7 @@ def export_graph(model: Classifier, size: tuple[int, int]) -> fx.Graph:
     """
     example = torch.full((2, model.mean.shape[1], *size), 0.5, device=model.mean.device)
     called = _called(sharing_copy(model), example)
-    batch = ({0: torch.export.Dim("batch")},)
+    batch = ({0: torch.export.Dim("batch", max=LARGEST_BATCH)},)
     with exportable(model) as traced:
         program = torch.export.export(traced, (example,), dynamic_shapes=batch, strict=False)
     program = program.run_decompositions({})

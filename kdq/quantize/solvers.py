@@ -111,10 +111,12 @@ def _recurse(
     base, origin: [groups, d, m], so that a column of weights is contiguous in memory; A: [groups, d, d].
     """
     steps = torch.where(scale == 0, 0, 1 / scale).unsqueeze(-2)
-    wanted, origin = (base * steps).contiguous(), (origin * steps).contiguous()  # in units of the scales
+    # In units of the scales. Cloned, for the kernel, to the same strides: those of size 1, as of the single neuron of a
+    # depthwise group, are any in results of PyTorch's operations, and `contiguous` leaves them.
+    wanted, origin = (part.clone(memory_format=torch.contiguous_format).mul_(steps) for part in (base, origin))
     if zero_point is not None:  # both are shifted, which leaves their differences as they are
         shift = alphabet.shift(zero_point.unsqueeze(-2))
-        wanted, origin = wanted + shift, origin + shift
+        wanted, origin = wanted.add_(shift), origin.add_(shift)
     change, codes = torch.empty_like(wanted), torch.empty_like(wanted, dtype=alphabet.dtype)
     for start in range(0, wanted.shape[-2], BLOCK):
         # Each pair of an earlier and a later block meets once, at the block between them with the largest span.

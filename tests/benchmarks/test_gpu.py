@@ -15,9 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.fx import Graph
 
-from benchmarks.gpu import checks, parts, plan, prepare, quantizing, rows, speed
+from benchmarks.gpu import checks, figure, networks, parts, plan, prepare, quantizing, rows, speed
 from benchmarks.gpu.__main__ import has_room, main
 from benchmarks.gpu.output import LARGEST, Output, joined
 from benchmarks.gpu.quantizing import Quantizing
@@ -423,3 +424,28 @@ def test_the_time_of_a_point_is_that_of_its_process_over_all(monkeypatch: pytest
     assert quantizing.point_seconds(settings) > 0
     with pytest.raises(TimeUp):
         quantizing.time_points(settings, Clock(0))
+
+
+def test_a_network_of_a_library_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    model, images = networks.network("resnet8", 32), torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    line = networks.measure(model, images, "rtn", "cpu")
+    assert line.startswith("resnet8 rtn: 8 layers, ")
+    assert "loaded 0 (on the CPU 0), same bits True (control 0.0" in line
+
+
+def test_the_picture_has_every_row_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in figure.TITLES:
+        shutil.copy(figure.RESULTS / f"gpu-{name}.csv", tmp_path)
+        rows = figure.read(tmp_path / f"gpu-{name}.csv")
+        assert set(rows) <= {"teacher", *figure.METHODS}
+        assert "dkd + mixup" in rows
+    monkeypatch.setattr(figure, "RESULTS", tmp_path)
+    figure.main()
+    with Image.open(tmp_path / "gpu.png") as picture:
+        assert picture.size == (1600, 1200)
+
+
+def test_the_best_of_the_paper_is_a_students() -> None:
+    assert figure.paper_best("cifar100") == pytest.approx(
+        {2: 33.07, 3: 47.65, 4: 59.75, 5: 65.93, 6: 68.7, 7: 69.89, 8: 70.87, 32: 75.33}
+    )

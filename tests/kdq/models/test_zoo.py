@@ -123,3 +123,17 @@ def test_a_network_quantizes_packs_loads_and_exports(name: str, tmp_path: Path) 
     for to in ("onnx", "torch") if name in WHOLE else ("onnx",):
         exported = export(file, to, tmp_path / f"exported.{to}", images, code=member.code)
         assert exported.check.agreement == 1
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+@pytest.mark.parametrize("name", ["a user's", "MobileNetV3"])  # by torch.export and by torch.fx
+def test_an_autocast_of_the_caller_changes_no_file(name: str, to: str, tmp_path: Path) -> None:
+    member = MEMBERS[name]
+    given, images, file = member.build(), member.images(), tmp_path / "packed.safetensors"
+    with torch.autocast("cpu", torch.bfloat16):
+        [made] = quantize_many(given, images, [QuantizeConfig(8, "rtn")])
+        pack(made, file)
+        loaded = load(file, member.code)
+        exported = export(file, to, tmp_path / f"exported.{to}", images, code=member.code)
+    assert torch.equal(logits(loaded, images), logits(made.model, images))
+    assert exported.check.error < 1e-5  # of float32, where bf16 has 1e-3

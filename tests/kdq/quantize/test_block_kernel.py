@@ -20,7 +20,7 @@ from kdq.quantize.solvers import _solve_block
 
 torch.manual_seed(0)
 alphabets = Alphabet(1), Alphabet(3), Alphabet.symmetric(8)
-sizes = (1, 32, 70), (3, 5, 9)  # groups, columns of the block, neurons
+sizes = (1, 32, 70), (3, 5, 9), (3, 25, 1)  # groups, columns of the block, neurons
 for dtype, alphabet, (groups, columns, neurons) in itertools.product((torch.float32, torch.float64), alphabets, sizes):
     block = slice(4, 4 + columns)
     wanted = torch.randn(groups, 40, neurons, dtype=dtype) * alphabet.levels / 3

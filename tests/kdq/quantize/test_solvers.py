@@ -1,6 +1,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import conv2d, unfold
 
+from kdq.quantize import solvers
 from kdq.quantize.algorithms import squared_error
 from kdq.quantize.alphabet import Alphabet
 from kdq.quantize.solvers import BLOCK, descend, diffuse_errors, soft_threshold, solve, stochastic
@@ -217,6 +219,27 @@ def test_error_on_correlated_inputs_is_below_round_to_nearest(bits: int, samples
     for codes in (solve(W, G, G, alphabet, scale), diffused, descend(W, G, G, alphabet, scale, diffused)):
         errors = [squared_error(W - alphabet.values(c, scale.unsqueeze(-1)), G).sum() for c in (codes, rounded)]
         assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("d", [1, 9, BLOCK + 1])
+def test_the_kernel_gets_tensors_of_one_layout(monkeypatch: pytest.MonkeyPatch, groups: int, m: int, d: int) -> None:
+    """A depthwise convolution has one neuron a group; the loop takes the kernel's place, on the same tensors."""
+    loop, calls = solvers._solve_block, []
+
+    def solve_block(wanted: Tensor, origin: Tensor, A: Tensor, change: Tensor, codes: Tensor, *rest: Any) -> None:
+        calls.append({part.stride() for part in (wanted, origin, change, codes)})
+        loop(wanted, origin, A, change, codes, *rest)
+
+    monkeypatch.setattr(solvers, "_solve_block", solve_block)
+    (_, Y), W, alphabet = correlated(0, 50, d), weights(0, m, d).expand(groups, m, d), Alphabet(4)
+    G, scale = (Y.T @ Y + torch.eye(d)).expand(groups, d, d), W.abs().amax(-1) / 8
+    for zero in (None, torch.ones(groups, m, dtype=torch.uint8)):
+        codes = diffuse_errors(W, G, alphabet, scale, zero)
+        solve(W, G, G, alphabet, scale, zero_point=zero)
+    descend(W, G, G, alphabet, scale, codes)
+    assert calls == [{(d * m, m, 1)}] * 5 * -(-d // BLOCK)
 
 
 def test_arguments_are_left_as_they_are() -> None:

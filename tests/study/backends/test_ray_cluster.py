@@ -24,6 +24,7 @@ from tests.patience import patient
 
 SCRIPT = Path(__file__).parents[3] / "study" / "run.py"
 PATIENCE = patient(80)
+ATTEMPTS = 3
 SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
 SETTINGS = {
     "teacher": "train:resnet8",
@@ -95,15 +96,23 @@ def cluster() -> Iterator[Cluster]:
 
 
 def _start(started: ExitStack, *arguments: str) -> Node:
+    """Start a node, again if Ray cannot: it draws ports that another program may take before Ray does."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus=0", "--disable-usage-stats"]
     command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
     command += ["--object-store-memory=100000000"]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    node = Node(started.enter_context(process))
-    started.callback(node.kill)
-    assert process.stdout
-    assert any(b"Ray runtime started" in line for line in process.stdout), "it has ended"
-    return node
+    said = ""
+    for _ in range(ATTEMPTS):
+        output = Path(started.enter_context(tempfile.TemporaryDirectory()), "output")
+        with output.open("wb") as file:
+            process = subprocess.Popen([*command, *arguments], stdout=file, stderr=subprocess.STDOUT)
+        node = Node(started.enter_context(process))
+        started.callback(node.kill)
+        while "Ray runtime started" not in (said := output.read_text()) and process.poll() is None:
+            time.sleep(0.05)
+        if process.poll() is None:
+            return node
+        print(said)
+    raise AssertionError(f"no node in {ATTEMPTS} attempts; the last said: {said}")
 
 
 def _wait(until: Callable[[], object], what: str) -> None:
