@@ -66,8 +66,6 @@ def build_network(text: str, classes: int, channels: int) -> nn.Module:
     otherwise.
     """
     found = parse_architecture(text)
-    if not found.source:
-        return ARCHITECTURES[found.name](classes, channels)
     net = _new(found, text, classes, channels)
     if found.weights is not None:
         file = (published(found), None) if is_published(found) else weights_file(found.weights)
@@ -80,12 +78,16 @@ def build_network(text: str, classes: int, channels: int) -> nn.Module:
 
 def _new(found: Architecture, text: str, classes: int, channels: int) -> nn.Module:
     try:
-        net = SOURCES[found.source].build(found, classes, channels)
+        if found.source:
+            net = SOURCES[found.source].build(found, classes, channels)
+        else:
+            net = ARCHITECTURES[found.name](classes, channels)
     except UserError:
         raise
-    except USER_CODE as error:  # a wrong option of a library's function, or a mistake in a user's
+    except USER_CODE as error:  # a wrong option of a library's function, or a mistake in a user's or a plugin's
         raise UserError(
-            f"architecture {text!r} cannot be built ({type(error).__name__}: {first_line(error)}); correct its options"
+            f"architecture {text!r} cannot be built ({type(error).__name__}: {first_line(error)}); correct its options "
+            "or its code"
         ) from error
     if not isinstance(net, nn.Module):
         raise UserError(f"architecture {text!r}: its function returns a {type(net).__name__}; must return an nn.Module")

@@ -152,13 +152,13 @@ def check_objective(plan: Plan, data: Dataset) -> None:
 
 
 def check_trainable(role: str, arch: str, data: Dataset, *, is_quantized: bool) -> None:
-    """Raise UserError unless a network of a library or of a user's file gives logits for the data's images, which
-    depend on its parameters, and can be quantized if it will be.
+    """Raise UserError unless a network of a library, a plugin or a user's file gives logits for the data's images,
+    which depend on its parameters, and can be quantized if it will be.
 
     role: what it is trained as, student or teacher.
     """
-    if not is_sourced(arch):
-        return
+    if not is_sourced(arch) and not plugins.used([("architecture", arch)]):
+        return  # one of ours
     student = build(arch, classes=data.classes, normalization=data.normalization, seed=0)
     sample = data.train_images[:2].cpu()
     shape = "x".join(map(str, sample.shape[1:]))

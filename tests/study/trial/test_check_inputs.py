@@ -1,7 +1,7 @@
 """A dry run refuses what a run would refuse before its first trial, and leaves nothing behind."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 import torch
 import torchvision
 
+from kdq import plugins
 from kdq.distill.methods import MethodConfig
 from kdq.distill.recipe import TrainConfig
 from kdq.distill.trainer import Trainer
@@ -224,12 +225,34 @@ UNTRAINABLE = {
 }
 
 
+REGISTER = """
+
+from kdq.models.resnets import register_architecture
+
+register_architecture("own", Net)
+"""
+
+
+@pytest.fixture
+def plugin() -> Iterator[Callable[[Path], object]]:
+    """Loads a plugin for one test."""
+    yield plugins.load
+    for loaded in plugins.loaded():
+        plugins.unload(loaded.name)
+
+
 @pytest.mark.parametrize("name", UNTRAINABLE)
 @pytest.mark.parametrize("role", ["student", "teacher"])
-def test_a_network_that_cannot_be_trained_is_refused(role: str, name: str, kept: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_plugin", [False, True])
+def test_a_network_that_cannot_be_trained_is_refused(
+    is_plugin: bool, role: str, name: str, kept: Path, tmp_path: Path, plugin: Callable[[Path], object]
+) -> None:
     body, message = UNTRAINABLE[name]
-    (tmp_path / "nets.py").write_text(f"{HEAD}{body}\n")
-    net = f"python:{tmp_path}/nets.py:Net"
+    file, net = tmp_path / "nets.py", f"python:{tmp_path}/nets.py:Net"
+    file.write_text(f"{HEAD}{body}\n{REGISTER if is_plugin else ''}")
+    if is_plugin:
+        plugin(file)
+        net = "own"
     chosen = {"student": net, "teacher": "train:resnet8"} if role == "student" else {"teacher": f"train:{net}"}
     with pytest.raises(UserError, match=message):
         check_inputs(plan("dkd_grid", **chosen), None, kept)
