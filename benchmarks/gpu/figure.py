@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 METHODS = ("ce", "vkd", "mixup", "dkd", "dkd + mixup", "dist", "wttm", "dml")
+PAPER = {"color": MUTED, "marker": "o", "markerfacecolor": "white", "markersize": 7, "linestyle": ":"}
 FLOAT_AT = 9.5
 """Where float is on an axis of bits."""
 
@@ -44,9 +45,6 @@ def main() -> None:
     grid[0][1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=12)
     save(figure, RESULTS / "gpu.png")
     print(RESULTS / "gpu.png")
-
-
-PAPER = {"color": MUTED, "marker": "o", "markerfacecolor": "white", "markersize": 7, "linestyle": ":"}
 
 
 def _files() -> list[Path]:

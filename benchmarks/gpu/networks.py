@@ -3,12 +3,14 @@
     python -m benchmarks.gpu.networks [--device cuda] [--images 256] [--size 224] [ARCH …]
 
 Initial weights, random images, 4 bits, every layer. For each network and quantizer a line: seconds to quantize, largest
-memory of the GPU (PyTorch's allocator), how far the logits of the loaded file are from those of the model on the GPU
-and on the CPU, and whether they stay the same bits while a program allows TF32 and asks for bf16 by autocast, which
-change the float network's own (`control`: by how much).
+memory of the GPU (PyTorch's allocator), how far the logits of the loaded file, on the GPU and on the CPU, are from
+those of the model on the GPU, and whether the latter stay the same bits while a program allows TF32 and asks for bf16
+by autocast, which change the float network's own (`control`: by how much). The status is 1 if anything fails or differs
+by more than `pack` accepts. The networks of timm and transformers need their packages.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,10 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.speed import synchronize
-from kdq.errors import UserError
 from kdq.models.checkpoint import IMAGENET
 from kdq.models.classifier import Classifier, Signature, build
-from kdq.models.evaluate import logits, relative_error
+from kdq.models.evaluate import LARGEST_ERROR, logits, relative_error
 from kdq.pack.file import load, pack
 from kdq.quantize.config import QuantizeConfig
 from kdq.quantize.model import quantize
@@ -66,8 +67,8 @@ def network(arch: str, size: int) -> Classifier:
     return model
 
 
-def measure(model: Classifier, images: Tensor, quantizer: str, device: str) -> str:
-    """Quantize, pack, load and compare; return the line."""
+def measure(model: Classifier, images: Tensor, quantizer: str, device: str) -> tuple[str, bool]:
+    """Quantize, pack, load and compare; return the line, and whether all is as it must be."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     synchronize(device)
@@ -82,9 +83,10 @@ def measure(model: Classifier, images: Tensor, quantizer: str, device: str) -> s
         same = torch.equal(logits(made.model, tested), wanted)
         control = relative_error(_plainly(model, tested), logits(model, tested))
         there, here = _loaded(made, tested, device)  # `pack` and `load` must not depend on the program's settings
-    found = f"{seconds:.2f} s, {memory:,.0f} MB, loaded {relative_error(there, wanted):.2g}"
-    found += f" (on the CPU {relative_error(here, wanted.cpu()):.2g}), same bits {same} (control {control:.2g})"
-    return f"{model.arch} {quantizer}: {len(made.layers)} layers, {found}"
+    errors = relative_error(there, wanted), relative_error(here, wanted.cpu())
+    found = f"{seconds:.2f} s, {memory:,.0f} MB, loaded {errors[0]:.2g} (on the CPU {errors[1]:.2g})"
+    line = f"{model.arch} {quantizer}: {len(made.layers)} layers, {found}, same bits {same} (control {control:.2g})"
+    return line, same and max(errors) <= LARGEST_ERROR
 
 
 def _loaded(made: Quantized, images: Tensor, device: str) -> tuple[Tensor, Tensor]:
@@ -104,7 +106,8 @@ def _plainly(model: nn.Module, images: Tensor) -> Tensor:
     return answer.float()
 
 
-def main() -> None:
+def main() -> int:
+    """Print the lines and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archs", nargs="*", default=ARCHS, metavar="ARCH", help="default: six")
     parser.add_argument("--device", default="cuda")
@@ -114,18 +117,17 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (options.images, 3, options.size, options.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(options.device)
+    status = 0
     for arch in options.archs:
-        try:
-            model = network(arch, options.size).to(options.device)
-        except UserError as error:
-            print(f"{arch}: {error}", flush=True)
-            continue
         for quantizer in QUANTIZERS:
             try:
-                print(measure(model, images, quantizer, options.device), flush=True)
-            except Exception as error:
-                print(f"{arch} {quantizer}: {error!r}", flush=True)
+                line, holds = measure(network(arch, options.size).to(options.device), images, quantizer, options.device)
+            except Exception as error:  # the next network is tried nevertheless
+                line, holds = f"{arch} {quantizer}: {type(error).__name__}: {error}", False
+            print(line, flush=True)
+            status = status if holds else 1
+    return status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

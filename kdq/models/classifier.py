@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdq.errors import UserError, unknown
+from kdq.models.float32 import without_autocast
 from kdq.models.sources import build_network, parse_architecture
 
 _SEEDED = Lock()
@@ -117,11 +118,11 @@ def check_architecture(arch: str) -> None:
 
 
 def build(arch: str, *, classes: int, normalization: Normalization, seed: int) -> Classifier:
-    """Build a newly initialised classifier; the same seed gives the same weights.
+    """Build a newly initialised classifier; the same seed gives the same weights, in an autocast too.
 
     The images have `len(normalization.mean)` channels. Raises UserError for an unknown architecture.
     """
-    with _SEEDED, torch.random.fork_rng(devices=[]):
+    with _SEEDED, torch.random.fork_rng(devices=[]), without_autocast():  # a network may compute its constants
         torch.manual_seed(seed)
         net = build_network(arch, classes, len(normalization.mean))
     return Classifier(arch, net, classes, normalization)

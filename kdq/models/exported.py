@@ -21,9 +21,9 @@ LAYERS = {"linear", "conv1d", "conv2d"}
 VIEWS = {"view", "_unsafe_view"}
 """What torch.export makes of reshape, for the strides of its example; other batches may have others."""
 
-LARGEST_BATCH = 1024
-"""Of the graph: without a bound torch.export refuses what a GPU computes otherwise for many images (a batch norm for
-65,536); a calibration has 32 a batch."""
+BATCH = 32
+"""Images at once, at most. Without a bound torch.export refuses what a GPU computes otherwise in larger batches, as it
+does batch norms from 65,536 inputs on, each of which may be a window of an image."""
 
 BATCH_NORM = "_native_batch_norm_legit_no_training"
 
@@ -32,11 +32,12 @@ BATCH_NORM = "_native_batch_norm_legit_no_training"
 def export_graph(model: Classifier, size: tuple[int, int]) -> fx.Graph:
     """Return the operations of a model in evaluation mode on images of this height and width.
 
-    Raises any exception where torch.export does, as for code that depends on the values of tensors.
+    They are for at most BATCH images at once. Raises any exception where torch.export does, as for code that depends on
+    the values of tensors.
     """
     example = torch.full((2, model.mean.shape[1], *size), 0.5, device=model.mean.device)
     called = _called(sharing_copy(model), example)
-    batch = ({0: torch.export.Dim("batch", max=LARGEST_BATCH)},)
+    batch = ({0: torch.export.Dim("batch", max=BATCH)},)
     with exportable(model) as traced:
         program = torch.export.export(traced, (example,), dynamic_shapes=batch, strict=False)
     program = program.run_decompositions({})

@@ -60,9 +60,12 @@ def _exported(model: Classifier, cause: Exception) -> fx.Graph:
     try:
         return export_graph(model, size)
     except Exception as error:  # torch.export raises almost any exception
+        remedy = "its forward must not depend on the values of tensors; rewrite the branch"
+        if "specialized it to be a constant" in str(error):
+            remedy = "its forward takes the number of images for a constant, as len(images) is; use images.shape[0]"
         raise UserError(
             f"architecture {model.arch!r} cannot be traced by torch.fx ({first_line(cause)}), nor by torch.export "
-            f"({first_line(error)}): its forward must not depend on the values of tensors; rewrite the branch"
+            f"({first_line(error)}): {remedy}"
         ) from error
 
 

@@ -8,14 +8,12 @@ from torch import Tensor, fx, nn
 
 from kdq.errors import UserError, first_line
 from kdq.models.classifier import Classifier
+from kdq.models.exported import BATCH
 from kdq.models.graph import Network, layer, run
 from kdq.models.images import as_float
 from kdq.models.prepare import PREFIX, Layer
 from kdq.quantize.heap import Heap
 from kdq.quantize.spill import Spill, Spilled
-
-BATCH = 32
-"""Images per forward pass."""
 
 RESIDENT = 2**27
 """Bytes of each value of a stream that are kept in memory."""

@@ -426,11 +426,23 @@ def test_the_time_of_a_point_is_that_of_its_process_over_all(monkeypatch: pytest
         quantizing.time_points(settings, Clock(0))
 
 
-def test_a_network_of_a_library_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_is_quantized_loaded_and_compared() -> None:
     model, images = networks.network("resnet8", 32), torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
-    line = networks.measure(model, images, "rtn", "cpu")
+    line, holds = networks.measure(model, images, "rtn", "cpu")
     assert line.startswith("resnet8 rtn: 8 layers, ")
     assert "loaded 0 (on the CPU 0), same bits True (control 0.0" in line
+    assert holds
+
+
+def test_a_network_that_fails_is_named_and_the_next_is_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["networks", "--device", "cpu", "--images", "4", "--size", "32", "no", "resnet8"])
+    assert networks.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("no gptq: UserError: unknown architecture 'no'")
+    assert lines[3].startswith("resnet8 least_squares: 8 layers")
 
 
 def test_the_picture_has_every_row_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

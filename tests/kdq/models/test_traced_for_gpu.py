@@ -14,7 +14,13 @@ from tests.kdq.models.test_zoo import MEMBERS, WHOLE, Member
 pytestmark = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="PyTorch is built for CPUs only")
 
 
-EXPORTED = ("a user's", "one that keeps and branches", "ViT of transformers", "ResNet of transformers")
+EXPORTED = (
+    "a user's",
+    "one of windows",
+    "one that keeps and branches",
+    "ViT of transformers",
+    "ResNet of transformers",
+)
 """Those of the zoo that torch.fx cannot trace, beside the whole ones."""
 
 

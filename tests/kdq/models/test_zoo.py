@@ -71,6 +71,7 @@ ZOO = {
     "a user's": narrow("branching"),
     "one that keeps": narrow("keeping"),
     "one that keeps and branches": narrow("keeping?branches=true"),
+    "one of windows": narrow("windows"),
     "ViT": narrow("vit"),
     "a layer of two names": narrow("aliased"),
     "ViT of transformers": Member(f"transformers:vit?{SIZES}&num_hidden_layers=2&intermediate_size=32&patch_size=8"),
@@ -126,7 +127,7 @@ def test_a_network_quantizes_packs_loads_and_exports(name: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("to", ["onnx", "torch"])
-@pytest.mark.parametrize("name", ["a user's", "MobileNetV3"])  # by torch.export and by torch.fx
+@pytest.mark.parametrize("name", ["a user's", "one of windows", "MobileNetV3"])  # the last by torch.fx
 def test_an_autocast_of_the_caller_changes_no_file(name: str, to: str, tmp_path: Path) -> None:
     member = MEMBERS[name]
     given, images, file = member.build(), member.images(), tmp_path / "packed.safetensors"

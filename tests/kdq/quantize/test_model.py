@@ -700,6 +700,13 @@ def test_a_network_that_cannot_be_traced_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be traced"):
         quantize(Classifier("branch", Branch(), 4, NORMALIZATION), images(), QuantizeConfig(4))
 
+    class Counting(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.reshape(len(x), *x.shape[1:]))
+
+    with pytest.raises(UserError, match=r"takes the number of images for a constant.*; use images\.shape\[0\]"):
+        quantize(Classifier("counting", Counting(), 4, NORMALIZATION), images(), QuantizeConfig(4))
+
 
 def test_no_images_to_draw_are_refused() -> None:
     with pytest.raises(UserError, match="count = 0: must be at least 1"):

@@ -24,7 +24,7 @@ from tests.patience import patient
 
 SCRIPT = Path(__file__).parents[3] / "study" / "run.py"
 PATIENCE = patient(80)
-ATTEMPTS = 3
+ATTEMPTS, START = 3, patient(30)
 SPACE = "description: two students\nparams: {method: dkd, warmup: 0, beta: {grid: [2, 4]}}\nbits: [2]\n"
 SETTINGS = {
     "teacher": "train:resnet8",
@@ -100,19 +100,20 @@ def _start(started: ExitStack, *arguments: str) -> Node:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-gpus=0", "--disable-usage-stats"]
     command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
     command += ["--object-store-memory=100000000"]
-    said = ""
+    output = Path(started.enter_context(tempfile.TemporaryDirectory()), "output")
     for _ in range(ATTEMPTS):
-        output = Path(started.enter_context(tempfile.TemporaryDirectory()), "output")
         with output.open("wb") as file:
             process = subprocess.Popen([*command, *arguments], stdout=file, stderr=subprocess.STDOUT)
         node = Node(started.enter_context(process))
         started.callback(node.kill)
-        while "Ray runtime started" not in (said := output.read_text()) and process.poll() is None:
+        end = time.monotonic() + START
+        while "Ray runtime started" not in output.read_text() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
-        if process.poll() is None:
+        if "Ray runtime started" in output.read_text() and process.poll() is None:
             return node
-        print(said)
-    raise AssertionError(f"no node in {ATTEMPTS} attempts; the last said: {said}")
+        node.kill()
+        print(output.read_text())
+    raise AssertionError(f"no node in {ATTEMPTS} attempts; the last said: {output.read_text()}")
 
 
 def _wait(until: Callable[[], object], what: str) -> None:
