@@ -1,7 +1,8 @@
 # Two commands: `make study` runs a whole study, `make test` runs lint, types and tests.
 # `make ui` opens MLflow on the studies in mlruns/, on this machine only, and prints links to their views.
 # For maintainers: `make test-latest` runs the tests on the newest releases of all that we depend on, and
-# `make constraints` writes the installed versions into constraints.txt (BIN=.venv-latest/bin for those newest).
+# `make constraints` writes the installed versions into constraints.txt (BIN=.venv-latest/bin for those newest), and
+# `make test-lowest` runs the tests on the lowest versions that pyproject.toml allows, whose warnings are ignored.
 PYTHON ?= python3
 BIN := .venv/bin
 # One thread a torch process; idle OpenMP threads must sleep, or two processes slow each other down.
@@ -10,8 +11,12 @@ export OMP_WAIT_POLICY := passive
 NAMES := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*(re.match(r"[\w.\[\]-]+", line)[0] for line in \
 	project["dependencies"] + project["optional-dependencies"]["dev"]))
+# Prints what we depend on in the lowest version that its bound allows.
+LOWEST := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*(re.match(r"[^,]+", line)[0].replace(">=", "==") for line in \
+	project["dependencies"] + project["optional-dependencies"]["dev"]))
 
-.PHONY: study ui test lint types test-latest constraints clean
+.PHONY: study ui test lint types test-latest test-lowest constraints clean
 
 study: .venv/.installed
 	$(BIN)/python study/run.py --space dkd_grid
@@ -35,11 +40,16 @@ test-latest: .venv-latest/bin/python
 	$< -m pip install --quiet --no-deps --editable .
 	OMP_NUM_THREADS=1 $< -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+test-lowest: .venv-lowest/bin/python
+	$< -m pip install --quiet $$($< -c '$(LOWEST)')
+	$< -m pip install --quiet --no-deps --editable .
+	OMP_NUM_THREADS=1 $< -m pytest -W ignore --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 constraints:
 	echo '# The versions that the suite passes on, written by `make constraints`.' > constraints.txt
 	$(BIN)/python -m pip list --format freeze --exclude-editable --exclude pip >> constraints.txt
 
-.venv/bin/python .venv-latest/bin/python: %/bin/python:
+.venv/bin/python .venv-latest/bin/python .venv-lowest/bin/python: %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("needs Python 3.11 or newer, found " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $*
 
@@ -52,4 +62,4 @@ constraints:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-latest
+	rm -rf .venv .venv-latest .venv-lowest

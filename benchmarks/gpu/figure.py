@@ -1,4 +1,4 @@
-"""The points that a GPU made, as a picture: test accuracy against bits a weight, beside the paper's best and alone.
+"""The points that a GPU made, as a picture: test accuracy against bits a weight, beside the paper's best student and alone.
 
     python -m benchmarks.gpu.figure
 
@@ -35,7 +35,7 @@ def main() -> None:
     grid = figure.subplots(len(TITLES), 2)
     for row, (name, title) in zip(grid, TITLES.items(), strict=True):
         ours, best = read(RESULTS / f"gpu-{name}.csv"), paper_best(name)
-        for axes, what in zip(row, ("beside the best of the study paper", "ours alone"), strict=True):
+        for axes, what in zip(row, ("beside the best student of the study paper", "ours alone"), strict=True):
             _draw(axes, ours)
             axes.set_title(f"{title}: {what}", loc="left", fontsize=14, color=INK)
         row[0].plot(_positions(best), list(best.values()), **PAPER)
