@@ -1,4 +1,4 @@
-"""The points that a GPU made, as a picture: test accuracy against bits a weight, beside the paper's best student and alone.
+"""The points that a GPU made, as a picture: test accuracy against bits a weight, beside the paper's best student.
 
     python -m benchmarks.gpu.figure
 
