@@ -105,7 +105,8 @@ def rung_summary(table: "pandas.DataFrame") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for (study, _), here in sorted(table.groupby(["study", "rung"]), key=itemgetter(0)):
         done = here.dropna(subset=["final"])
-        row = {"study": study, "rung": int(here["rung"].iloc[0]), "trials": len(here), "stopped": int((~here["survived"]).sum())}
+        rung, stopped = int(here["rung"].iloc[0]), int((~here["survived"]).sum())
+        row = {"study": study, "rung": rung, "trials": len(here), "stopped": stopped}
         is_ranked = len(done) > 2 and done["value"].nunique() > 1 and done["final"].nunique() > 1
         ranks = {
             name: float(rank(done["value"], done["final"]).statistic) if is_ranked else None

@@ -101,7 +101,11 @@ def test_what_is_no_checkpoint_is_named(name: str, suffix: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["a.th", "a.safetensors", "a"])
-@pytest.mark.parametrize("content", [saved(STATE), saved(STATE, legacy=True), safetensors_bytes(dict(STATE))])
+@pytest.mark.parametrize(
+    "content",
+    [saved(STATE), saved(STATE, legacy=True), safetensors_bytes(dict(STATE))],
+    ids=["PyTorch", "an early PyTorch", "safetensors"],
+)
 def test_the_format_is_that_of_the_content_not_of_the_name(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     loaded = load(Checkpoint("resnet8", tmp_path / name), classes=10, normalization=GREY)
