@@ -150,7 +150,8 @@ def _stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    if min(ImageOps.contain(image, size, FILTER).size) == 0:
+    scale = min(size[0] / image.width, size[1] / image.height)
+    if round(scale * min(image.size)) == 0:
         raise UserError(f"has {image.width}x{image.height} pixels, too narrow to be padded; crop or stretch it")
     return ImageOps.pad(image, size, FILTER)
 

@@ -88,7 +88,7 @@ CAUSES = (
         "restore it, or remove its whole folder: the same command builds a stage again",
     ),
     Cause(
-        r"checkpoint file is corrupted|Error while deserializing|JSONDecodeError|EOFError",
+        r"checkpoint file is corrupted|failed reading zip archive|Error while deserializing|JSONDecodeError|EOFError",
         "a file of the data, the teacher or a stage is damaged",
         "remove its folder: the same command builds a stage again",
     ),

@@ -11,11 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kdq.models.exported import export_graph, operation
 from tests.kdq.models.test_zoo import MEMBERS, WHOLE, Member
 
-VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
-pytestmark = [
-    pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="PyTorch is built for CPUs only"),
-    pytest.mark.skipif(VERSION < (2, 10), reason="before 2.10 PyTorch needs a driver for what is fake"),
-]
+pytestmark = pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="PyTorch is built for CPUs only")
 
 
 EXPORTED = (
