@@ -7,14 +7,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One thread a torch process; idle OpenMP threads must sleep, or two processes slow each other down.
 export OMP_WAIT_POLICY := passive
-# Prints the names of what we depend on, without the bounds on their versions.
-NAMES := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	print(*(re.match(r"[\w.\[\]-]+", line)[0] for line in \
-	project["dependencies"] + project["optional-dependencies"]["dev"]))
-# Prints what we depend on in the lowest version that its bound allows.
-LOWEST := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	print(*(re.match(r"[^,]+", line)[0].replace(">=", "==") for line in \
-	project["dependencies"] + project["optional-dependencies"]["dev"]))
+# Print what we depend on: the names without the bounds on their versions, and each in its lowest version.
+NEEDED := import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	needed = project["dependencies"] + project["optional-dependencies"]["dev"];
+NAMES := $(NEEDED) print(*(re.match(r"[\w.\[\]-]+", line)[0] for line in needed))
+LOWEST := $(NEEDED) print(*(line.split(",")[0].replace(">=", "==") for line in needed))
 
 .PHONY: study ui test lint types test-latest test-lowest constraints clean
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks.gpu.settings import TEACHER
 from benchmarks.paper.cells import TEACHER as PAPER_TEACHER
 from benchmarks.paper.cells import paper
+from benchmarks.paper.figures import FLOAT_AT
 from benchmarks.report import RESULTS
 from kdq.bits import FLOAT_BITS
 from study.results.style import CATEGORIES, INK, MARKERS, MUTED, frame, new_figure, save, symbol
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 METHODS = ("ce", "vkd", "mixup", "dkd", "dkd + mixup", "dist", "wttm", "dml")
 PAPER = {"color": MUTED, "marker": "o", "markerfacecolor": "white", "markersize": 7, "linestyle": ":"}
-FLOAT_AT = 9.5
-"""Where float is on an axis of bits."""
 
 Accuracies = dict[int, float]
 """Bits -> test accuracy in percent."""
@@ -33,22 +32,19 @@ def main() -> None:
     """Draw the picture."""
     figure = new_figure("A ResNet-50 teaches ResNet-18s on an H100: test accuracy against bits a weight", (16, 12))
     grid = figure.subplots(len(TITLES), 2)
-    for row, (name, title) in zip(grid, TITLES.items(), strict=True):
-        ours, best = read(RESULTS / f"gpu-{name}.csv"), paper_best(name)
+    found = {name: read(RESULTS / f"gpu-{name}.csv") for name in TITLES}
+    for row, (name, ours) in zip(grid, found.items(), strict=True):
+        best = paper_best(name)
         for axes, what in zip(row, ("beside the best student of the study paper", "ours alone"), strict=True):
             _draw(axes, ours)
-            axes.set_title(f"{title}: {what}", loc="left", fontsize=14, color=INK)
+            axes.set_title(f"{TITLES[name]}: {what}", loc="left", fontsize=14, color=INK)
         row[0].plot(_positions(best), list(best.values()), **PAPER)
-    styles = {method: _style(method) for method in (TEACHER, *METHODS) if any(method in read(f) for f in _files())}
-    handles = [symbol(colour, marker, "-", label=name) for name, (colour, marker) in styles.items()]
+    shown = [method for method in (TEACHER, *METHODS) if any(method in ours for ours in found.values())]
+    handles = [symbol(*_style(method), "-", label=method) for method in shown]
     handles.append(symbol(MUTED, "o", ":", markerfacecolor="white", label="the paper's best student"))
     grid[0][1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=12)
     save(figure, RESULTS / "gpu.png")
     print(RESULTS / "gpu.png")
-
-
-def _files() -> list[Path]:
-    return [RESULTS / f"gpu-{name}.csv" for name in TITLES]
 
 
 def read(path: Path) -> dict[str, Accuracies]:

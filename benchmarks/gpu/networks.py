@@ -114,6 +114,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=256, help="calibration images (default: 256)")
     parser.add_argument("--size", type=int, default=224, help="pixels of a side of the images (default: 224)")
     options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("--device cuda: PyTorch finds no GPU here; use --device cpu", file=sys.stderr)
+        return 2
     generator = torch.Generator().manual_seed(0)
     shape = (options.images, 3, options.size, options.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(options.device)
